@@ -1,0 +1,188 @@
+"""HySpecNet-11k as a torch data set.
+
+M. H. P. Fuchs and B. Demir, "HySpecNet-11k: a large-scale hyperspectral dataset for benchmarking
+learning-based hyperspectral image compression methods", IGARSS 2023, doi 10.1109/IGARSS52108.2023.10283385.
+11,483 patches of 128 x 128 pixels from 250 EnMAP tiles; download: https://hyspecnet.rsim.berlin
+
+    ROOT/patches/tile_001/tile_001-patch_01/<EnMAP product>-Y01460273_X03110438-SPECTRAL_IMAGE.TIF
+                                            <EnMAP product>-Y01460273_X03110438-DATA.npy
+    ROOT/splits/{easy,hard}/{train,val,test}.csv
+
+`python -m datasets.preprocess ROOT` makes the DATA.npy; a CSV lists one per line, relative to `patches/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.cubes import open_cube
+from datasets.enmap import NPY_SUFFIX, NUM_CHANNELS, tif_path_of
+from datasets.transforms import PixelTransform
+from utils.errors import DatasetError
+
+DOWNLOAD_PAGE = "https://hyspecnet.rsim.berlin"
+
+
+class HySpecNet11k(Dataset):
+    """Patches of one split: float32 tensors (C, H, W) with reflectances in [0, 1].
+
+    What a random transform draws depends on (seed, epoch, index) alone: not on workers, ranks, global
+    random state or on what was read before. A key is an index, or a pair (epoch, index) as
+    `EpochBatchSampler` gives it; a plain index means epoch 0.
+
+    Args:
+        root_dir: folder that holds `patches/` and `splits/`.
+        mode: "easy" (patches of one tile may lie in several splits), "hard" (a tile lies in one), or another
+            folder under `splits/`.
+        split: "train", "val" or "test".
+        transform: one of `datasets.transforms.get_transform`, or a callable from tensor (C, H, W) to tensor.
+        num_channels: C that every file must have; 202 is EnMAP's after preprocessing.
+        seed: of the random draws, non-negative.
+        repeats: how often the split counts in one epoch. Index i reads patch `i % patches` but draws by i:
+            from a small data set come many different random samples.
+
+    Attributes:
+        root_dir, mode, split: as given.
+        paths: the `DATA.npy` files, in the order of the CSV; they count once whatever `repeats` is.
+        names: the same as patch names, `-DATA.npy` stripped.
+        file_shape: (C, H, W) on disk, the same for all patches.
+        image_shape: (C, H, W) after the transform.
+
+    Raises:
+        DatasetError: at construction for a missing data set, CSV or patch, an empty split, a first patch
+            that cannot be used or is too small for the transform; on access for a patch that is damaged, not
+            finite, or of another shape than the first.
+    """
+
+    def __init__(
+        self,
+        root_dir: str | Path,
+        mode: str = "easy",
+        split: str = "train",
+        transform: PixelTransform | Callable[[Tensor], Tensor] | None = None,
+        *,
+        num_channels: int = NUM_CHANNELS,
+        seed: int = 0,
+        repeats: int = 1,
+    ) -> None:
+        if repeats < 1:
+            raise DatasetError(f"repeats is {repeats}: a split counts at least once")
+        self.root_dir = Path(root_dir)
+        self.mode = mode
+        self.split = split
+        self.transform = transform
+        self.num_channels = num_channels
+        self.seed = seed
+        self.repeats = repeats
+
+        quoted_root = shlex.quote(str(root_dir))
+        self._preprocess_command = f"python -m datasets.preprocess {quoted_root}"
+        patches_dir = self.root_dir / "patches"
+        if not patches_dir.is_dir():
+            raise DatasetError(
+                f"{patches_dir}: no such folder, so no data set in {root_dir}: download HySpecNet-11k from "
+                f"{DOWNLOAD_PAGE}, unpack it there and run `{self._preprocess_command}`; "
+                "to try things out, use the bundled sample: -d ./datasets/sample/"
+            )
+        csv_path = self.root_dir / "splits" / mode / f"{split}.csv"
+        if not csv_path.is_file():
+            raise DatasetError(
+                f"{csv_path}: no such file; `python -m datasets.split {quoted_root}` makes splits of your own"
+            )
+        self._entries = read_split(csv_path)
+        self.paths = [patches_dir / entry for entry in self._entries]
+        self.names = [path.name.removesuffix(NPY_SUFFIX) for path in self.paths]
+        self._check_files_exist(csv_path)
+
+        self.file_shape: tuple[int, int, int] | None = None  # unknown, so the first patch may have any H and W
+        self.file_shape = self._open(self.paths[0]).shape
+        self.image_shape = self._image_shape()
+
+    def __len__(self) -> int:
+        return self.repeats * len(self.paths)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Tensor:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of a data set of {len(self)}")
+        path = self.paths[index % len(self.paths)]
+        cube = self._open(path)
+        picks_pixels = isinstance(self.transform, PixelTransform)
+        if picks_pixels:
+            x = self.transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
+        else:
+            x = np.array(cube, order="C")
+        if not np.isfinite(x).all():
+            raise DatasetError(f"{path}: contains NaN or infinite values; {self._remedy()}")
+        x = torch.from_numpy(x)
+        return x if picks_pixels or self.transform is None else self.transform(x)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the split's relative paths in order: the same wherever the data set lies."""
+        return hashlib.sha256("\n".join(self._entries).encode()).hexdigest()
+
+    def _check_files_exist(self, csv_path: Path) -> None:
+        missing = [path for path in self.paths if not path.is_file()]
+        if not missing:
+            return
+        remedy = "unpack the rest of the data set or take them out of the CSV"
+        if tif_path_of(missing[0]).is_file():
+            remedy = f"make them from their TIFs: `{self._preprocess_command}`"
+        raise DatasetError(
+            f"{len(missing)} of the {len(self.paths)} patches in {csv_path} are missing, first {missing[0]}; {remedy}"
+        )
+
+    def _open(self, path: Path) -> np.memmap:
+        try:
+            cube = open_cube(path)
+        except DatasetError as error:
+            raise DatasetError(f"{error}; {self._remedy()}") from error
+        expected = self.file_shape or (self.num_channels, *cube.shape[1:])
+        if cube.shape != expected:
+            raise DatasetError(
+                f"{path}: shape {cube.shape}, expected {expected}: one split has one number of channels "
+                f"(num_channels={self.num_channels}) and one patch size; {self._remedy()}"
+            )
+        return cube
+
+    def _remedy(self) -> str:
+        return f"delete it and make it again: `{self._preprocess_command}`"
+
+    def _image_shape(self) -> tuple[int, ...]:
+        if isinstance(self.transform, PixelTransform):
+            try:
+                return self.transform.output_shape(self.file_shape)
+            except ValueError as error:
+                raise DatasetError(f"{self.paths[0]}: {error}") from error
+        # What a callable of the user's makes of a patch, only the callable can tell.
+        return self.file_shape if self.transform is None else tuple(self[0].shape)
+
+
+def read_split(csv_path: Path) -> list[str]:
+    """The entries of a split file: paths with forward slashes, relative to `patches/`, one per line.
+
+    Byte order mark, Windows line ends, blank lines and surrounding spaces do no harm.
+
+    Raises:
+        DatasetError: no UTF-8 text, no entries, or an entry that points out of `patches/`.
+    """
+    try:
+        text = csv_path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{csv_path}: no UTF-8 text; expected one path of a patch per line") from error
+    entries = [line.strip() for line in text.splitlines() if line.strip()]
+    if not entries:
+        raise DatasetError(f"{csv_path}: empty; expected one path of a patch per line")
+    for entry in entries:
+        path = PurePosixPath(entry)
+        if path.is_absolute() or ".." in path.parts:
+            raise DatasetError(f"{csv_path}: {entry!r} points out of patches/; expected a path relative to it")
+    return entries

@@ -1,0 +1,217 @@
+"""The contract of every model: CompressAI's, on cubes of any number of bands."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+with warnings.catch_warnings():  # CompressAI compiles a function in a way that torch has deprecated
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+    from compressai.models import CompressionModel
+
+FLOAT_BITS = 32  # the published rates count every latent value as one float32
+
+
+class HSICompressionModel(CompressionModel):
+    r"""An autoencoder for hyperspectral images, without an entropy model.
+
+    ::
+
+               encode              compress               decompress              decode
+        x ───────────────► y ──────────────────► bytes ──────────────────► y ───────────────► x_hat
+        (N, C, H, W)       (N, L, ...)   float32, little-endian            (N, C, H, W)
+        in [0, 1]
+
+    `compress` writes each image's latent as float32, so that 8 * bytes / values *is* the published
+    rate. Without gradients, `forward(x)` equals `decompress(**compress(x))` to the bit.
+
+    A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones) and
+    implements `_encode` and `_decode` for inputs that were checked.
+
+    Attributes:
+        src_channels: number of bands C.
+        latent_shape: of one image's latent: channels and, for 3-D models, bands; rows and columns follow.
+        size_multiple: height and width must be multiples of this.
+        pixelwise: whether every pixel is coded without its neighbours.
+        compression_ratio: input values over latent values.
+        bpppc: bits per pixel per channel, 32 / compression_ratio.
+    """
+
+    pixelwise = False
+    size_multiple = 1
+    verified = True
+
+    # How many images go through the network at once outside training, by device type.
+    # Fixed numbers, never timed, so that results do not change from run to run.
+    images_per_chunk: Mapping[str, int] = {"cpu": 1, "cuda": 1}
+
+    def __init__(self, src_channels: int, latent_shape: tuple[int, ...], spatial_stride: int = 1):
+        super().__init__()
+        if src_channels < 1:
+            raise ValueError(f"src_channels is {src_channels}: at least 1 band is needed")
+        self.src_channels = src_channels
+        self.latent_shape = latent_shape
+        self.size_multiple = spatial_stride
+        self.compression_ratio = spatial_stride**2 * src_channels / math.prod(latent_shape)
+        self.bpppc = FLOAT_BITS / self.compression_ratio
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202):
+        """The model that `state_dict` belongs to, whatever its width, with these weights.
+
+        Args:
+            state_dict: published keys, without `module.`.
+            src_channels: number of bands, where the weights do not tell it.
+        """
+        raise NotImplementedError
+
+    # -- the two tensor halves ------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Image (N, C, H, W) in [0, 1] to latent (N, *latent_shape, h, w), unbounded.
+
+        Raises:
+            ValueError: another number of bands, or a height or width the model cannot take.
+        """
+        self.check_size(x)
+        return self._encode(x)
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Latent (N, *latent_shape, h, w) to reconstruction (N, C, H, W).
+
+        Raises:
+            ValueError: a latent of another shape.
+        """
+        channels = tuple(y.shape[1:-2])
+        if channels != self.latent_shape:
+            raise ValueError(
+                f"{type(self).__name__} decodes latents of shape (N, {', '.join(map(str, self.latent_shape))}, h, w), "
+                f"not {tuple(y.shape)}"
+            )
+        return self._decode(y)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self._map_images(self.encoder, x)
+
+    def _decode(self, y: Tensor) -> Tensor:
+        return self._map_images(self.decoder, y)
+
+    def check_size(self, x: Tensor) -> None:
+        """Raise ValueError unless `x` is (N, src_channels, H, W) with H, W multiples of `size_multiple`."""
+        name, shape = type(self).__name__, tuple(x.shape)
+        if x.dim() != 4:
+            raise ValueError(f"{name} takes (N, {self.src_channels}, H, W), not {shape}")
+        if shape[1] != self.src_channels:
+            raise ValueError(
+                f"{name} was made for {self.src_channels} bands, the image has {shape[1]}: "
+                f"build the model with src_channels={shape[1]} (--num-channels {shape[1]})"
+            )
+        m = self.size_multiple
+        if 0 in shape[2:] or shape[2] % m or shape[3] % m:
+            possible = f"multiples of {m}" if m > 1 else "at least 1"
+            raise ValueError(f"{name} cannot take {shape[2]} x {shape[3]} pixels: height and width must be {possible}")
+
+    def _map_images(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply `function` to the batch, outside training a few images at a time.
+
+        While training the batch goes as one: batch norm needs all of it, and autograd would keep
+        every activation anyway.
+        """
+        chunk = self.images_per_chunk[x.device.type]
+        if self.training or torch.is_grad_enabled() or len(x) <= chunk:
+            return function(x)
+        out = None
+        for start in range(0, len(x), chunk):
+            part = function(x[start : start + chunk])
+            if out is None:
+                out = part.new_empty((len(x), *part.shape[1:]))
+            out[start : start + chunk] = part
+        return out
+
+    # -- CompressAI's contract ------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> dict:
+        y = self.encode(x)
+        x_hat = self.decode(y)
+        return {"x_hat": x_hat, "likelihoods": {}}
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> dict:
+        """Image (N, C, H, W) to `{"strings": [[bytes of image 0, ...]], "shape": (h, w)}`.
+
+        Each string is the latent of one image as little-endian float32 in C order, whatever the
+        precision that the model ran in.
+        """
+        y = self.encode(x)
+        values = y.float().cpu().numpy().astype("<f4", copy=False)
+        return {"strings": [[value.tobytes() for value in values]], "shape": tuple(y.shape[-2:])}
+
+    @torch.no_grad()
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
+        """What `compress` returned to `{"x_hat": (N, C, H, W)}`.
+
+        Raises:
+            ValueError: a string whose length does not fit `shape`.
+        """
+        latent = (*self.latent_shape, *shape)
+        expected = 4 * math.prod(latent)
+        for number, string in enumerate(strings[0]):
+            if len(string) != expected:
+                raise ValueError(f"string {number} has {len(string)} bytes, a latent {latent} has {expected}")
+        y = torch.from_numpy(np.frombuffer(b"".join(strings[0]), "<f4").astype(np.float32).reshape(-1, *latent))
+        parameter = next(self.parameters())
+        return {"x_hat": self.decode(y.to(parameter.device, parameter.dtype))}
+
+    # -- weights --------------------------------------------------------------------------------
+
+    def translate_keys(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`state_dict` under this model's own keys, for architectures saved under several."""
+        return dict(state_dict)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
+        """As `nn.Module.load_state_dict`; a strict load that fails says so in at most five lines.
+
+        Raises:
+            RuntimeError: the first five missing, unexpected and mis-shaped keys and the count of
+                the rest, one line for each kind.
+        """
+        state_dict = self.translate_keys(state_dict)
+        if strict:
+            self._check_keys(state_dict)
+        return torch.nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
+
+    def _check_keys(self, state_dict: Mapping[str, Tensor]) -> None:
+        own = self.state_dict()
+        kinds = {
+            "missing": [key for key in own if key not in state_dict],
+            "unexpected": [key for key in state_dict if key not in own],
+            "mis-shaped": [
+                f"{key} {_shape(state_dict[key])} instead of {_shape(own[key])}"
+                for key in own
+                if key in state_dict and state_dict[key].shape != own[key].shape
+            ],
+        }
+        lines = [f"{kind}: {_first_five(keys)}" for kind, keys in kinds.items() if keys]
+        if not lines:
+            return
+        lines.insert(0, f"these weights do not belong to this {type(self).__name__} of {self.src_channels} bands")
+        if not self.verified:
+            lines.append(
+                f"the architecture of {type(self).__name__} could not be confirmed against published code: "
+                "the published file may hold another one"
+            )
+        raise RuntimeError("\n".join(lines))
+
+
+def _first_five(keys: list[str]) -> str:
+    more = len(keys) - 5
+    return ", ".join(keys[:5]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "(" + ", ".join(map(str, tensor.shape)) + ")"

@@ -1,0 +1,88 @@
+"""What the 1-D autoencoders share: every pixel's spectrum is a sequence of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import HSICompressionModel
+
+
+class SpectralAutoencoder(HSICompressionModel):
+    r"""Codes each spectrum on its own by 1-D convolutions over its bands.
+
+    ::
+
+        x (N, C, H, W) ─► rows (N*H*W, C) ─► zeros on the left, to a multiple of 2^halvings
+          ─► (rows, 1, length) ─► encoder ─► (rows, 1, L) ─► y (N, L, H, W)
+
+        y (N, L, H, W) ─► (rows, 1, L) ─► decoder ─► (rows, 1, length) ─► padding cut ─► x_hat
+
+    Rows are independent, so they go through the network in chunks that bound the memory: one patch
+    of 128 x 128 pixels is 16,384 sequences, and the first activation of all of them together would
+    take 0.9 GB (two halvings) to 7.5 GB (five).
+
+    Args:
+        src_channels: number of bands C.
+        halvings: how often the encoder halves the spectrum's length.
+    """
+
+    pixelwise = True
+
+    # Sequences in one chunk, by number of halvings and device type. On a CPU a chunk's activations
+    # stay in its caches; on a GPU they fill it, within 1 GB.
+    rows_per_chunk: Mapping[int, Mapping[str, int]] = {
+        2: {"cpu": 128, "cuda": 8192},
+        3: {"cpu": 128, "cuda": 4096},
+        4: {"cpu": 64, "cuda": 2048},
+        5: {"cpu": 64, "cuda": 1024},
+    }
+
+    def __init__(self, src_channels: int = 202, halvings: int = 2):
+        if halvings not in self.rows_per_chunk:
+            raise ValueError(f"halvings is {halvings}, not one of {', '.join(map(str, self.rows_per_chunk))}")
+        latent_channels = math.ceil(src_channels / 2**halvings)
+        super().__init__(src_channels, (latent_channels,))
+        self.halvings = halvings
+        self.padding = latent_channels * 2**halvings - src_channels
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self._map_spectra(lambda rows: self.encoder(F.pad(rows, (self.padding, 0))), x)
+
+    def _decode(self, y: Tensor) -> Tensor:
+        return self._map_spectra(lambda rows: self.decoder(rows)[..., self.padding :], y)
+
+    def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply `function`, (rows, 1, length) -> (rows, 1, other length), along axis 1 of (N, length, H, W)."""
+        n, length, height, width = x.shape
+        chunk = self.rows_per_chunk[self.halvings][x.device.type]
+        if torch.is_grad_enabled() or x.numel() == 0:
+            rows = x.movedim(1, -1).reshape(-1, 1, length)
+            out = torch.cat([function(part) for part in rows.split(chunk)])
+            return out.reshape(n, height, width, -1).movedim(-1, 1).contiguous()
+
+        # Chunks that start anew with each image, written straight into the output: no figure depends
+        # on the batch it was computed in, and no copy of the whole batch is made.
+        out = None
+        for index, image in enumerate(x):
+            spectra = image.flatten(1)
+            for start in range(0, height * width, chunk):
+                part = function(spectra[:, start : start + chunk].t().unsqueeze(1)).squeeze(1)
+                if out is None:
+                    out = part.new_empty((n, part.shape[1], height * width))
+                out[index, :, start : start + chunk] = part.t()
+        return out.reshape(n, -1, height, width)
+
+
+def conv1d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv1d:
+    """A convolution that keeps the sequence's length: stride 1, symmetric zero padding, odd kernel."""
+    return nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+
+def upsample() -> nn.Upsample:
+    """Up-sampling by 2 that repeats samples."""
+    return nn.Upsample(scale_factor=2, mode="nearest")

@@ -1,0 +1,335 @@
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from datasets import HySpecNet11k, preprocess
+from datasets.preprocess import is_finished, main, preprocess_file, to_reflectance
+from utils.errors import DatasetError, UsageError
+
+SAMPLE = Path(__file__).parents[2] / "datasets" / "sample"
+
+
+def expected_cube(bands):
+    """The published rule, written down once more."""
+    kept = [bands[band - 1] for band in range(1, 225) if not (127 <= band <= 141 or 161 <= band <= 167)]
+    return np.clip(np.array(kept, dtype=np.float32), 0, 10000) / np.float32(10000)
+
+
+def read_tif(path):
+    with rasterio.open(path) as tif:
+        return tif.read()
+
+
+def tifs(root):
+    return sorted(root.rglob("*-SPECTRAL_IMAGE.TIF"))
+
+
+def npy_of(tif_path):
+    return tif_path.with_name(tif_path.name.replace("-SPECTRAL_IMAGE.TIF", "-DATA.npy"))
+
+
+def contents(root):
+    """Everything below `root` that is no TIF, hidden temporary files included."""
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.suffix != ".TIF"}
+
+
+def assert_made(root, count):
+    assert len(tifs(root)) == count == len(contents(root))
+    for path in tifs(root):
+        np.testing.assert_array_equal(np.load(npy_of(path)), expected_cube(read_tif(path)))
+
+
+# One file
+
+
+def test_to_reflectance():
+    bands = np.full((224, 1, 5), 5000, dtype=np.int16)
+    bands[0, 0] = [-32768, -1, 1, 10000, 32767]
+    bands[[126, 140, 160, 166]] = 1234
+    before = bands.copy()
+    x = to_reflectance(bands)
+    assert x.dtype == np.float32 and x.shape == (202, 1, 5)
+    np.testing.assert_array_equal(x[0, 0], np.array([0, 0, 0.0001, 1, 1], dtype=np.float32))
+    assert (x[1:] == 0.5).all(), "a dropped band was kept or a kept one dropped"
+    np.testing.assert_array_equal(bands, before)
+    for wrong in (bands[:202], bands.astype(np.float32), bands[:, 0]):
+        with pytest.raises(ValueError, match="expected int16"):
+            to_reflectance(wrong)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {},
+        {"interleave": "pixel"},
+        {"blockysize": 5},
+        {"tiled": True, "blockxsize": 16, "blockysize": 16},
+        {"tiled": True, "blockxsize": 16, "blockysize": 16, "interleave": "pixel"},
+    ],
+)
+@pytest.mark.parametrize("window_rows", [1, 7, 16, 1000])
+def test_any_size_and_any_layout_in_windows(tmp_path, save_tif, monkeypatch, profile, window_rows):
+    height, width = 37, 21
+    monkeypatch.setattr(preprocess, "WINDOW_BYTES", window_rows * width * 224 * 2)
+    bands = save_tif(tmp_path / "in.tif", size=(height, width), **profile)
+    assert preprocess_file(tmp_path / "in.tif", tmp_path / "out.npy") == 0
+    np.save(tmp_path / "expected.npy", expected_cube(bands))
+    assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+
+
+def test_windows_are_bounded_and_aligned_to_blocks(tmp_path, save_tif, monkeypatch):
+    save_tif(tmp_path / "in.tif", size=(40, 10), blockysize=6)
+    with rasterio.open(tmp_path / "in.tif") as tif:
+        for rows, expected in ((15, 12), (6, 6), (4, 4), (0.5, 1), (1000, 40)):
+            monkeypatch.setattr(preprocess, "WINDOW_BYTES", int(rows * 10 * 224 * 2))
+            windows = list(preprocess._row_windows(tif))
+            assert windows[0].height == expected
+            assert sum(window.height for window in windows) == 40
+
+
+@pytest.mark.parametrize("tag", [-32768, None, -9999, 32767])
+def test_nodata_becomes_zero_and_is_counted(tmp_path, save_tif, tag):
+    bands = np.full((224, 4, 5), 20000, dtype=np.int16)
+    bands[100, 0, :2] = -32768 if tag is None else tag
+    bands[101, 0, 0] = -32768
+    bands[126:141] = -32768  # dropped anyway
+    save_tif(tmp_path / "in.tif", bands, nodata=tag)
+    assert preprocess_file(tmp_path / "in.tif", tmp_path / "out.npy") == pytest.approx(3 / (202 * 4 * 5))
+    x = np.load(tmp_path / "out.npy")
+    assert np.argwhere(x == 0).tolist() == [[100, 0, 0], [100, 0, 1], [101, 0, 0]]
+    assert (x[x != 0] == 1).all()
+
+
+def test_unfit_tifs(tmp_path, save_tif):
+    npy_path = tmp_path / "out.npy"
+    npy_path.write_bytes(b"what was there")
+    bands = save_tif(tmp_path / "good.tif", size=(64, 64))
+    save_tif(tmp_path / "three.tif", bands[:3])
+    save_tif(tmp_path / "unsigned.tif", bands.astype(np.uint16), nodata=None)
+    content = (tmp_path / "good.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.tif").write_text("<html>404</html>")
+    for name, expected in (
+        ("three.tif", "3 bands of int16, expected 224 bands of int16"),
+        ("unsigned.tif", "224 bands of uint16, expected"),
+        ("cut.tif", "cannot be read"),
+        ("text.tif", "cannot be read"),
+        ("none.tif", "cannot be read"),
+    ):
+        with pytest.raises(DatasetError) as info:
+            preprocess_file(tmp_path / name, npy_path)
+        assert str(info.value).startswith(f"{tmp_path / name}: {expected}")
+        assert "\n" not in str(info.value)
+        assert npy_path.read_bytes() == b"what was there"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_finished(tmp_path, save_cube):
+    path = tmp_path / "x-DATA.npy"
+    assert not is_finished(path)
+    save_cube(path, (202, 3, 4))
+    assert is_finished(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not is_finished(path)
+    save_cube(path, (224, 3, 4))
+    assert not is_finished(path)
+    np.save(path, np.zeros((202, 3, 4), np.float64))
+    assert not is_finished(path)
+
+
+# The script
+
+
+def test_sample_from_tif_to_tensor(tmp_path, run_module):
+    root = tmp_path / "sample"
+    shutil.copytree(SAMPLE, root, ignore=shutil.ignore_patterns("*-DATA.npy", "*QL_*"))
+    with pytest.raises(DatasetError, match=r"python -m datasets\.preprocess"):
+        HySpecNet11k(root)
+    status, stdout, stderr = run_module("datasets.preprocess", root)
+    assert (status, stderr) == (0, ""), "quiet: no progress bar without a terminal, no nodata in kept bands"
+    assert re.fullmatch(r"2 made, 0 skipped, 0 failed, [\d.]+ patches/s\n", stdout)
+    for split, path in zip(("train", "val"), tifs(root), strict=True):
+        x = HySpecNet11k(root, split=split)[0].numpy()
+        assert x.shape == (202, 128, 128)
+        np.testing.assert_array_equal(x, expected_cube(read_tif(path)))
+        assert 0.40 < (x == 0).mean() < 0.44 and 0.05 < x.max() < 0.08
+
+
+def test_makes_skips_and_overwrites(tif_root, capsys):
+    assert main([str(tif_root), "--num-workers", "2"]) == 0
+    assert_made(tif_root, 3)
+    paths = [npy_of(path) for path in tifs(tif_root)]
+    stamps = [path.stat().st_mtime_ns for path in paths]
+    paths[1].write_bytes(paths[1].read_bytes()[:-4])
+    assert main([str(tif_root)]) == 0
+    assert "1 made, 2 skipped, 0 failed" in capsys.readouterr().out.splitlines()[-1]
+    assert_made(tif_root, 3)
+    assert [path.stat().st_mtime_ns == stamp for path, stamp in zip(paths, stamps, strict=True)] == [
+        True,
+        False,
+        True,
+    ]
+    assert main([str(tif_root), "--overwrite"]) == 0
+    assert "3 made, 0 skipped" in capsys.readouterr().out
+    assert all(path.stat().st_mtime_ns != stamp for path, stamp in zip(paths, stamps, strict=True))
+
+
+def test_dry_run(tif_root, capsys):
+    missing = [str(npy_of(path)) for path in tifs(tif_root)]
+    assert main([str(tif_root), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [*missing, "3 to make, 0 to skip"]
+    assert not contents(tif_root)
+
+
+def test_single_tif_under_any_name(tmp_path, save_tif):
+    bands = save_tif(tmp_path / "scene.tif")
+    assert main([str(tmp_path / "scene.tif")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "scene-DATA.npy"), expected_cube(bands))
+
+
+def test_bad_files_do_not_stop_the_rest(tif_root, save_tif, entry, run_module):
+    bad = [tif_root / "patches" / entry(9, i).replace("-DATA.npy", "-SPECTRAL_IMAGE.TIF") for i in (1, 2)]
+    bands = save_tif(bad[0], size=(64, 64))
+    bad[0].write_bytes(bad[0].read_bytes()[:300_000])
+    save_tif(bad[1], bands[:100, :8, :8])
+    status, stdout, stderr = run_module("datasets.preprocess", tif_root, "--num-workers", "2")
+    assert status == 1
+    assert stdout.splitlines()[-1].startswith("3 made, 0 skipped, 2 failed, ")
+    lines = stderr.splitlines()
+    assert len(lines) == 2, "noise of GDAL's, or a traceback"
+    assert lines[0].startswith(f"error: {bad[0]}: cannot be read")
+    assert lines[1].startswith(f"error: {bad[1]}: 100 bands of int16, expected 224")
+    for path in bad:
+        path.unlink()
+    assert_made(tif_root, 3)
+
+
+def test_nodata_is_a_warning(tif_root, save_tif, run_module):
+    path = tifs(tif_root)[1]
+    bands = read_tif(path)
+    bands[:, :3, :5] = -32768
+    save_tif(path, bands, transform=None)  # which rasterio warns about
+    status, stdout, stderr = run_module("datasets.preprocess", tif_root)
+    assert status == 0 and stdout.startswith("3 made")
+    assert stderr == f"warning: {path}: 12.50% of the values in kept bands are nodata, written as 0\n"
+
+
+def test_wrong_roots(tmp_path, run_module):
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        main([str(tmp_path / "nowhere")])
+    with pytest.raises(DatasetError, match=r"no \*-SPECTRAL_IMAGE\.TIF in it"):
+        main([str(tmp_path)])
+    for root, expected in ((tmp_path / "nowhere", 2), (tmp_path, 1)):
+        status, stdout, stderr = run_module("datasets.preprocess", root)
+        assert (status, stdout) == (expected, "")
+        assert stderr.startswith(f"error: {root}: ") and stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as info:
+        main([str(tmp_path), "--num-workers", "0"])
+    assert info.value.code == 2
+
+
+# Runs that are stopped
+
+
+@pytest.fixture
+def big_root(tmp_path, save_tif, entry):
+    """60 patches of 48 x 48, all the same bytes: enough to be stopped in the middle of."""
+    root = tmp_path / "big"
+    paths = [root / "patches" / entry(1, i).replace("-DATA.npy", "-SPECTRAL_IMAGE.TIF") for i in range(60)]
+    save_tif(paths[0], size=(48, 48), compress=None)
+    for path in paths[1:]:
+        path.parent.mkdir()
+        path.hardlink_to(paths[0])
+    return root
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited for 30 s"
+        time.sleep(0.002)
+
+
+def session_members(session):
+    """Living processes of a session, which is what `start` puts a run into."""
+    alive = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            alive.append(int(stat.parent.name))
+    return alive
+
+
+def start_and_wait(start, root, workers):
+    process = start("datasets.preprocess", root, "--num-workers", workers)
+    wait_for(lambda: any(root.rglob("*-DATA.npy")) or process.poll() is not None)
+    return process
+
+
+def assert_stopped_in_the_middle(root):
+    finished = [path for path in contents(root) if not path.name.startswith(".")]
+    assert 0 < len(finished) < 60
+    expected = expected_cube(read_tif(tifs(root)[0])).tobytes()
+    assert all(path.read_bytes()[-len(expected) :] == expected and is_finished(path) for path in finished)
+
+
+def assert_next_run_completes(root):
+    assert main([str(root)]) == 0
+    assert len(contents(root)) == 60, "a file is missing or a temporary one is left over"
+    bodies = set(contents(root).values())
+    assert len(bodies) == 1
+    np.testing.assert_array_equal(np.load(npy_of(tifs(root)[7])), expected_cube(read_tif(tifs(root)[0])))
+
+
+def test_killed_run_leaves_whole_files_and_no_orphans_and_can_go_on(big_root, start):
+    process = start_and_wait(start, big_root, workers=2)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not session_members(process.pid))
+    assert_stopped_in_the_middle(big_root)
+    temporary = npy_of(tifs(big_root)[-1])
+    temporary.with_name(f".{temporary.name}.tmp").write_bytes(b"half a file")
+    assert_next_run_completes(big_root)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_stop_signals(big_root, start, number, status, word):
+    process = start_and_wait(start, big_root, workers=2)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: to the workers too
+    else:
+        process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == status
+    assert re.fullmatch(rf"{word} after \d+ of 60 files: the same command goes on from there\n", stderr)
+    assert stdout == ""
+    assert not session_members(process.pid)
+    assert_stopped_in_the_middle(big_root)
+    assert not list(big_root.rglob(".*")), "a temporary file is left over"
+    if number == signal.SIGINT:
+        assert_next_run_completes(big_root)
+
+
+def test_worker_killed_for_memory(big_root, start):
+    process = start_and_wait(start, big_root, workers=1)
+    for child in session_members(process.pid):
+        cmdline = Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"spawn_main" in cmdline:
+            os.kill(child, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert stderr.startswith("error: a worker process was killed") and "--num-workers" in stderr
+    assert stderr.count("\n") == 1
+    assert not session_members(process.pid)

@@ -1,0 +1,137 @@
+"""Training on several devices: DistributedDataParallel, one process a device, started by torchrun.
+
+`--devices 0,2,5,7` makes the script start itself once for each device; `torchrun` may do the same
+from outside, on one node or several. Both ways each process finds its place in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that train together."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+
+def parse_devices(text: str) -> list[str]:
+    """`cpu` -> ["cpu"]; `0,2` -> ["0", "2"].
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text == "cpu":
+        return ["cpu"]
+    devices = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"\d+", device) for device in devices) or len(set(devices)) < len(devices):
+        raise UsageError(f"--devices {text}: give cpu, or different GPU numbers such as 0 or 0,2,5,7")
+    return devices
+
+
+def get_device(name: str, flag: str) -> torch.device:
+    """The torch device for `cpu` or a GPU number.
+
+    Args:
+        flag: the option it was given by, for the message.
+
+    Raises:
+        UsageError: there is no such GPU. Never falls back to another device.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(f"{flag} {name}: this machine has no GPU that torch can use; run on the CPU with {flag} cpu")
+    if int(name) >= torch.cuda.device_count():
+        raise UsageError(f"{flag} {name}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
+    return torch.device("cuda", int(name))
+
+
+def is_worker() -> bool:
+    """Whether torchrun started this process."""
+    return "LOCAL_RANK" in os.environ
+
+
+def launch(script: str, argv: Sequence[str], num_processes: int) -> int:
+    """Run `script` once for each device on this node and wait; returns the exit status.
+
+    A signal is passed on to the processes, which end their step and write their checkpoint.
+    """
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main(["--standalone", f"--nproc-per-node={num_processes}", script, *argv])
+    except ChildFailedError as error:
+        # The process itself has said what went wrong.
+        return abs(error.get_first_failure()[1].exitcode) or 1
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
+def join(devices: Sequence[str]) -> Process:
+    """Take this process's place: the group of torchrun's processes, or alone.
+
+    Raises:
+        UsageError: the number of processes on this node is not that of the devices.
+    """
+    if not is_worker():
+        return Process(get_device(devices[0], "--devices"))
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if devices == ["cpu"]:
+        device = torch.device("cpu")
+    else:
+        if local_size != len(devices):
+            raise UsageError(
+                f"torchrun started {local_size} processes on this node for --devices {','.join(devices)}: "
+                f"give as many devices as processes (--nproc-per-node {len(devices)})"
+            )
+        device = get_device(devices[local_rank], "--devices")
+        torch.cuda.set_device(device)
+    dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
+    return Process(device, dist.get_rank(), dist.get_world_size())
+
+
+def leave(process: Process) -> None:
+    """Leave the group, once no more sums are to be taken."""
+    if process.world_size > 1:
+        dist.destroy_process_group()
+
+
+def per_process(total: int, process: Process, flag: str) -> int:
+    """The share of a batch size that is a total over all devices.
+
+    Raises:
+        UsageError: it does not divide.
+    """
+    if total % process.world_size:
+        raise UsageError(
+            f"{flag} {total} is the total over all devices and does not divide by {process.world_size}: "
+            f"use {process.world_size * max(1, round(total / process.world_size))}"
+        )
+    return total // process.world_size

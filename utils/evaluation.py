@@ -1,0 +1,74 @@
+"""Testing a model on images, under the protocol that the README states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .metrics import image_metrics, psnr_from_mse
+
+
+def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, half: bool = False) -> list[dict]:
+    """Code every image to bytes and back, and measure it.
+
+    Args:
+        model: with `compress` and `decompress`, on `device`, in evaluation mode, in fp16 if `half`.
+        batches: float32 tensors (N, C, H, W) in [0, 1] on the CPU.
+        half: give the model fp16 inputs. Metrics are float32 or better against the float32 image all the same.
+
+    Returns:
+        For each image `bpppc` (8 * bytes / values), `mse`, `psnr` (dB, peak 1), `ssim` (absent for sides
+        under 11 pixels), `sa` (degrees), `encoding_time` and `decoding_time` (seconds: its batch's time,
+        device synchronised, over the batch's images).
+    """
+    results: list[dict] = []
+    for x in batches:
+        x = x.to(device)
+        given = x.half() if half else x
+        if not results:
+            _warm_up(model, given)
+        coded, encoding_time = timed(lambda given=given: model.compress(given), device)
+        decoded, decoding_time = timed(lambda coded=coded: model.decompress(**coded), device)
+        with torch.no_grad():
+            metrics = {key: value.tolist() for key, value in image_metrics(decoded["x_hat"].float(), x).items()}
+        for index in range(len(x)):
+            num_bytes = sum(len(strings[index]) for strings in coded["strings"])
+            results.append(
+                {
+                    "bpppc": 8 * num_bytes / x[index].numel(),
+                    **{key: values[index] for key, values in metrics.items()},
+                    "encoding_time": encoding_time / len(x),
+                    "decoding_time": decoding_time / len(x),
+                }
+            )
+    return results
+
+
+def average(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over images of every figure, and `psnr_pooled`, the PSNR of the mean MSE."""
+    means = {key: sum(result[key] for result in results) / len(results) for key in results[0]}
+    means["psnr_pooled"] = float(psnr_from_mse(torch.tensor(means["mse"], dtype=torch.float64)))
+    return means
+
+
+def timed(function: Callable, device: torch.device) -> tuple:
+    """What `function` returns and the seconds it took, all of the device's work included."""
+    _synchronise(device)
+    start = time.perf_counter()
+    value = function()
+    _synchronise(device)
+    return value, time.perf_counter() - start
+
+
+def _warm_up(model: nn.Module, x: Tensor) -> None:
+    """Load code and choose kernels before the clock runs: these depend on the whole shape on a GPU only."""
+    part = x if x.device.type == "cuda" else x[:1, :, :8, :8]
+    model.decompress(**model.compress(part))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

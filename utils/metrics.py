@@ -1,0 +1,152 @@
+"""Image quality, one value per image: MSE, PSNR, SSIM and the spectral angle.
+
+A metric takes the reconstruction `x_hat` and the original `x`, both (N, C, H, W) in [0, 1], and returns
+a float64 tensor (N,) on their device. Averaging over a data set is the caller's work: a mean of
+per-image values depends neither on the batch size nor on how the images are spread over devices,
+which a PSNR of pooled errors does.
+
+Half precision is converted to float32 or better before anything is computed, so that a figure tells of
+the model and not of the metric's rounding. The arithmetic is float64 (SSIM on a CPU: that of the inputs)
+and goes image by image, because a float64 copy of a whole batch may not fit where the batch just does.
+NaN and infinity in an input are not hidden: they come out as NaN or infinity.
+
+All raise `ValueError` for tensors that differ in shape, are empty, or have the wrong number of dimensions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pytorch_msssim
+import torch
+from torch import Tensor
+
+SSIM_MIN_SIZE = 11
+"""Sides of the Gaussian window of SSIM, in pixels; it is not padded, so a smaller image has no SSIM."""
+
+
+def mse(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error of each image, over its bands and pixels."""
+    return _per_image(_image_mse, x_hat, x)
+
+
+def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB, peak 1.0; infinite for identical images."""
+    return psnr_from_mse(mse(x_hat, x))
+
+
+def psnr_from_mse(mse: Tensor) -> Tensor:
+    """-10 log10(MSE): the PSNR in dB for peak 1.0, elementwise; infinite where the error is 0."""
+    return -10 * torch.log10(mse)
+
+
+def psnr_per_band(x_hat: Tensor, x: Tensor) -> Tensor:
+    """PSNR in dB of each band of one image (C, H, W): float64 (C,), infinite where a band is exact."""
+    _check_pair(x_hat, x, dimensions=3)
+    return psnr_from_mse(torch.stack([_image_mse(a, b) for a, b in zip(x_hat, x, strict=True)]))
+
+
+def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Structural similarity of each image, at most 1: mean over its bands of the SSIM of each band.
+
+    Gaussian window of 11 x 11 pixels with sigma 1.5, K = (0.01, 0.03), data range 1, no padding.
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
+    Transactions on Image Processing 13(4), 2004, doi 10.1109/TIP.2003.819861.
+
+    Raises:
+        ValueError: height or width is under `SSIM_MIN_SIZE`.
+    """
+    return _per_image(_image_ssim, x_hat, x)
+
+
+def spectral_angle(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Angle between original and reconstructed spectrum in degrees, mean over the pixels of each image.
+
+    For unit vectors u and v the angle is 2 atan2(|u - v|, |u + v|), which is exact at every angle; the
+    usual arc cosine loses half of the digits near 0 and is undefined where rounding lifts the cosine
+    over 1. A pixel that is zero in both images counts 0 degrees, one that is zero in one of them 90.
+
+    Kruse et al., "The spectral image processing system (SIPS)", Remote Sensing of Environment 44(2-3),
+    1993, doi 10.1016/0034-4257(93)90013-N; the formula: W. Kahan, "How futile are mindless assessments
+    of roundoff in floating-point computation?", 2006, section 12.
+    """
+    return _per_image(_image_spectral_angle, x_hat, x)
+
+
+def image_metrics(x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """All metrics: `mse`, `psnr` (dB), `sa` (degrees) and, where both sides reach `SSIM_MIN_SIZE`, `ssim`."""
+    error = mse(x_hat, x)
+    metrics = {"mse": error, "psnr": psnr_from_mse(error)}
+    if min(x.shape[-2:]) >= SSIM_MIN_SIZE:
+        metrics["ssim"] = ssim(x_hat, x)
+    metrics["sa"] = spectral_angle(x_hat, x)
+    return metrics
+
+
+def batch_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """`ssim` of a whole batch at once and with gradients, for the loss: (N,) in float32 or better."""
+    _check_pair(x_hat, x, dimensions=4)
+    height, width = x.shape[-2:]
+    if min(height, width) < SSIM_MIN_SIZE:
+        raise ValueError(f"SSIM needs sides of at least {SSIM_MIN_SIZE} pixels, got {height} x {width}")
+    x_hat, x = at_least_float32(x_hat, x)
+    window = _ssim_window(x.shape[1], x.device)
+    with torch.autocast(x.device.type, enabled=False):  # it would turn the convolutions to half precision
+        return pytorch_msssim.ssim(x_hat, x, data_range=1.0, size_average=False, win=window)
+
+
+def at_least_float32(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in their common type, which is float32 or float64; no copy where they have it already."""
+    dtype = torch.promote_types(torch.promote_types(x_hat.dtype, x.dtype), torch.float32)
+    return x_hat.to(dtype), x.to(dtype)
+
+
+def _per_image(metric: Callable[[Tensor, Tensor], Tensor], x_hat: Tensor, x: Tensor) -> Tensor:
+    _check_pair(x_hat, x, dimensions=4)
+    with torch.no_grad():
+        return torch.stack([metric(a, b).double() for a, b in zip(x_hat, x, strict=True)])
+
+
+def _check_pair(x_hat: Tensor, x: Tensor, dimensions: int) -> None:
+    # PyTorch would broadcast (N, 1, H, W) against (N, C, H, W) and return a number.
+    if x_hat.shape != x.shape:
+        raise ValueError(f"x_hat {tuple(x_hat.shape)} and x {tuple(x.shape)} differ in shape")
+    if x.dim() != dimensions or x.numel() == 0:
+        wanted = "(N, C, H, W)" if dimensions == 4 else "(C, H, W)"
+        raise ValueError(f"expected non-empty tensors {wanted}, got {tuple(x.shape)}")
+
+
+def _image_mse(x_hat: Tensor, x: Tensor) -> Tensor:
+    return (x_hat.double() - x.double()).square().mean()
+
+
+def _image_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    # cuDNN may round what a float32 convolution reads to the 10 bits of TF32, but not what a float64 one
+    # reads. A CPU does not round, and takes five times as long in float64.
+    if x.is_cuda:
+        x_hat, x = x_hat.double(), x.double()
+    return batch_ssim(x_hat[None], x[None])[0]
+
+
+def _image_spectral_angle(x_hat: Tensor, x: Tensor) -> Tensor:
+    u, v = _unit(x_hat.double()), _unit(x.double())
+    difference = torch.linalg.vector_norm(u - v, dim=0)
+    total = torch.linalg.vector_norm(u + v, dim=0)
+    return torch.rad2deg(2 * torch.atan2(difference, total)).mean()
+
+
+def _unit(spectra: Tensor) -> Tensor:
+    """The spectra (C, H, W) scaled to length 1, zero ones left at zero."""
+    # The largest value comes out first: its square might overflow, or vanish.
+    peak = spectra.abs().amax(dim=0)
+    spectra = spectra / torch.where(peak == 0, 1.0, peak)
+    norm = torch.linalg.vector_norm(spectra, dim=0)
+    return spectra / torch.where(norm == 0, 1.0, norm)
+
+
+@functools.lru_cache(maxsize=16)
+def _ssim_window(channels: int, device: torch.device) -> Tensor:
+    # A window first needed by a validation in inference mode must still serve the training loss.
+    with torch.inference_mode(False):
+        return pytorch_msssim.SSIM(data_range=1.0, channel=channels).win.to(device)

@@ -1,0 +1,152 @@
+"""Figures of hyperspectral images: false colour, spectra, and original against reconstruction.
+
+Images are arrays (C, H, W) of reflectance in [0, 1]. The figures belong to no window and to no state of
+pyplot's: save one with `figure.savefig(path)` or hand it to TensorBoard's `add_figure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+RGB_BANDS = (43, 28, 10)
+"""Red, green and blue among the 202 bands that are kept of EnMAP's 224, counted from 0."""
+
+# Distinct to colour-blind readers too: Okabe and Ito, "Color universal design", 2008.
+COLOURS = ("#0072B2", "#D55E00", "#009E73")
+
+DIGITAL_NUMBER = 1e-4
+"""The step of the data in reflectance: differences below it are not worth a colour."""
+
+
+def rgb_bands(channels: int) -> tuple[int, ...]:
+    """`RGB_BANDS`, or the bands at the same relative position of an image with other `channels`."""
+    return tuple(round(band * (channels - 1) / 201) for band in RGB_BANDS)
+
+
+def stretch_limits(cube: ArrayLike, bands: Sequence[int] | None = None) -> np.ndarray:
+    """The reflectances (3, 2) that `false_colour` shows as black and as full colour.
+
+    They are percentiles 2 and 98 of each band. To compare a reconstruction with its original, show
+    both with the limits of the original: limits of its own would hide a shift.
+    """
+    limits = np.percentile(_rgb(cube, bands), (2, 98), axis=(1, 2)).T
+    # A constant band would otherwise be divided by nothing, and its noise blown up.
+    limits[:, 1] = np.maximum(limits[:, 1], limits[:, 0] + DIGITAL_NUMBER)
+    return limits
+
+
+def false_colour(cube: ArrayLike, bands: Sequence[int] | None = None, limits: ArrayLike | None = None) -> np.ndarray:
+    """An image (C, H, W) as colours (H, W, 3) in [0, 1].
+
+    Args:
+        cube: the image; NaN is shown as black.
+        bands: red, green and blue, counted from 0; default `rgb_bands(C)`.
+        limits: the stretch (3, 2) of another image, from `stretch_limits`; default this image's.
+    """
+    limits = stretch_limits(cube, bands) if limits is None else np.asarray(limits)
+    low, high = limits.T[:, :, None, None]
+    stretched = (np.clip(_rgb(cube, bands), low, high) - low) / (high - low)
+    return np.moveaxis(np.nan_to_num(stretched), 0, -1)
+
+
+def spectra_figure(x: ArrayLike, x_hat: ArrayLike, pixels: Sequence[tuple[int, int]]) -> Figure:
+    """The spectra at a few `pixels`, (row, column) each: original solid, reconstruction dashed."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    _draw_spectra(axes, _image(x), _image(x_hat), pixels)
+    axes.set_title("Spectra, original (solid) and reconstruction (dashed)")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def test_figure(cases: Sequence[tuple[str, ArrayLike, ArrayLike]]) -> Figure:
+    """Originals against reconstructions, one row for each (title, x, x_hat) in `cases`.
+
+    A row shows both in false colour with the stretch of the original, the error of each pixel (root
+    mean square over the bands), the spectra of a dark, a middling and a bright pixel (the squares of the
+    same colour), and the PSNR of each band, with gaps where a band has no error.
+    """
+    figure = Figure(figsize=(17, 3.6 * len(cases)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches; the default squeezes the panels
+    for row, (title, x, x_hat) in zip(np.atleast_1d(figure.subfigures(len(cases), 1)), cases, strict=True):
+        _draw_case(row, title, _image(x), _image(x_hat))
+    return figure
+
+
+def _image(cube: ArrayLike) -> np.ndarray:
+    # Half precision would overflow in sums over an image.
+    return np.asarray(cube, dtype=np.float64)
+
+
+def _rgb(cube: ArrayLike, bands: Sequence[int] | None) -> np.ndarray:
+    cube = np.asarray(cube)
+    return _image(cube[list(rgb_bands(len(cube)) if bands is None else bands)])
+
+
+def _draw_case(figure: SubFigure, title: str, x: np.ndarray, x_hat: np.ndarray) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    original, reconstruction, error, spectra, psnr = figure.subplots(1, 5, width_ratios=(1, 1, 1, 1.3, 1.3))
+    limits = stretch_limits(x)
+    pixels = _dark_to_bright(x)
+
+    original.imshow(false_colour(x, limits=limits))
+    original.set_title("Original")
+    for (row, column), colour in zip(pixels, COLOURS, strict=False):
+        original.plot(column, row, "s", color=colour, markeredgecolor="white", markersize=8)
+    reconstruction.imshow(false_colour(x_hat, limits=limits))
+    reconstruction.set_title("Reconstruction")
+    for axes in (original, reconstruction, error):
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+    squared_error = (x_hat - x) ** 2
+    pixel_error = np.sqrt(squared_error.mean(axis=0))
+    # The upper limit is given, as a map without a finite error would have none.
+    largest = pixel_error.max(initial=DIGITAL_NUMBER, where=np.isfinite(pixel_error))
+    shown = error.imshow(pixel_error, cmap="magma", vmin=0, vmax=largest)
+    error.set_title("Error per pixel (RMSE)")
+    figure.colorbar(shown, ax=error, label="reflectance")
+
+    _draw_spectra(spectra, x, x_hat, pixels)
+    spectra.set_title("Spectra (dashed: reconstruction)")
+
+    band_error = squared_error.mean(axis=(1, 2))
+    band_psnr = -10 * np.log10(np.where(band_error > 0, band_error, np.nan))
+    if not np.isfinite(band_psnr).any():
+        psnr.text(0.5, 0.5, "no band has a finite PSNR", ha="center", transform=psnr.transAxes)
+    psnr.plot(band_psnr, ".-", color="black", linewidth=0.8, markersize=3)
+    psnr.set_title("PSNR per band")
+    psnr.set_ylabel("PSNR (dB)")
+    psnr.ticklabel_format(axis="y", useOffset=False)
+    _band_axis(psnr, len(x))
+
+
+def _draw_spectra(axes: Axes, x: np.ndarray, x_hat: np.ndarray, pixels: Sequence[tuple[int, int]]) -> None:
+    markers = ("o", "x") if len(x) == 1 else ("", "")  # a single band makes no line
+    for index, (row, column) in enumerate(pixels):
+        colour = COLOURS[index % len(COLOURS)]
+        label = f"row {row}, column {column}"
+        axes.plot(x[:, row, column], marker=markers[0], color=colour, linewidth=1.2, label=label)
+        axes.plot(x_hat[:, row, column], "--", marker=markers[1], color="black", linewidth=0.9)
+    axes.set_ylabel("reflectance")
+    _band_axis(axes, len(x))
+
+
+def _band_axis(axes: Axes, channels: int) -> None:
+    axes.set_xlim(-0.5, channels - 0.5)
+    axes.set_xlabel("band (kept bands, from 0)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+
+
+def _dark_to_bright(x: np.ndarray) -> list[tuple[int, int]]:
+    """Pixels (row, column) at percentiles 5, 50 and 95 of brightness; fewer where the image has fewer."""
+    order = np.argsort(x.mean(axis=0), axis=None, kind="stable")
+    chosen = dict.fromkeys(order[round(share * (order.size - 1))] for share in (0.05, 0.5, 0.95))
+    return [tuple(map(int, np.unravel_index(index, x.shape[1:]))) for index in chosen]

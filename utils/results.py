@@ -1,0 +1,84 @@
+"""Result files: JSON that CompressAI's plotting reads, a CSV of the images, a table for the eye."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .files import atomic_write
+
+
+def write_json(path: str | Path, content: Mapping) -> None:
+    """Write standard JSON atomically: infinities and NaN, which JSON does not know, become null."""
+    with atomic_write(path, "w") as file:
+        json.dump(_plain(content), file, indent=2, allow_nan=False)
+        file.write("\n")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
+    """Write `rows`, mappings with the same keys, atomically; floats keep all their digits."""
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def result_content(name: str, description: str, metrics: Mapping[str, float], bands: int, settings: Mapping) -> dict:
+    """The content of a result file with one point.
+
+    Args:
+        name: what is shown in a plot's legend.
+        metrics: means over the images, `bpppc` and `psnr` among them.
+        bands: of the images; `bpp` counts all of them.
+        settings: versions, commit, device, arguments, data set.
+
+    Returns:
+        `{"name", "description", "results": {metric: [value]}, "settings"}`, with `bpp` and `psnr-rgb`
+        added, the names by which `python -m compressai.utils.plot` finds rate and PSNR.
+    """
+    values = {**metrics, "bpp": metrics["bpppc"] * bands, "psnr-rgb": metrics["psnr"]}
+    return {
+        "name": name,
+        "description": description,
+        "results": {key: [value] for key, value in values.items()},
+        "settings": dict(settings),
+    }
+
+
+_ROWS = {
+    "bpppc": ("rate", "{:.4f} bpppc"),
+    "psnr": ("PSNR", "{:.3f} dB"),
+    "psnr_pooled": ("PSNR, pooled", "{:.3f} dB"),
+    "mse": ("MSE", "{:.4e}"),
+    "ssim": ("SSIM", "{:.6f}"),
+    "sa": ("spectral angle", "{:.4f} degrees"),
+    "encoding_time": ("encoding", "{:.4f} s per image"),
+    "decoding_time": ("decoding", "{:.4f} s per image"),
+}
+
+
+def format_table(metrics: Mapping[str, float], published: Mapping[str, float] | None = None) -> str:
+    """Metrics as lines of text; `published` figures stand beside the measured ones."""
+    header = [f"{'':16}{'measured':>22}" + (f"{'published':>18}" if published else "")]
+    lines = []
+    for key, (label, pattern) in _ROWS.items():
+        if key not in metrics:
+            continue
+        line = f"{label:16}{pattern.format(metrics[key]):>22}"
+        if published and key in published:
+            line += f"{published[key]:>18.2f}"
+        lines.append(line)
+    return "\n".join(header + lines)
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,40 @@
+"""Ending at a signal when it suits, not in the middle of a step."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+
+class StopRequest:
+    """While entered, SIGINT (Ctrl-C) and SIGTERM only leave a note that the work should end.
+
+    Attributes:
+        signum: the first signal that came, or None.
+    """
+
+    def __init__(self, message: str = ""):
+        self.signum: int | None = None
+        self._message = message
+
+    def __enter__(self) -> StopRequest:
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+    def _note(self, signum: int, _frame) -> None:
+        if self.signum is None:
+            self.signum = signum
+            print(f"{signal.Signals(signum).name}: {self._message}", file=sys.stderr, flush=True)
+
+
+def ignore_signals(_worker_id: int = 0) -> None:
+    """For processes that load data: a signal to the whole process group must not end them before the trainer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
