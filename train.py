@@ -474,7 +474,13 @@ class Training:
             "arguments": vars(self.args),
             "data": self.data,
         }
-        save_checkpoint(state, self.run_dir / f"{name}.pth.tar")
+        path = self.run_dir / f"{name}.pth.tar"
+        try:
+            save_checkpoint(state, path)
+        except OSError as error:
+            raise ProjectError(
+                f"{shown(path)} cannot be written: {error.strerror}; make room and go on with {self.last_good()}"
+            ) from None
         self.saved_at = time.monotonic()
 
     def stopped(self) -> int:
@@ -493,10 +499,15 @@ class Training:
 
     def diverged(self, what: str, value) -> ProjectError:
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
-        last = "there is no checkpoint yet"
-        if self.process.is_main and (self.run_dir / "last.pth.tar").exists():
-            last = f"the last good checkpoint is {shown(self.run_dir / 'last.pth.tar')}"
-        return ProjectError(f"the {what} is {float(value)} in {where}; {last}; try a lower --learning-rate")
+        return ProjectError(
+            f"the {what} is {float(value)} in {where}; the last good checkpoint is {self.last_good()}; "
+            "try a lower --learning-rate"
+        )
+
+    def last_good(self) -> str:
+        """The checkpoint to go on with, for a message; only the main process knows the folder."""
+        last = self.run_dir / "last.pth.tar" if self.process.is_main else None
+        return shown(last) if last and last.exists() else "none yet"
 
     def finish(self) -> None:
         """Test the best epoch's weights once, keep them as final.pth.tar, and show the result."""

@@ -11,6 +11,7 @@ it in `_FILES`.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 _FILES = {
@@ -48,7 +49,10 @@ class _Registry(Mapping):
     """Name or alias -> factory; iterating gives the sixteen names without their aliases."""
 
     def __getitem__(self, name: str) -> Callable:
-        importlib.import_module(f"models.{_FILES[aliases.get(name, name)]}")
+        with warnings.catch_warnings():
+            # torch_geometric, which CompressAI imports, uses what torch has deprecated.
+            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+            importlib.import_module(f"models.{_FILES[aliases.get(name, name)]}")
         from compressai.registry import MODELS
 
         return MODELS[name]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from compressai.models import CompressionModel
 from torch import Tensor
-
-with warnings.catch_warnings():  # CompressAI compiles a function in a way that torch has deprecated
-    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
-    from compressai.models import CompressionModel
 
 FLOAT_BITS = 32  # the published rates count every latent value as one float32
 

@@ -45,10 +45,13 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
     except ProjectError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
     except BrokenPipeError:  # `... | head` closed the pipe
         sys.stderr.close()
         status = 141
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status or 0)

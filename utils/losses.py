@@ -49,7 +49,7 @@ class SpectralAngle(nn.Module):
         difference = torch.linalg.vector_norm(u - v, dim=1)
         total = torch.linalg.vector_norm(u + v, dim=1)
         # Two spectra next to nothing: the gradient of atan2 is NaN at (0, 0) and has no bound beside it.
-        total = total.masked_fill(total < 1e-6, 1)
+        total = total.masked_fill(difference + total < 1e-6, 1)
         return 2 * torch.atan2(difference, total).mean()
 
 

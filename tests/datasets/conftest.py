@@ -1,6 +1,8 @@
 """Tiny data sets in the real layout, with real EnMAP product names."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +101,8 @@ def start():
 
     yield run
     for process in processes:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # orphans too: they would keep the pipes open
         process.communicate()
 
 

@@ -202,7 +202,7 @@ def test_error_in_a_worker_keeps_its_message(dataset_root):
     truncate(dataset.paths[1])
     direct = message_of(lambda: dataset[1])
     with pytest.raises(DatasetError) as info:
-        list(DataLoader(dataset, batch_size=2, num_workers=1))
+        list(DataLoader(dataset, batch_size=5, num_workers=1))  # torch takes 5 s to end this worker
     assert one_line(info.value) == direct
 
 

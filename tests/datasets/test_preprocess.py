@@ -315,7 +315,7 @@ def test_stop_signals(big_root, start, number, status, word):
     assert process.returncode == status
     assert re.fullmatch(rf"{word} after \d+ of 60 files: the same command goes on from there\n", stderr)
     assert stdout == ""
-    assert not session_members(process.pid)
+    wait_for(lambda: not session_members(process.pid))
     assert_stopped_in_the_middle(big_root)
     assert not list(big_root.rglob(".*")), "a temporary file is left over"
     if number == signal.SIGINT:
@@ -332,4 +332,4 @@ def test_worker_killed_for_memory(big_root, start):
     assert process.returncode == 1
     assert stderr.startswith("error: a worker process was killed") and "--num-workers" in stderr
     assert stderr.count("\n") == 1
-    assert not session_members(process.pid)
+    wait_for(lambda: not session_members(process.pid))

@@ -111,7 +111,7 @@ def test_the_spectral_angle_of_zero_and_parallel_spectra(x_hat, x, angle):
     x_hat, x = (torch.tensor(t).reshape(1, 2, 1, 1).float() for t in (x_hat, x))
     assert losses["sa"]()(x_hat, x).item() == pytest.approx(angle, abs=1e-6)
     # A pixel of an image of 128 x 128 takes a 16384th of this.
-    assert gradient("sa", x_hat, x).abs().max() <= 2 / losses["sa"].MIN_NORM
+    assert gradient("sa", x_hat, x).abs().max() < 2.001 / losses["sa"].MIN_NORM
 
 
 def test_ssim_trains_after_a_validation_in_inference_mode():

@@ -1,0 +1,56 @@
+# make help explains.
+
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLE := datasets/sample
+# The first of these that is Python 3.11 or 3.12. `make PYTHON=/path/to/python test` names another.
+PYTHON := $(shell for python in python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 12
+
+venv: $(VENV)/.complete ## make .venv with all dependencies (a few minutes, 6 GB)
+
+$(VENV)/.complete: requirements.txt constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed and neither is on the PATH: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`; Python 3.11 or 3.12 is needed"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+demo: venv ## train cae1d on the bundled sample for about two minutes, test it, name the files to look at
+	@echo "Two real EnMAP patches of dark water: enough to see every step work, far too little to judge a model."
+	@echo "Nearly all their values are below 0.07, so that PSNR against a peak of 1 looks flattering."
+	@echo; echo "== preprocess"
+	$(BIN)/python -m datasets.preprocess $(SAMPLE)
+	@echo; echo "== train"
+	$(BIN)/python train.py $(DEMO_FLAGS)
+	@echo; echo "== test"
+	@run=$$(ls -td results/trains/demo/*/ | head -n 1) && set -x \
+	&& $(BIN)/python test.py --device cpu -d $(SAMPLE) -m cae1d --checkpoint $${run}best.pth.tar --save-dir results/tests/demo/ \
+	&& { set +x; } 2>/dev/null && name=$$(basename $$run)-best \
+	&& echo && echo "Look at:" \
+	&& echo "  the result    results/tests/demo/$$name.json" \
+	&& echo "  each image    results/tests/demo/$$name.csv" \
+	&& echo "  pictures      results/tests/demo/$$name.png" \
+	&& echo "  the run       $$run (settings.json, metrics.csv, checkpoints)" \
+	&& echo "  its curves    $(BIN)/tensorboard --logdir results/trains/demo"
+
+DEMO_FLAGS := --devices cpu -d $(SAMPLE) -m cae1d --transform random_16x16 --repeats 100 -lr 1e-3 -e 5 -n 1 \
+	--save-dir results/trains/demo/
+
+test: lint ## lint, then run all tests
+	$(BIN)/python -m pytest
+
+lint: venv ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean: ## remove .venv and caches; data and results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

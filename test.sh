@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Test a checkpoint. Edit the values below, or override them for one run:
+#
+#     MODEL=sscnet CHECKPOINT=results/weights/sscnet_2point5bpppc.pth.tar ./test.sh
+#
+# Published weights: python -m utils.weights NAME. Further arguments are passed on to test.py.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+DEVICE=${DEVICE:-0}                                                 # cpu or 0
+BATCH_SIZE=${BATCH_SIZE:-64}
+NUM_WORKERS=${NUM_WORKERS:-0}
+DATASET=${DATASET:-./datasets/hyspecnet-11k/}
+MODE=${MODE:-easy}                                                  # easy or hard
+SPLIT=${SPLIT:-test}
+MODEL=${MODEL:-cae1d}                                               # see test.py --help
+CHECKPOINT=${CHECKPOINT:-./results/weights/cae1d_8bpppc.pth.tar}
+HALF=${HALF:-}                                                      # 1: run the model in fp16
+SAVE_DIR=${SAVE_DIR:-./results/tests/}
+SEED=${SEED:-10587}
+NUM_CHANNELS=${NUM_CHANNELS:-202}
+
+exec "${PYTHON:-python3}" test.py \
+    --device "$DEVICE" \
+    --batch-size "$BATCH_SIZE" \
+    --num-workers "$NUM_WORKERS" \
+    --dataset "$DATASET" \
+    --mode "$MODE" \
+    --split "$SPLIT" \
+    --model "$MODEL" \
+    --checkpoint "$CHECKPOINT" \
+    ${HALF:+--half} \
+    --save-dir "$SAVE_DIR" \
+    --seed "$SEED" \
+    --num-channels "$NUM_CHANNELS" \
+    "$@"

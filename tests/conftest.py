@@ -1,0 +1,173 @@
+"""Tiny data sets and runs of the scripts, as all tests of the scripts need them."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PRODUCT = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110_20221118T145147Z"
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """make_dataset(train=5, val=2, test=3, bands=202, side=16) -> root of a data set of smooth random spectra."""
+
+    def make(train=5, val=2, test=3, bands=202, side=16, name="tiny") -> Path:
+        root = tmp_path / name
+        rng = np.random.default_rng(0)
+        for split, count in (("train", train), ("val", val), ("test", test)):
+            entries = []
+            for index in range(count):
+                stem = f"{PRODUCT}-Y{index:04}0273_X{len(split):04}0438"
+                entry = f"tile_001/tile_001-patch_{index:02}/{split}-{stem}-DATA.npy"
+                path = root / "patches" / entry
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shape = np.abs(np.sin(np.linspace(0, 3, bands) + rng.random())) * 0.4
+                cube = shape[:, None, None] * rng.random((1, side, side)) + 0.01 * rng.random((bands, side, side))
+                np.save(path, cube.astype(np.float32))
+                entries.append(entry)
+            csv = root / "splits" / "easy" / f"{split}.csv"
+            csv.parent.mkdir(parents=True, exist_ok=True)
+            csv.write_text("".join(f"{entry}\n" for entry in entries))
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def scripts():
+    """The scripts as modules. `import test` could give the standard library's package of that name."""
+
+    class Scripts:
+        pass
+
+    for name in ("train", "test"):
+        spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look themselves up there
+        spec.loader.exec_module(module)
+        setattr(Scripts, name, module)
+    return Scripts
+
+
+class Run:
+    """A finished training: its folder and what it wrote."""
+
+    def __init__(self, save_dir: Path):
+        (self.dir,) = save_dir.iterdir()
+
+    def rows(self) -> list[dict]:
+        """metrics.csv without the columns that hold times."""
+        import csv
+
+        with open(self.dir / "metrics.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{key: value for key, value in row.items() if "per_second" not in key} for row in rows]
+
+    def checkpoint(self, name: str) -> dict:
+        import torch
+
+        return torch.load(self.dir / f"{name}.pth.tar", weights_only=True)
+
+    def settings(self) -> dict:
+        return json.loads((self.dir / "settings.json").read_text())
+
+
+@pytest.fixture
+def run_of():
+    """run_of(save_dir) -> the only run in it."""
+    return Run
+
+
+@pytest.fixture
+def assert_same_run():
+    """assert_same_run(a, b): two runs ended with the same bits, times apart."""
+    import torch
+
+    def compare(one, other, where=""):
+        assert type(one) is type(other), where
+        if isinstance(one, dict):
+            assert one.keys() == other.keys(), where
+            for key in one:
+                if key != "seconds":
+                    compare(one[key], other[key], f"{where}/{key}")
+        elif isinstance(one, list | tuple):
+            assert len(one) == len(other), where
+            for index, (a, b) in enumerate(zip(one, other, strict=True)):
+                compare(a, b, f"{where}/{index}")
+        elif isinstance(one, torch.Tensor):
+            assert torch.equal(one, other), where
+        else:
+            assert one == other, where
+
+    def check(one: Run, other: Run):
+        for name in ("last", "best", "final"):
+            a, b = one.checkpoint(name), other.checkpoint(name)
+            for state in (a, b):
+                state.pop("arguments", None)
+            compare(a, b, name)
+        assert one.rows() == other.rows()
+
+    return check
+
+
+@pytest.fixture
+def start():
+    """start(script, *args) -> Popen of a script from the repository's root."""
+    processes = []
+
+    def begin(script, *args, **kwargs):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **kwargs.pop("env", {})}
+        process = subprocess.Popen(
+            [sys.executable, *([script] if isinstance(script, str) else script), *map(str, args)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **kwargs,
+        )
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def wait_for():
+    """wait_for(condition, process): until it holds; fails if the process ends before, or after a minute."""
+
+    def wait(condition, process, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if process.poll() is not None:
+                out, err = process.communicate()
+                pytest.fail(f"ended with {process.returncode} before its time:\n{out}\n{err}")
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture
+def terminate():
+    """terminate(process, signal) -> (status, stdout, stderr)."""
+
+    def end(process, number=signal.SIGTERM):
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    return end

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Train a model. Edit the values below for the next experiment, or override them for one run:
+#
+#     MODEL=sscnet DEVICES=0,1 TRAIN_BATCH_SIZE=4 ./train.sh
+#
+# Further arguments are passed on to train.py: ./train.sh --transform random_16x16
+# To go on with a run, whose settings then hold unless the environment sets one:
+#
+#     CHECKPOINT=results/trains/RUN/last.pth.tar ./train.sh
+set -euo pipefail
+cd "$(dirname "$0")"
+
+case "${CHECKPOINT:-}" in
+*last.pth.tar | *best.pth.tar) ;; # a run brings its own settings
+*)
+    DEVICES=${DEVICES:-0}                           # cpu, or GPUs: 0 or 0,2,5,7
+    TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-2}         # over all devices
+    VAL_BATCH_SIZE=${VAL_BATCH_SIZE:-4}             # over all devices
+    NUM_WORKERS=${NUM_WORKERS:-4}                   # for each device
+    DATASET=${DATASET:-./datasets/hyspecnet-11k/}
+    MODE=${MODE:-easy}                              # easy or hard
+    MODEL=${MODEL:-cae1d}                           # see train.py --help
+    EPOCHS=${EPOCHS:-500}
+    LEARNING_RATE=${LEARNING_RATE:-1e-4}
+    SAVE_DIR=${SAVE_DIR:-./results/trains/}
+    SEED=${SEED:-10587}
+    CLIP_MAX_NORM=${CLIP_MAX_NORM:-1.0}             # 0 does not clip
+    LOSS=${LOSS:-mse}                               # mse, mae, sa or ssim
+    TRANSFORM=${TRANSFORM:-none}                    # random_16x16, randomcrop_64x64, ...
+    NUM_CHANNELS=${NUM_CHANNELS:-202}
+    REPEATS=${REPEATS:-1}                           # draws of each patch in an epoch
+    EARLY_STOPPING=${EARLY_STOPPING:-}              # patience in epochs; empty: off
+    SCHEDULER=${SCHEDULER:-none}                    # none, plateau or cosine
+    ;;
+esac
+
+# A flag for each variable that is set and not empty.
+flags=()
+for name in DEVICES TRAIN_BATCH_SIZE VAL_BATCH_SIZE NUM_WORKERS DATASET MODE MODEL EPOCHS LEARNING_RATE SAVE_DIR \
+    SEED CLIP_MAX_NORM LOSS TRANSFORM NUM_CHANNELS REPEATS EARLY_STOPPING SCHEDULER CHECKPOINT; do
+    if [[ -n "${!name:-}" ]]; then
+        flag=${name,,}
+        flags+=("--${flag//_/-}" "${!name}")
+    fi
+done
+
+exec "${PYTHON:-python3}" train.py "${flags[@]}" "$@"
