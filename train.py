@@ -117,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from utils.checkpoint import load_checkpoint
     from utils.distributed import is_worker, join, launch, leave, parse_devices
+    from utils.signals import end_children
 
     path = Path(args.checkpoint) if args.checkpoint else None
     checkpoint = load_checkpoint(path) if path else None
@@ -134,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return Training(args, process, checkpoint, path, run_dir).run()
     finally:
+        end_children()
         leave(process)
 
 

@@ -63,7 +63,7 @@ class SpectralAutoencoder(HSICompressionModel):
         if torch.is_grad_enabled() or x.numel() == 0:
             rows = x.movedim(1, -1).reshape(-1, 1, length)
             out = torch.cat([function(part) for part in rows.split(chunk)])
-            return out.reshape(n, height, width, -1).movedim(-1, 1).contiguous()
+            return out.reshape(n, height, width, out.shape[-1]).movedim(-1, 1).contiguous()
 
         # Chunks that start anew with each image, written straight into the output: no figure depends
         # on the batch it was computed in, and no copy of the whole batch is made.

@@ -18,15 +18,21 @@ def build(name, **kwargs):
     """A model in which everything matters: signals keep their strength through the layers, as default
     weights would not let them, and no parameter or statistic has its neutral initial value."""
     torch.manual_seed(0)
-    model = models[name](**kwargs).eval()
-    for key, tensor in model.state_dict().items():
+    model = models[name](**kwargs)
+    for tensor in model.parameters():
         if tensor.dim() > 1:
             torch.nn.init.kaiming_normal_(tensor, a=0.01)
-        elif key.endswith("running_var"):
-            tensor.uniform_(0.5, 2)
-        elif key.endswith("running_mean") or (tensor.is_floating_point()):
-            tensor.uniform_(-0.5, 0.5)
-    return model
+        else:
+            torch.nn.init.uniform_(tensor, 0.1, 0.5)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm3d)]
+    for norm in norms:
+        norm.momentum = 1.0  # statistics of the next batch
+    if norms:
+        with torch.no_grad():
+            model.train()(torch.rand(2, model.src_channels, 16, 16))
+            for norm in norms:
+                norm.running_mean += 0.1 * norm.running_var.sqrt()
+    return model.eval()
 
 
 def test_registry_has_the_published_names():
