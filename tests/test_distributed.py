@@ -1,0 +1,103 @@
+"""Training with several processes on CPUs (gloo): the same as one process on the same batches."""
+
+import csv
+import signal
+
+import pytest
+import torch
+
+from utils.distributed import Process, join, launch, parse_devices, per_process
+from utils.errors import UsageError
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        # 5 patches in batches of 2: the second process has no image in the last one.
+        ["-m", "cae1d", "--transform", "random_4x4"],
+        ["-m", "sscnet_1bpppc", "--loss", "sa", "--train-batch-size", "4"],
+    ],
+)
+def test_two_processes_do_what_one_does(start, make_dataset, tmp_path, run_of, scripts, flags):
+    root = make_dataset(train=5, val=3, test=1)
+    flags = [*FLAGS, "-d", str(root), "-e", "2", *flags]
+    process = start([*TORCHRUN, "train.py"], *flags, "--save-dir", tmp_path / "two")
+    scripts.train.main([*flags, "--save-dir", str(tmp_path / "one")])
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("epoch 2/2") == 1  # one process talks and writes
+
+    one, two = run_of(tmp_path / "one"), run_of(tmp_path / "two")
+    for a, b in zip(one.rows(), two.rows(), strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert float(b[key]) == pytest.approx(float(a[key]), rel=2e-4, nan_ok=True), key
+    for key, tensor in one.checkpoint("final")["state_dict"].items():
+        # Adam turns a gradient's rounding at 0 into a step of the learning rate: a weight in ten thousand may.
+        apart = (two.checkpoint("final")["state_dict"][key] - tensor).abs() > 1e-4
+        assert apart.double().mean() < 1e-4, key
+    assert two.settings()["starts"][0]["processes"] == 2
+
+
+def test_a_run_stopped_with_two_processes_goes_on_with_one(start, wait_for, make_dataset, tmp_path, run_of, scripts):
+    save_dir = tmp_path / "runs"
+    root = make_dataset(train=5, val=2, test=1)
+    process = start([*TORCHRUN, "train.py"], *FLAGS, "-d", root, "-e", 10000, "--save-dir", save_dir)
+    wait_for(lambda: list(save_dir.glob("*/last.pth.tar")), process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert "go on with" in out
+    progress = run_of(save_dir).checkpoint("last")["progress"]
+    last = run_of(save_dir).dir / "last.pth.tar"
+    assert scripts.train.main(["--checkpoint", str(last), "-e", str(progress["epoch"] + 1)]) == 0
+    with open(last.parent / "metrics.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == progress["epoch"] + 1
+
+
+def test_batch_norm_on_several_cpus_is_refused(start, make_dataset, tmp_path):
+    process = start(
+        [*TORCHRUN, "train.py"], *FLAGS, "-m", "cae3d", "-d", make_dataset(), "--save-dir", tmp_path / "runs"
+    )
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "error: cae3d has batch norm, which torch cannot synchronise on CPUs: train it with one process" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_script_starts_its_processes_itself(make_dataset, tmp_path, capfd):
+    """As for `--devices 0,1`, which needs GPUs; a failure's status comes back, a success is 0."""
+    from pathlib import Path
+
+    script = str(Path(__file__).resolve().parents[1] / "train.py")
+    flags = [*FLAGS, "-d", str(make_dataset(train=2, val=1, test=1)), "-e", "1"]
+    assert launch(script, [*flags, "--save-dir", str(tmp_path / "runs")], 2) == 0
+    assert capfd.readouterr().out.count("epoch 1/1") == 1
+    assert launch(script, [*flags, "--train-batch-size", "3"], 2) == 2
+    err = capfd.readouterr().err
+    assert "error: --train-batch-size 3 is the total over all devices and does not divide by 2" in err
+
+
+def test_devices():
+    assert parse_devices("cpu") == ["cpu"]
+    assert parse_devices("0") == ["0"]
+    assert parse_devices("0,2,5,7") == ["0", "2", "5", "7"]
+    for wrong in ("", "cuda", "cpu,0", "0,", "1,1", "-1", "0;1"):
+        with pytest.raises(UsageError, match="--devices"):
+            parse_devices(wrong)
+
+
+def test_batch_sizes_are_totals():
+    process = Process(torch.device("cpu"), rank=0, world_size=4)
+    assert per_process(8, process, "--train-batch-size") == 2
+    with pytest.raises(UsageError, match="--train-batch-size 2 is the total over all devices and does not divide by 4"):
+        per_process(2, process, "--train-batch-size")
+
+
+def test_processes_and_devices_must_agree(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"torchrun started 2 processes on this node for --devices 0: .*per-node 1"):
+        join(["0"])
