@@ -36,10 +36,10 @@ class SpectralAutoencoder(HSICompressionModel):
     # Sequences in one chunk, by number of halvings and device type. On a CPU a chunk's activations
     # stay in its caches; on a GPU they fill it, within 1 GB.
     rows_per_chunk: Mapping[int, Mapping[str, int]] = {
-        2: {"cpu": 128, "cuda": 8192},
-        3: {"cpu": 128, "cuda": 4096},
-        4: {"cpu": 64, "cuda": 2048},
-        5: {"cpu": 64, "cuda": 1024},
+        2: {"cpu": 128, "cuda": 4096},
+        3: {"cpu": 128, "cuda": 2048},
+        4: {"cpu": 64, "cuda": 1024},
+        5: {"cpu": 64, "cuda": 512},
     }
 
     def __init__(self, src_channels: int = 202, halvings: int = 2):
