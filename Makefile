@@ -41,7 +41,7 @@ demo: venv ## train cae1d on the bundled sample for about two minutes, test it, 
 	&& echo "  the run       $$run (settings.json, metrics.csv, checkpoints)" \
 	&& echo "  its curves    $(BIN)/tensorboard --logdir results/trains/demo"
 
-DEMO_FLAGS := --devices cpu -d $(SAMPLE) -m cae1d --transform random_16x16 --repeats 100 -lr 1e-3 -e 5 -n 1 \
+DEMO_FLAGS := --devices cpu -d $(SAMPLE) -m cae1d --transform random_4x4 --repeats 1000 -lr 5e-4 -e 6 -n 1 \
 	--save-dir results/trains/demo/
 
 test: lint ## lint, then run all tests

@@ -2,7 +2,7 @@
 
 published weights    python test.py -m cae1d --device 0 --checkpoint results/weights/cae1d_8bpppc.pth.tar
 a run of train.py    python test.py -m sscnet --device 0 --checkpoint results/trains/RUN/best.pth.tar
-on a CPU, in fp16    python test.py -m cae1d --device cpu --half --checkpoint FILE
+a GPU, in fp16       python test.py -m cae1d --device 0 --half --checkpoint FILE
 
 Every image is coded to bytes and back. Means go to SAVE_DIR/<name>.json (for python -m compressai.utils.plot),
 the figures of each image to <name>.csv, pictures of the worst, median and best image to <name>.png.
@@ -16,9 +16,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models import aliases, models, unverified
+from models import aliases, models, names_for_help
 from utils.errors import DatasetError, UsageError, run_script
-from utils.options import HelpFormatter, natural_number, positive_int
+from utils.options import HelpFormatter, natural_number, positive_int, seed_number
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
@@ -38,9 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="test.py",
         description=__doc__,
         formatter_class=HelpFormatter,
-        epilog=f"models: {', '.join(models)}\n"
-        f"by the names of their weight files: {', '.join(aliases)}\n"
-        f"architecture not confirmed against published code: {', '.join(unverified)}",
+        epilog=names_for_help(),
     )
     add = parser.add_argument
     add("--device", default="0", help="cpu, or the number of a GPU")
@@ -54,9 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("-d", "--dataset", default="./datasets/hyspecnet-11k/", help="folder that holds patches/ and splits/")
     add("--mode", default="easy", help="the splits to use: easy, hard, or another folder under splits/")
     add("--checkpoint", default=None, help="weights to test")
-    add("--half", action="store_true", help="run the model in fp16; it is measured in float32 all the same")
+    add("--half", action="store_true", help="run the model in fp16, for GPUs; it is measured in float32 all the same")
     add("--save-dir", default="./results/tests/", help="folder for the results")
-    add("--seed", type=natural_number, default=10587, help="seed of all random generators")
+    add("--seed", type=seed_number, default=10587, help="seed of all random generators")
     add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
     add("--num-channels", type=positive_int, default=202, help="bands of the patches")
     add("--split", default="test", help="the split to test on: train, val or test")

@@ -16,20 +16,17 @@ goes on exactly there.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from datasets.transforms import TRANSFORMS
-from models import aliases, models, unverified
+from models import aliases, models, names_for_help
 from utils.errors import ProjectError, UsageError, run_script
 from utils.options import (
     LOSSES,
@@ -40,14 +37,15 @@ from utils.options import (
     non_negative_float,
     positive_float,
     positive_int,
+    seed_number,
 )
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
 CHECKPOINT_INTERVAL = 600.0  # seconds between checkpoints within an epoch
 PLATEAU = {"factor": 0.5, "patience": 20}  # --scheduler plateau, as in CompressAI's published trainings
-# What a resumed run cannot change without being another run.
-IDENTITY = {"model": "-m/--model", "num_channels": "--num-channels", "loss": "--loss", "seed": "--seed"}
+# What a resumed run cannot change without being another run, or its epochs others.
+IDENTITY = ("model", "num_channels", "loss", "seed", "repeats")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,9 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="train.py",
         description=__doc__,
         formatter_class=HelpFormatter,
-        epilog=f"models: {', '.join(models)}\n"
-        f"by the names of their weight files: {', '.join(aliases)}\n"
-        f"architecture not confirmed against published code: {', '.join(unverified)}",
+        epilog=names_for_help(),
     )
     add = parser.add_argument
     add("--devices", default="0", help="cpu, or the numbers of the GPUs, such as 0 or 0,2,5,7")
@@ -70,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-e", "--epochs", type=positive_int, default=500, help="epochs to train")
     add("-lr", "--learning-rate", type=positive_float, default=1e-4, help="learning rate of Adam")
     add("--save-dir", default="./results/trains/", help="folder for the runs' folders")
-    add("--seed", type=natural_number, default=10587, help="for initial weights, shuffling and random transforms")
+    add("--seed", type=seed_number, default=10587, help="for initial weights, shuffling and random transforms")
     add("--clip-max-norm", type=non_negative_float, default=1.0, help="largest norm of the gradient; 0 does not clip")
     add("--checkpoint", default=None, help="last or best.pth.tar of a run to go on with, or weights to start from")
     add("--loss", default="mse", choices=LOSSES, help="squared or absolute error, spectral angle, 1 - SSIM")
@@ -114,9 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parse_args(argv)
     args.model = aliases.get(args.model, args.model)
+    flags = given(build_parser(), argv)
 
     from utils.checkpoint import load_checkpoint
-    from utils.distributed import is_worker, join, launch, leave, parse_devices
+    from utils.distributed import check_share, is_worker, join, launch, leave, parse_devices
+    from utils.runs import SETTINGS
     from utils.signals import end_children
 
     path = Path(args.checkpoint) if args.checkpoint else None
@@ -124,19 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir = None
     if checkpoint and "progress" in checkpoint:
         run_dir = path.resolve().parent
-        if not (run_dir / "settings.json").is_file():
-            raise UsageError(f"{path} is not in its run's folder (no settings.json beside it): put it back to go on")
-        args = resume_args(args, given(build_parser(), argv), checkpoint["arguments"])
+        if not (run_dir / SETTINGS).is_file():
+            raise UsageError(f"{path} is not in its run's folder (no {SETTINGS} beside it): put it back to go on")
+        args = resume_args(args, flags, checkpoint["arguments"])
 
     devices = parse_devices(args.devices)
     if len(devices) > 1 and not is_worker():
-        return launch(__file__, argv, len(devices))
+        check_share(args.train_batch_size, len(devices), "--train-batch-size")
+        check_share(args.val_batch_size, len(devices), "--val-batch-size")
+        return launch(__file__, argv, devices)
     process = join(devices)
     try:
-        return Training(args, process, checkpoint, path, run_dir).run()
+        return Training(args, flags, process, checkpoint, path, run_dir).run()
     finally:
         end_children()
-        leave(process)
+        leave()
 
 
 def resume_args(args: argparse.Namespace, flags: Mapping, stored: Mapping) -> argparse.Namespace:
@@ -145,15 +145,19 @@ def resume_args(args: argparse.Namespace, flags: Mapping, stored: Mapping) -> ar
     Raises:
         UsageError: a flag that would make it another run.
     """
-    for name, flag in IDENTITY.items():
+    for name in IDENTITY:
         wanted = aliases.get(flags[name], flags[name]) if name in flags else stored[name]
         if wanted != stored[name]:
             raise UsageError(
-                f"{flag} {wanted}: the run of {args.checkpoint} has {stored[name]}; leave the flag out to go on "
-                "with it, or give --checkpoint weights alone (final.pth.tar) to start a new run"
+                f"--{name.replace('_', '-')} {wanted}: the run of {args.checkpoint} has {stored[name]}; "
+                "leave the flag out to go on with it, or start a new run without --checkpoint"
             )
     fixed = {name: stored[name] for name in (*IDENTITY, "checkpoint")}
     return argparse.Namespace(**{**vars(args), **stored, **flags, **fixed})
+
+
+# What is summed over the images of an epoch.
+TOTALS = ("images", "loss", "mse", "psnr", "ssim", "sa")
 
 
 @dataclass
@@ -172,36 +176,47 @@ class Progress:
     stale_epochs: int = 0  # since the validation loss was last lowered
 
 
-# What is summed over the images of an epoch.
-TOTALS = ("images", "loss", "mse", "psnr", "ssim", "sa")
+class Stopped(Exception):
+    """A signal asked for the end, and the step in which it came is done."""
 
 
 class Training:
     """One run: set up, and then `run`.
 
     Args:
-        args: of `parse_args`.
+        args: of `parse_args`, of a run that goes on those of `resume_args`.
+        flags: those of them that were given on the command line.
         process: a `utils.distributed.Process`.
         checkpoint: to go on with, or with weights to start from; loaded from `path`.
         run_dir: of the run to go on with; None starts a new run.
+
+    Raises:
+        ProjectError: what cannot work is refused before anything is written.
     """
 
-    def __init__(self, args, process, checkpoint: dict | None, path: Path | None, run_dir: Path | None):
+    def __init__(self, args, flags, process, checkpoint: dict | None, path: Path | None, run_dir: Path | None):
         from datasets import HySpecNet11k
         from datasets.transforms import get_transform
         from utils.checkpoint import load_weights, weights_of
         from utils.environment import seed_everything, set_rng_state
         from utils.losses import losses
+        from utils.runs import new_run_dir
 
         self.args, self.process = args, process
         self.resumed = run_dir is not None
         self.progress = Progress(**checkpoint["progress"]) if self.resumed else Progress()
+        if self.resumed:
+            refuse_finished(run_dir, args, checkpoint["arguments"], self.done())
 
         transform = get_transform(args.transform)
         source = {"root_dir": args.dataset, "mode": args.mode, "num_channels": args.num_channels}
         train_set = HySpecNet11k(split="train", transform=transform, seed=args.seed, repeats=args.repeats, **source)
         val_set = HySpecNet11k(split="val", **source)
-        self.data = {"train": train_set.fingerprint(), "val": val_set.fingerprint()}
+        self.test_set = self.find_test_set(source)
+        self.data = {
+            split: {"sha256": dataset.fingerprint(), "shape": list(dataset.file_shape)}
+            for split, dataset in (("train", train_set), ("val", val_set))
+        }
         if self.resumed and checkpoint["data"] != self.data:
             raise UsageError(
                 f"the {args.mode} split of {args.dataset} is not the one that the run of {path} was trained on"
@@ -209,12 +224,12 @@ class Training:
 
         seed_everything(args.seed)
         self.model = models[args.model](src_channels=args.num_channels)
-        check_combination(args, self.model, process, transform, train_set.image_shape, val_set.image_shape)
+        check_combination(args, self.model, process, transform, (train_set, val_set, self.test_set))
         if checkpoint:
             load_weights(self.model, weights_of(checkpoint, path), path)
         self.wrap_model()
         self.criterion = losses[args.loss]()
-        self.make_optimizer(checkpoint if self.resumed else None)
+        self.make_optimizer(checkpoint if self.resumed else None, flags)
         if self.resumed:
             set_rng_state(checkpoint["rng"])
 
@@ -225,9 +240,21 @@ class Training:
             "val": shown_metrics(val_set.image_shape, True),
         }
         if process.is_main:
-            self.run_dir = run_dir or new_run_dir(args)
+            name = f"{args.mode}-{args.model}-{args.loss}-{args.learning_rate}"
+            self.run_dir = run_dir or new_run_dir(args.save_dir, name)
 
     # -- set-up ---------------------------------------------------------------------------------
+
+    def find_test_set(self, source: Mapping):
+        """The test split, for the end; None where the data set has none, said now and not after days."""
+        from datasets import HySpecNet11k
+
+        path = Path(source["root_dir"]) / "splits" / source["mode"] / "test.csv"
+        if path.exists():
+            return HySpecNet11k(split="test", **source)
+        if self.process.is_main:
+            print(f"{path}: no such file, the result will not be tested", file=sys.stderr)
+        return None
 
     def wrap_model(self) -> None:
         """Put the model on its device; `self.network` is what to call in training."""
@@ -239,9 +266,10 @@ class Training:
             self.model = SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.network = self.model = self.model.to(device)
         if several:
-            self.network = DistributedDataParallel(self.model, device_ids=[device] if device.type == "cuda" else None)
+            self.network = DistributedDataParallel(self.model, [device] if device.type == "cuda" else None)
 
-    def make_optimizer(self, checkpoint: dict | None) -> None:
+    def make_optimizer(self, checkpoint: dict | None, flags: Mapping) -> None:
+        """Adam and its scheduler; of a run that goes on in the state of its checkpoint, unless flags say otherwise."""
         import torch
 
         args = self.args
@@ -250,37 +278,40 @@ class Training:
         if args.scheduler == "plateau":
             self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, **PLATEAU)
         if checkpoint:
+            same_scheduler = args.scheduler == checkpoint["arguments"]["scheduler"]
             self.optimizer.load_state_dict(checkpoint["optimizer"])
-            if args.learning_rate != checkpoint["arguments"]["learning_rate"]:
-                self.set_learning_rate(args.learning_rate)
-            if self.scheduler and checkpoint["scheduler"]:
+            if self.scheduler and same_scheduler:
                 self.scheduler.load_state_dict(checkpoint["scheduler"])
+            if "learning_rate" in flags or not same_scheduler:
+                self.set_learning_rate(args.learning_rate)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
     def loader(self, dataset, batch_size: int, shuffle: bool):
+        """Batches of this process's shares; with workers that stay from epoch to epoch."""
         import torch
         from torch.utils.data import DataLoader
 
         from datasets.sampling import EpochBatchSampler
         from utils.signals import ignore_signals
 
+        process, num_workers = self.process, self.args.num_workers
         sampler = EpochBatchSampler(
             len(dataset),
             batch_size,
             shuffle=shuffle,
             seed=self.args.seed,
-            rank=self.process.rank,
-            world_size=self.process.world_size,
+            rank=process.rank,
+            world_size=process.world_size,
         )
         return DataLoader(
             dataset,
             batch_sampler=sampler,
-            num_workers=self.args.num_workers,
-            persistent_workers=self.args.num_workers > 0,
-            pin_memory=self.process.device.type == "cuda",
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=process.device.type == "cuda",
             worker_init_fn=ignore_signals,
             # A generator of its own: the default one would move on with every epoch begun, and a
             # resumed run begins its epoch twice.
@@ -291,26 +322,26 @@ class Training:
 
     def run(self) -> int:
         """Train until the run is done, or a signal comes; returns the exit status."""
-        from utils.logging import RunLog
+        from utils.distributed import leave
         from utils.signals import StopRequest
 
-        if self.resumed and self.process.is_main:
-            self.refuse_finished()
-        self.log = None
         if self.process.is_main:
-            self.write_settings()
-            self.log = RunLog(self.run_dir, self.progress.epoch)
-            print(f"{'Going on with' if self.resumed else 'Training in'} {shown(self.run_dir)}", flush=True)
+            self.begin()
         self.saved_at = time.monotonic()
-        with StopRequest("ending after this step, then saving") as self.stop:
-            while not self.done():
-                train = self.train_epoch()
-                val = self.validate() if train is not None else None
-                if val is None:
-                    return self.stopped()
-                self.end_epoch(train, val)
+        with StopRequest() as self.stop:
+            try:
+                while not self.done():
+                    train = self.train_epoch()
+                    val = self.validate()
+                    self.end_epoch(train, val)
+                leave()  # the main process alone goes on, and the others must not wait for it
+                if self.process.is_main:
+                    self.finish()
+            except Stopped:
+                if self.process.is_main:
+                    self.say_stopped()
+                return 128 + (self.stop.signum or signal.SIGTERM)
         if self.process.is_main:
-            self.finish()
             self.log.close()
         return 0
 
@@ -319,8 +350,8 @@ class Training:
         stopped_early = patience is not None and self.progress.stale_epochs >= patience
         return self.progress.epoch >= self.args.epochs or stopped_early
 
-    def train_epoch(self) -> dict[str, float] | None:
-        """Take the steps that remain of this epoch; its mean metrics, or None if a signal came."""
+    def train_epoch(self) -> dict[str, float]:
+        """Take the steps that remain of this epoch; its mean metrics."""
         import torch
         from torch.nn.utils import clip_grad_norm_
 
@@ -329,19 +360,20 @@ class Training:
             self.set_learning_rate(args.learning_rate * (1 + math.cos(math.pi * progress.epoch / args.epochs)) / 2)
         self.network.train()
         started = time.monotonic() - progress.seconds
-        for x, size in self.batches(self.train_loader, "train", progress.samples):
+        for x, size, bar in self.batches(self.train_loader, "train", progress.samples):
             x_hat = self.network(x)["x_hat"]
             # A rank without a sample in a short last batch takes part all the same, with no gradient.
             loss = self.criterion(x_hat, x) if len(x) else x_hat.sum()
-            totals = process.sum(self.totals(loss, x_hat, x))
+            totals = process.sum(self.totals(loss, x_hat, x, bar))
             if not torch.isfinite(totals[2]):
                 raise self.diverged("training loss", totals[2] / size)
 
             self.optimizer.zero_grad()
             # DistributedDataParallel averages gradients over ranks, whose shares may differ in size.
             (loss * (len(x) * process.world_size / size)).backward()
-            if args.clip_max_norm > 0:
-                clip_grad_norm_(self.model.parameters(), args.clip_max_norm)
+            norm = clip_grad_norm_(self.model.parameters(), args.clip_max_norm or math.inf)
+            if not torch.isfinite(norm):  # with a finite loss: the step would spoil the weights unseen
+                raise self.diverged("norm of the gradient", norm)
             self.optimizer.step()
 
             stop, *sums = totals.tolist()
@@ -351,13 +383,15 @@ class Training:
             progress.samples += size
             progress.seconds = time.monotonic() - started
             if stop:
-                return None
-            if time.monotonic() - self.saved_at >= CHECKPOINT_INTERVAL:
+                if process.is_main:
+                    self.save("last")
+                raise Stopped
+            if process.is_main and time.monotonic() - self.saved_at >= CHECKPOINT_INTERVAL:
                 self.save("last")
         return self.means("train", progress.totals, progress.seconds)
 
-    def validate(self) -> dict[str, float] | None:
-        """Mean metrics over the validation split, or None if a signal came."""
+    def validate(self) -> dict[str, float]:
+        """Mean metrics over the validation split."""
         import torch
 
         self.model.eval()
@@ -365,14 +399,16 @@ class Training:
         epoch_totals = [0.0] * len(TOTALS)
         self.example = None
         with torch.no_grad():
-            for x, _size in self.batches(self.val_loader, "val"):
+            for x, _size, bar in self.batches(self.val_loader, "val"):
                 x_hat = self.model(x)["x_hat"] if len(x) else x
                 loss = self.criterion(x_hat, x) if len(x) else x.sum()
-                stop, *sums = self.process.sum(self.totals(loss, x_hat, x)).tolist()
+                stop, *sums = self.process.sum(self.totals(loss, x_hat, x, bar)).tolist()
                 if stop:
-                    return None
+                    if self.process.is_main:
+                        self.save("last")
+                    raise Stopped
                 epoch_totals = [a + b for a, b in zip(epoch_totals, sums, strict=True)]
-                if self.example is None and len(x):
+                if self.example is None:
                     self.example = x[0].cpu(), x_hat[0].cpu()
         means = self.means("val", epoch_totals, time.monotonic() - started)
         if not math.isfinite(means["loss"]):
@@ -380,27 +416,24 @@ class Training:
         return means
 
     def batches(self, loader, split: str, samples_seen: int = 0):
-        """This rank's share of each batch that remains of the epoch, and the batch's size over all ranks."""
-        from tqdm import tqdm
-
+        """This rank's share of each batch that remains of the epoch, the batch's size over all ranks, the bar."""
         sampler = loader.batch_sampler
         sampler.set_position(self.progress.epoch, samples_seen)
         sizes = sampler.batch_sizes()
-        self.bar = tqdm(
-            total=sampler.num_samples,
-            initial=samples_seen,
-            desc=f"{split} {self.progress.epoch + 1}/{self.args.epochs}",
-            unit="image",
-            leave=False,
-            disable=not (self.process.is_main and sys.stdout.isatty()),
-        )
-        with self.bar:
+        with self.progress_bar(f"{split} {self.progress.epoch + 1}/{self.args.epochs}", sampler.num_samples) as bar:
+            bar.update(samples_seen)
             # Without a batch left an iterator would still start its workers.
             for x, size in zip(loader if sizes else (), sizes, strict=True):
-                yield x[: sampler.share(size)].to(self.process.device, non_blocking=True), size
-                self.bar.update(size)
+                yield x[: sampler.share(size)].to(self.process.device, non_blocking=True), size, bar
+                bar.update(size)
 
-    def totals(self, loss, x_hat, x):
+    def progress_bar(self, description: str, num_images: int):
+        from tqdm import tqdm
+
+        hidden = not (self.process.is_main and sys.stdout.isatty())
+        return tqdm(desc=description, total=num_images, unit="image", leave=False, disable=hidden)
+
+    def totals(self, loss, x_hat, x, bar):
         """A tensor of this rank's sums over its images: whether a signal came, then `TOTALS`."""
         import torch
 
@@ -414,9 +447,8 @@ class Training:
             for index, name in enumerate(TOTALS[2:], start=3):
                 if name in metrics:
                     totals[index] = metrics[name].sum()
-            if not self.bar.disable:  # reading the values waits for the device
-                shown_psnr = metrics["psnr"].mean().item()
-                self.bar.set_postfix(loss=f"{loss.item():.3e}", psnr=f"{shown_psnr:.2f}", refresh=False)
+            if not bar.disable:  # reading the values waits for the device
+                bar.set_postfix(loss=f"{loss.item():.3e}", psnr=f"{metrics['psnr'].mean().item():.2f}", refresh=False)
         return totals
 
     def means(self, split: str, totals: Sequence[float], seconds: float) -> dict[str, float]:
@@ -450,21 +482,44 @@ class Training:
             self.save("best")
         self.save("last")
         print(
-            f"epoch {progress.epoch}/{self.args.epochs}  train: loss {train['loss']:.4e}, PSNR {train['psnr']:.2f} dB, "
-            f"{train['images_per_second']:.1f} images/s  val: loss {val['loss']:.4e}, PSNR {val['psnr']:.2f} dB"
-            + ("  (best)" if improved else ""),
+            f"epoch {progress.epoch}/{self.args.epochs}"
+            f"  train: loss {train['loss']:.4e}, PSNR {train['psnr']:.2f} dB, {train['images_per_second']:.1f} images/s"
+            f"  val: loss {val['loss']:.4e}, PSNR {val['psnr']:.2f} dB{'  (best)' if improved else ''}",
             flush=True,
         )
 
-    # -- checkpoints and endings ----------------------------------------------------------------
+    # -- what the main process writes -----------------------------------------------------------
+
+    def begin(self) -> None:
+        """Settings and log."""
+        from utils.environment import device_name
+        from utils.logging import RunLog
+        from utils.runs import record_start, shown
+
+        facts = {
+            "model": self.args.model,
+            "bpppc": self.model.bpppc,
+            "compression_ratio": self.model.compression_ratio,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "data": self.data,
+        }
+        start = {
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "arguments": vars(self.args),
+            "device": device_name(self.process.device),
+            "processes": self.process.world_size,
+        }
+        record_start(self.run_dir, facts, start)
+        self.log = RunLog(self.run_dir, self.progress.epoch)
+        print(f"{'Going on with' if self.resumed else 'Training in'} {shown(self.run_dir)}", flush=True)
 
     def save(self, name: str) -> None:
-        """Write `name`.pth.tar; on the main process only."""
+        """Write `name`.pth.tar."""
         from utils.checkpoint import save_checkpoint
         from utils.environment import rng_state
+        from utils.runs import shown
 
-        if not self.process.is_main:
-            return
         state = {
             "epoch": self.progress.epoch - 1,  # the last completed one, counted from 0 as in published runs
             "state_dict": self.model.state_dict(),
@@ -485,111 +540,101 @@ class Training:
             ) from None
         self.saved_at = time.monotonic()
 
-    def stopped(self) -> int:
-        """A signal came: save and say how to go on."""
-        if self.process.is_main:
-            self.save("last")
-            self.log.close()
-            last = shlex.quote(shown(self.run_dir / "last.pth.tar"))
-            progress = self.progress
-            print(
-                f"stopped in epoch {progress.epoch + 1} after step {progress.step}; go on with\n"
-                f"    python train.py --checkpoint {last}",
-                flush=True,
-            )
-        return 128 + (self.stop.signum or signal.SIGTERM)
-
     def diverged(self, what: str, value) -> ProjectError:
-        where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
         return ProjectError(
-            f"the {what} is {float(value)} in {where}; the last good checkpoint is {self.last_good()}; "
-            "try a lower --learning-rate"
+            f"the {what} is {float(value)} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}; "
+            f"the last good checkpoint is {self.last_good()}; try a lower --learning-rate"
         )
 
     def last_good(self) -> str:
         """The checkpoint to go on with, for a message; only the main process knows the folder."""
+        from utils.runs import shown
+
         last = self.run_dir / "last.pth.tar" if self.process.is_main else None
         return shown(last) if last and last.exists() else "none yet"
 
+    def say_stopped(self) -> None:
+        from utils.runs import shown
+
+        self.log.close()
+        last = shlex.quote(shown(self.run_dir / "last.pth.tar"))
+        print(
+            f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step}; go on with\n"
+            f"    python train.py --checkpoint {last}",
+            flush=True,
+        )
+
     def finish(self) -> None:
-        """Test the best epoch's weights once, keep them as final.pth.tar, and show the result."""
+        """Keep the best epoch's weights as final.pth.tar, test them once, and show the result."""
         from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
         from utils.results import format_table
+        from utils.runs import record_end, shown
 
-        best = self.run_dir / "best.pth.tar"
+        best, final = self.run_dir / "best.pth.tar", self.run_dir / "final.pth.tar"
         state_dict = load_checkpoint(best)["state_dict"]
         load_weights(self.model, state_dict, best)
-        save_checkpoint({"state_dict": state_dict}, self.run_dir / "final.pth.tar")
+        save_checkpoint({"state_dict": state_dict}, final)
         progress = self.progress
-        print(f"trained {progress.epoch} epochs, the best was epoch {progress.best_epoch}")
-        metrics = self.test()
+        print(f"trained {progress.epoch} epochs, the best was epoch {progress.best_epoch}", flush=True)
+        metrics = self.test() if self.test_set else None
         if metrics:
             self.log.log_hyperparameters(vars(self.args), metrics)
             print(f"test split, weights of epoch {progress.best_epoch}:\n{format_table(metrics)}")
-        self.write_settings(finished={"epochs": progress.epoch, "best_epoch": progress.best_epoch, "test": metrics})
-        print(f"final weights: {shown(self.run_dir / 'final.pth.tar')}", flush=True)
+        record_end(self.run_dir, {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "test": metrics})
+        print(f"final weights: {shown(final)}", flush=True)
 
-    def test(self) -> dict[str, float] | None:
-        """Mean metrics of the model over the test split; None where the data set has none."""
+    def test(self) -> dict[str, float]:
+        """Mean metrics of the model over the test split."""
         from torch.utils.data import DataLoader
 
-        from datasets import HySpecNet11k
-        from utils.errors import DatasetError
         from utils.evaluation import average, evaluate
+        from utils.signals import ignore_signals
 
-        args = self.args
-        try:
-            test_set = HySpecNet11k(args.dataset, args.mode, "test", num_channels=args.num_channels)
-        except DatasetError as error:
-            print(f"not tested: {error}", file=sys.stderr)
-            return None
+        loader = DataLoader(
+            self.test_set,
+            self.args.val_batch_size,
+            num_workers=self.args.num_workers,
+            worker_init_fn=ignore_signals,
+        )
         self.model.eval()
-        return average(evaluate(self.model, DataLoader(test_set, args.val_batch_size), self.process.device))
 
-    def refuse_finished(self) -> None:
-        """UsageError if the run has done all it was to do."""
-        settings = json.loads((self.run_dir / "settings.json").read_text(encoding="utf-8"))
-        finished = settings.get("finished")
-        if self.done() and finished and finished["epochs"] == self.progress.epoch:
-            early = self.progress.epoch < self.args.epochs
-            more = "a larger --early-stopping" if early else "a larger --epochs"
-            raise UsageError(
-                f"the run in {shown(self.run_dir)} has finished after {self.progress.epoch} epochs; "
-                f"give {more} to train on"
-            )
+        def batches():
+            with self.progress_bar("test", len(self.test_set)) as bar:
+                for x in loader:
+                    if self.stop:
+                        raise Stopped
+                    yield x
+                    bar.update(len(x))
 
-    def write_settings(self, finished: Mapping | None = None) -> None:
-        """settings.json: what the run was started with, each time it went on, and how it ended."""
-        from utils.environment import device_name, git_commit, versions
-        from utils.results import write_json
-
-        path = self.run_dir / "settings.json"
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        start = {
-            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "epoch": self.progress.epoch,
-            "step": self.progress.step,
-            "arguments": vars(self.args),
-            "device": device_name(self.process.device),
-            "processes": self.process.world_size,
-            "versions": versions(),
-            "git_commit": git_commit(),
-        }
-        settings = {
-            "run": self.run_dir.name,
-            "model": self.args.model,
-            "bpppc": self.model.bpppc,
-            "compression_ratio": self.model.compression_ratio,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "data": self.data,
-            "starts": stored.get("starts", []) + ([] if finished else [start]),
-            "finished": finished,
-        }
-        write_json(path, settings)
+        return average(evaluate(self.model, batches(), self.process.device))
 
 
-def check_combination(args, model, process, transform, train_shape: Sequence[int], val_shape: Sequence[int]) -> None:
-    """Refuse, before anything is written, what could not work.
+def refuse_finished(run_dir: Path, args, stored: Mapping, done: bool) -> None:
+    """UsageError if the run in `run_dir` has finished and no flag asks for more.
+
+    Args:
+        stored: its arguments so far.
+        done: whether its checkpoint, by `args`, is at the end; `best` lies before it.
+    """
+    from utils.runs import read_settings, shown
+
+    finished = read_settings(run_dir).get("finished")
+    if not finished:
+        return
+    early = finished["epochs"] < stored["epochs"]
+    more = args.early_stopping > stored["early_stopping"] if early else args.epochs > finished["epochs"]
+    if done or not more:
+        raise UsageError(
+            f"the run in {shown(run_dir)} has finished after {finished['epochs']} epochs; "
+            f"give a larger {'--early-stopping' if early else '--epochs'} to train on"
+        )
+
+
+def check_combination(args, model, process, transform, datasets: Sequence) -> None:
+    """Refuse what could not work.
+
+    Args:
+        datasets: for training, validation and testing; the last may be None.
 
     Raises:
         UsageError: flags that do not fit each other, or the data.
@@ -597,30 +642,28 @@ def check_combination(args, model, process, transform, train_shape: Sequence[int
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from utils.distributed import per_process
+    from utils.distributed import check_share
     from utils.metrics import SSIM_MIN_SIZE
 
-    per_process(args.train_batch_size, process, "--train-batch-size")
-    per_process(args.val_batch_size, process, "--val-batch-size")
+    check_share(args.train_batch_size, process.world_size, "--train-batch-size")
+    check_share(args.val_batch_size, process.world_size, "--val-batch-size")
     if transform and not transform.keeps_neighbours:
+        breaks = f"--transform {args.transform} breaks the neighbourhoods that"
         instead = f"use randomcrop_{transform.size}x{transform.size}"
         if not model.pixelwise:
-            raise UsageError(
-                f"--transform {args.transform} breaks the neighbourhoods that {args.model} codes: {instead}"
-            )
+            raise UsageError(f"{breaks} {args.model} codes: {instead}")
         if args.loss == "ssim":
+            raise UsageError(f"{breaks} --loss ssim compares: {instead}")
+    for dataset in filter(None, datasets):
+        height, width = dataset.image_shape[1:]
+        if args.loss == "ssim" and min(height, width) < SSIM_MIN_SIZE:
             raise UsageError(
-                f"--transform {args.transform} breaks the neighbourhoods that --loss ssim compares: {instead}"
-            )
-    for split, shape in (("train", train_shape), ("val", val_shape)):
-        if args.loss == "ssim" and min(shape[1:]) < SSIM_MIN_SIZE:
-            raise UsageError(
-                f"--loss ssim needs {SSIM_MIN_SIZE} pixels a side, {split} images have {shape[1]} x {shape[2]}"
+                f"--loss ssim needs {SSIM_MIN_SIZE} pixels a side, {dataset.split} images have {height} x {width}"
             )
         try:
-            model.check_size(torch.empty(1, *shape, device="meta"))
+            model.check_size(torch.empty(1, *dataset.image_shape, device="meta"))
         except ValueError as error:
-            raise UsageError(f"{split} images: {error}") from None
+            raise UsageError(f"{dataset.split} images: {error}") from None
     has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
     if process.world_size > 1 and process.device.type == "cpu" and has_batch_norm:
         raise UsageError(
@@ -635,25 +678,6 @@ def shown_metrics(image_shape: Sequence[int], keeps_neighbours: bool) -> tuple[s
 
     has_ssim = keeps_neighbours and min(image_shape[1:]) >= SSIM_MIN_SIZE
     return tuple(name for name in METRICS if name != "ssim" or has_ssim)
-
-
-def new_run_dir(args) -> Path:
-    """Make the run's folder, named after its start and what it trains."""
-    name = f"{datetime.now():%Y_%m_%d-%H_%M_%S}-{args.mode}-{args.model}-{args.loss}-{args.learning_rate}"
-    save_dir = Path(args.save_dir)
-    save_dir.mkdir(parents=True, exist_ok=True)
-    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-        try:
-            (save_dir / (name + suffix)).mkdir()
-        except FileExistsError:  # another run began in the same second
-            continue
-        return (save_dir / (name + suffix)).resolve()
-    raise ProjectError(f"{save_dir / name} and its successors exist already")
-
-
-def shown(path: Path) -> str:
-    """A path as a user would type it from here."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

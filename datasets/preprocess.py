@@ -43,6 +43,7 @@ from datasets.enmap import (
 from datasets.pool import Terminated, run_in_processes, sigterm_raises
 from utils.errors import DatasetError, UsageError, run_script
 from utils.files import atomic_write
+from utils.options import positive_int
 
 WINDOW_BYTES = 64 * 2**20
 """Most of a TIF that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
@@ -181,20 +182,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("root", type=Path, help="folder that holds patches/, any other folder, or a single TIF")
     parser.add_argument(
         "--num-workers",
-        type=_positive_int,
+        type=positive_int,
         default=_num_cores(),
         help="processes (default: all cores, %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="make finished files again")
     parser.add_argument("--dry-run", action="store_true", help="list what would be made, and make nothing")
     return parser.parse_args(argv)
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def _num_cores() -> int:

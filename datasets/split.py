@@ -19,6 +19,7 @@ import numpy as np
 from datasets.enmap import NPY_SUFFIX, TIF_SUFFIX, find_files, npy_path_of
 from utils.errors import DatasetError, UsageError, run_script
 from utils.files import atomic_write
+from utils.options import seed_number
 
 SPLITS = ("train", "val", "test")
 SEED = 10587
@@ -69,7 +70,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("root", type=Path, help="folder that holds patches/")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the shuffling, not negative (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed_number, default=SEED, help="of the shuffling, not negative (default: %(default)s)"
+    )
     parser.add_argument(
         "--ratios",
         type=float,
@@ -80,8 +83,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace splits that are there already")
     args = parser.parse_args(argv)
-    if args.seed < 0:
-        parser.error(f"--seed {args.seed}: must not be negative")
     if not (np.isfinite(args.ratios).all() and min(args.ratios) > 0):
         parser.error(f"--ratios {args.ratios}: three positive numbers are needed")
     return args

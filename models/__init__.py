@@ -68,3 +68,12 @@ class _Registry(Mapping):
 
 
 models: Mapping[str, Callable] = _Registry()
+
+
+def names_for_help() -> str:
+    """All names, as the scripts list them."""
+    return (
+        f"models: {', '.join(models)}\n"
+        f"by the names of their weight files: {', '.join(aliases)}\n"
+        f"architecture not confirmed against published code: {', '.join(unverified)}"
+    )

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from utils.distributed import Process, join, launch, parse_devices, per_process
+from utils.distributed import check_share, get_device, join, launch, parse_devices
 from utils.errors import UsageError
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -73,9 +73,9 @@ def test_the_script_starts_its_processes_itself(make_dataset, tmp_path, capfd):
 
     script = str(Path(__file__).resolve().parents[1] / "train.py")
     flags = [*FLAGS, "-d", str(make_dataset(train=2, val=1, test=1)), "-e", "1"]
-    assert launch(script, [*flags, "--save-dir", str(tmp_path / "runs")], 2) == 0
+    assert launch(script, [*flags, "--save-dir", str(tmp_path / "runs")], ["cpu", "cpu"]) == 0
     assert capfd.readouterr().out.count("epoch 1/1") == 1
-    assert launch(script, [*flags, "--train-batch-size", "3"], 2) == 2
+    assert launch(script, [*flags, "--train-batch-size", "3"], ["cpu", "cpu"]) == 2
     err = capfd.readouterr().err
     assert "error: --train-batch-size 3 is the total over all devices and does not divide by 2" in err
 
@@ -89,11 +89,23 @@ def test_devices():
             parse_devices(wrong)
 
 
+def test_get_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert get_device("cpu", "--device") == torch.device("cpu")
+    assert get_device("1", "--device") == torch.device("cuda", 1)
+    with pytest.raises(UsageError, match="--device 2: this machine has GPUs 0 to 1"):
+        get_device("2", "--device")
+    for wrong in ("cuda", "cuda:0", "0,1", "-1", ""):
+        with pytest.raises(UsageError, match="give cpu or the number of a GPU"):
+            get_device(wrong, "--device")
+
+
 def test_batch_sizes_are_totals():
-    process = Process(torch.device("cpu"), rank=0, world_size=4)
-    assert per_process(8, process, "--train-batch-size") == 2
-    with pytest.raises(UsageError, match="--train-batch-size 2 is the total over all devices and does not divide by 4"):
-        per_process(2, process, "--train-batch-size")
+    check_share(8, 4, "--train-batch-size")
+    for total, advice in ((2, 4), (9, 8), (11, 12)):
+        with pytest.raises(UsageError, match=f"size {total} is the total over all devices.*divide by 4: use {advice}"):
+            check_share(total, 4, "--train-batch-size")
 
 
 def test_processes_and_devices_must_agree(monkeypatch):

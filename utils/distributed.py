@@ -6,6 +6,7 @@ from outside, on one node or several. Both ways each process finds its place in 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -53,21 +54,25 @@ def parse_devices(text: str) -> list[str]:
 
 
 def get_device(name: str, flag: str) -> torch.device:
-    """The torch device for `cpu` or a GPU number.
+    """The torch device for `cpu` or the number of a GPU, which becomes the current one.
 
     Args:
         flag: the option it was given by, for the message.
 
     Raises:
-        UsageError: there is no such GPU. Never falls back to another device.
+        UsageError: neither, or there is no such GPU. Never falls back to another device.
     """
     if name == "cpu":
         return torch.device("cpu")
+    if not re.fullmatch(r"\d+", name):
+        raise UsageError(f"{flag} {name}: give cpu or the number of a GPU, such as 0")
     if not torch.cuda.is_available():
         raise UsageError(f"{flag} {name}: this machine has no GPU that torch can use; run on the CPU with {flag} cpu")
     if int(name) >= torch.cuda.device_count():
         raise UsageError(f"{flag} {name}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
-    return torch.device("cuda", int(name))
+    device = torch.device("cuda", int(name))
+    torch.cuda.set_device(device)  # else helpers of torch, such as the pinning of memory, would take GPU 0
+    return device
 
 
 def is_worker() -> bool:
@@ -75,19 +80,25 @@ def is_worker() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
-def launch(script: str, argv: Sequence[str], num_processes: int) -> int:
-    """Run `script` once for each device on this node and wait; returns the exit status.
+def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
+    """Run `script` once for each of `devices` on this node and wait; returns the exit status.
 
     A signal is passed on to the processes, which end their step and write their checkpoint.
+
+    Raises:
+        UsageError: one of the devices is not there.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    for device in devices:
+        get_device(device, "--devices")
+    # The processes themselves say what went wrong.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        run.main(["--standalone", f"--nproc-per-node={num_processes}", script, *argv])
+        run.main(["--standalone", f"--nproc-per-node={len(devices)}", script, *argv])
     except ChildFailedError as error:
-        # The process itself has said what went wrong.
         return abs(error.get_first_failure()[1].exitcode) or 1
     except SignalException as error:
         return 128 + error.sigval
@@ -112,26 +123,20 @@ def join(devices: Sequence[str]) -> Process:
                 f"give as many devices as processes (--nproc-per-node {len(devices)})"
             )
         device = get_device(devices[local_rank], "--devices")
-        torch.cuda.set_device(device)
     dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
     return Process(device, dist.get_rank(), dist.get_world_size())
 
 
-def leave(process: Process) -> None:
-    """Leave the group, once no more sums are to be taken."""
-    if process.world_size > 1:
+def leave() -> None:
+    """Leave the group, if there is one, once no more sums are to be taken."""
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def per_process(total: int, process: Process, flag: str) -> int:
-    """The share of a batch size that is a total over all devices.
-
-    Raises:
-        UsageError: it does not divide.
-    """
-    if total % process.world_size:
+def check_share(total: int, num_processes: int, flag: str) -> None:
+    """UsageError unless a batch size that is a total over all devices divides by their number."""
+    if total % num_processes:
         raise UsageError(
-            f"{flag} {total} is the total over all devices and does not divide by {process.world_size}: "
-            f"use {process.world_size * max(1, round(total / process.world_size))}"
+            f"{flag} {total} is the total over all devices and does not divide by {num_processes}: "
+            f"use {num_processes * max(1, round(total / num_processes))}"
         )
-    return total // process.world_size

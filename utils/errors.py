@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -43,15 +44,34 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
     try:
         status = main(None)
     except ProjectError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        status = error.exit_code
+        status = _fail(one_line(error), error.exit_code)
     except BrokenPipeError:  # `... | head` closed the pipe
         sys.stderr.close()
         status = 141
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
+        status = _fail(str(error))
+    except RuntimeError as error:
+        message = _resource_message(error)
+        if message is None:
+            raise
+        status = _fail(message)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+        status = _fail("interrupted", 130)
     sys.exit(status or 0)
+
+
+def _fail(message: str, status: int = 1) -> int:
+    rank = os.environ.get("RANK", "0")
+    print(f"error{'' if rank == '0' else f' in process {rank}'}: {message}", file=sys.stderr)
+    return status
+
+
+def _resource_message(error: RuntimeError) -> str | None:
+    """What to do about memory that ran out, by torch's names for it; None for any other error."""
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else ""
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return f"{first} Give a smaller batch size, or another device."
+    if "DataLoader worker" in text and "killed" in text:
+        return f"{first.rstrip('.')}: memory, or /dev/shm, ran out? Give fewer --num-workers."
+    return None

@@ -29,6 +29,13 @@ def natural_number(text: str) -> int:
     return value
 
 
+def seed_number(text: str) -> int:
+    value = natural_number(text)
+    if value >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not below 2^32")
+    return value
+
+
 def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:

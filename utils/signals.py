@@ -5,21 +5,25 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import time
+
+IMPATIENCE = 5.0  # seconds; a launcher may pass on one signal several times
 
 
 class StopRequest:
     """While entered, SIGINT (Ctrl-C) and SIGTERM only leave a note that the work should end.
 
+    Another signal, five seconds after the first or later, ends the process as it would without this.
+
     Attributes:
         signum: the first signal that came, or None.
     """
 
-    def __init__(self, message: str = ""):
+    def __init__(self):
         self.signum: int | None = None
-        self._message = message
 
     def __enter__(self) -> StopRequest:
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_exception) -> None:
@@ -31,8 +35,13 @@ class StopRequest:
 
     def _note(self, signum: int, _frame) -> None:
         if self.signum is None:
-            self.signum = signum
-            print(f"{signal.Signals(signum).name}: {self._message}", file=sys.stderr, flush=True)
+            self.signum, self._came = signum, time.monotonic()
+            name = signal.Signals(signum).name
+            # Not print: the signal may have come in the middle of one.
+            sys.__stderr__.write(f"{name}: ending after this step; once more in {IMPATIENCE:.0f} seconds: at once\n")
+        elif time.monotonic() - self._came >= IMPATIENCE:
+            self.__exit__()
+            signal.raise_signal(signum)
 
 
 def ignore_signals(_worker_id: int = 0) -> None:
