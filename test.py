@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models import aliases, models, names_for_help
-from utils.errors import DatasetError, UsageError, run_script
+from utils.errors import CheckpointError, DatasetError, UsageError, run_script
 from utils.options import HelpFormatter, natural_number, positive_int, seed_number
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
 DOWNLOAD_HINT = (
-    "no --checkpoint: give a file of train.py, or published weights: `python -m utils.weights` lists them, "
+    "give a file of train.py, or published weights: `python -m utils.weights` lists them, "
     "`python -m utils.weights {model}` fetches results/weights/{file}"
 )
 FULL_DATASET = 11_483  # patches of HySpecNet-11k, over all splits of a mode
@@ -71,20 +71,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.weights import published
 
     row = next((row for row in published() if row.model == args.model), None)
+    hint = DOWNLOAD_HINT.format(model=args.model, file=row.file if row else "FILE")
     if args.checkpoint is None:
-        raise UsageError(DOWNLOAD_HINT.format(model=args.model, file=row.file if row else "FILE"))
+        raise UsageError(f"no --checkpoint: {hint}")
+    if not Path(args.checkpoint).exists():
+        raise CheckpointError(f"{args.checkpoint}: no such checkpoint: {hint}")
 
     import torch
     from torch.utils.data import DataLoader
 
     from datasets import HySpecNet11k
     from utils.checkpoint import load_state_dict, load_weights
-    from utils.distributed import get_device
+    from utils.distributed import use_device
     from utils.environment import seed_everything
     from utils.evaluation import average, evaluate
     from utils.results import format_table, result_content, write_csv, write_json
 
-    device = get_device(args.device, "--device")
+    device = use_device(args.device, "--device")
     seed_everything(args.seed)
     state_dict = load_state_dict(args.checkpoint)
     model = models[args.model](src_channels=args.num_channels)

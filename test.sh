@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Test a checkpoint. Edit the values below, or override them for one run:
 #
-#     MODEL=sscnet CHECKPOINT=results/weights/sscnet_2point5bpppc.pth.tar ./test.sh
+#     MODEL=sscnet ./test.sh
+#     CHECKPOINT=results/trains/RUN/best.pth.tar DEVICE=cpu ./test.sh
 #
-# Published weights: python -m utils.weights NAME. Further arguments are passed on to test.py.
+# Published weights: python -m utils.weights sscnet. Further arguments are passed on to test.py.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,13 +15,25 @@ DATASET=${DATASET:-./datasets/hyspecnet-11k/}
 MODE=${MODE:-easy}                                                  # easy or hard
 SPLIT=${SPLIT:-test}
 MODEL=${MODEL:-cae1d}                                               # see test.py --help
-CHECKPOINT=${CHECKPOINT:-./results/weights/cae1d_8bpppc.pth.tar}
+CHECKPOINT=${CHECKPOINT:-}                                          # empty: the model's published weights
 HALF=${HALF:-}                                                      # 1: run the model in fp16
 SAVE_DIR=${SAVE_DIR:-./results/tests/}
 SEED=${SEED:-10587}
 NUM_CHANNELS=${NUM_CHANNELS:-202}
 
-exec "${PYTHON:-python3}" test.py \
+if [[ -z "$CHECKPOINT" ]]; then
+    case "$MODEL" in # these files are not named after their model
+    cae1d | cae1da | cae1de) file=${MODEL}_8bpppc ;;
+    sscnet) file=sscnet_2point5bpppc ;;
+    cae3d) file=cae3d_2bpppc ;;
+    *) file=$MODEL ;;
+    esac
+    CHECKPOINT=./results/weights/$file.pth.tar
+fi
+
+PYTHON=${PYTHON:-.venv/bin/python} # that of `make`, if it is there
+[[ -n "$(command -v "$PYTHON")" ]] || PYTHON=python3
+exec "$PYTHON" test.py \
     --device "$DEVICE" \
     --batch-size "$BATCH_SIZE" \
     --num-workers "$NUM_WORKERS" \

@@ -10,8 +10,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-case "${CHECKPOINT:-}" in
-*last.pth.tar | *best.pth.tar) ;; # a run brings its own settings
+case "${CHECKPOINT:-} $*" in
+*last.pth.tar* | *best.pth.tar*) ;; # a run brings its own settings
 *)
     DEVICES=${DEVICES:-0}                           # cpu, or GPUs: 0 or 0,2,5,7
     TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-2}         # over all devices
@@ -44,4 +44,6 @@ for name in DEVICES TRAIN_BATCH_SIZE VAL_BATCH_SIZE NUM_WORKERS DATASET MODE MOD
     fi
 done
 
-exec "${PYTHON:-python3}" train.py "${flags[@]}" "$@"
+PYTHON=${PYTHON:-.venv/bin/python} # that of `make`, if it is there
+[[ -n "$(command -v "$PYTHON")" ]] || PYTHON=python3
+exec "$PYTHON" train.py "${flags[@]}" "$@"

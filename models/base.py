@@ -34,12 +34,12 @@ class HSICompressionModel(CompressionModel):
         latent_shape: of one image's latent: channels and, for 3-D models, bands; rows and columns follow.
         size_multiple: height and width must be multiples of this.
         pixelwise: whether every pixel is coded without its neighbours.
+        verified: whether the architecture is known to be that of the published weights.
         compression_ratio: input values over latent values.
         bpppc: bits per pixel per channel, 32 / compression_ratio.
     """
 
     pixelwise = False
-    size_multiple = 1
     verified = True
 
     # How many images go through the network at once outside training, by device type.
@@ -63,8 +63,22 @@ class HSICompressionModel(CompressionModel):
         Args:
             state_dict: published keys, without `module.`.
             src_channels: number of bands, where the weights do not tell it.
+
+        Raises:
+            RuntimeError: another model's weights.
         """
         raise NotImplementedError
+
+    @classmethod
+    def width_of(cls, state_dict: Mapping[str, Tensor], key: str, dim: int = 0) -> int:
+        """The size of the tensor `key` along `dim`, for `from_state_dict`.
+
+        Raises:
+            RuntimeError: there is none, so the weights are another model's.
+        """
+        if key not in state_dict or state_dict[key].dim() <= dim:
+            raise RuntimeError(f"these weights do not belong to a {cls.__name__}: no tensor {key} of its kind")
+        return state_dict[key].shape[dim]
 
     # -- the two tensor halves ------------------------------------------------------------------
 
@@ -118,7 +132,7 @@ class HSICompressionModel(CompressionModel):
         While training the batch goes as one: batch norm needs all of it, and autograd would keep
         every activation anyway.
         """
-        chunk = self.images_per_chunk[x.device.type]
+        chunk = self.images_per_chunk.get(x.device.type, 1)
         if self.training or torch.is_grad_enabled() or len(x) <= chunk:
             return function(x)
         out = None

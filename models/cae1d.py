@@ -74,8 +74,10 @@ class CAE1D(SpectralAutoencoder):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> CAE1D:
-        convolutions = [key for key in state_dict if re.fullmatch(r"encoder\.[\d.]+\.weight", key)]
-        net = cls(src_channels, halvings=len(convolutions) - 2)
+        halvings = sum(re.fullmatch(r"encoder\.[\d.]+\.weight", key) is not None for key in state_dict) - 2
+        if halvings not in cls.rows_per_chunk:
+            raise RuntimeError(f"these weights do not belong to a {cls.__name__}: {halvings + 2} layers in the encoder")
+        net = cls(src_channels, halvings)
         net.load_state_dict(state_dict)
         return net
 

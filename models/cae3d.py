@@ -75,7 +75,7 @@ class CAE3D(HSICompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> CAE3D:
-        net = cls(src_channels, latent_channels=state_dict["encoder.9.weight"].shape[0])
+        net = cls(src_channels, cls.width_of(state_dict, "encoder.9.weight"))
         net.load_state_dict(state_dict)
         return net
 

@@ -59,7 +59,8 @@ class SpectralAutoencoder(HSICompressionModel):
     def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply `function`, (rows, 1, length) -> (rows, 1, other length), along axis 1 of (N, length, H, W)."""
         n, length, height, width = x.shape
-        chunk = self.rows_per_chunk[self.halvings][x.device.type]
+        chunks = self.rows_per_chunk[self.halvings]
+        chunk = chunks.get(x.device.type, chunks["cpu"])
         if torch.is_grad_enabled() or x.numel() == 0:
             rows = x.movedim(1, -1).reshape(-1, 1, length)
             out = torch.cat([function(part) for part in rows.split(chunk)])

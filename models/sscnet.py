@@ -68,8 +68,8 @@ class SSCNet(HSICompressionModel):
         Raises:
             ValueError: `src_channels` is given and the weights say otherwise.
         """
-        latent_channels = state_dict["encoder.11.weight"].shape[0]
-        in_weights = state_dict["encoder.0.weight"].shape[1]
+        latent_channels = cls.width_of(state_dict, "encoder.11.weight")
+        in_weights = cls.width_of(state_dict, "encoder.0.weight", dim=1)
         if src_channels not in (None, in_weights):
             raise ValueError(f"these weights are for {in_weights} bands, not {src_channels}")
         net = cls(in_weights, latent_channels)

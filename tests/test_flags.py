@@ -87,6 +87,7 @@ def test_values_are_parsed(scripts):
         ["--loss", "l2"],
         ["--transform", "random_3x3"],
         ["-n", "-1"],
+        ["--seed", "4294967296"],
     ],
 )
 def test_wrong_values_are_refused(scripts, argv, capsys):
@@ -155,7 +156,9 @@ def test_shell_files_set_every_flag(script, tmp_path):
         flag = f"--{flags.split('--')[1]}"
         if flag in ("--half", "--early-stopping") or (flag == "--checkpoint" and script == "train.sh"):
             assert flag not in words
-        elif flag != "--checkpoint":
+        elif flag == "--checkpoint":
+            assert words[words.index(flag) + 1] == "./results/weights/cae1d_8bpppc.pth.tar"
+        else:
             value = words[words.index(flag) + 1]
             assert value == str(default) or float(value) == default
 
@@ -169,10 +172,32 @@ def test_shell_files_set_every_flag(script, tmp_path):
     assert run("--further", "argument")[-2:] == ["--further", "argument"]
 
 
-def test_train_sh_leaves_a_resumed_run_its_settings(tmp_path):
+@pytest.fixture
+def run_shell(tmp_path):
+    """run_shell(script, *args, **environment) -> the words that Python would be started with."""
     echo = tmp_path / "python"
     echo.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     echo.chmod(0o755)
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(echo), "CHECKPOINT": "runs/a/last.pth.tar", "EPOCHS": "9"}
-    done = subprocess.run([ROOT / "train.sh"], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["train.py", "--epochs", "9", "--checkpoint", "runs/a/last.pth.tar"]
+
+    def run(script, *args, **environment):
+        environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(echo), **environment}
+        done = subprocess.run([ROOT / script, *args], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_train_sh_leaves_a_resumed_run_its_settings(run_shell):
+    words = ["train.py", "--epochs", "9", "--checkpoint", "runs/a/last.pth.tar"]
+    assert run_shell("train.sh", CHECKPOINT="runs/a/last.pth.tar", EPOCHS="9") == words
+    assert run_shell("train.sh", "--checkpoint", "runs/a/last.pth.tar", EPOCHS="9") == words
+    assert run_shell("train.sh", "--checkpoint=a/best.pth.tar") == ["train.py", "--checkpoint=a/best.pth.tar"]
+    assert "--learning-rate" in run_shell("train.sh", CHECKPOINT="results/weights/cae1d_8bpppc.pth.tar")
+
+
+def test_test_sh_knows_the_published_files(run_shell):
+    from utils.weights import published
+
+    for row in published():
+        words = run_shell("test.sh", MODEL=row.model)
+        assert words[words.index("--checkpoint") + 1] == f"./results/weights/{row.file}"

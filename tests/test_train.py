@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils import runs
 from utils.errors import ProjectError, UsageError
 
 FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
@@ -141,16 +142,16 @@ def test_a_data_set_without_test_split(train, make_dataset, capsys):
     (root / "splits/easy/test.csv").unlink()
     run = train("-d", root, "-e", 1)
     assert run.settings()["finished"]["test"] is None
-    assert "not tested" in capsys.readouterr().err
+    assert "will not be tested" in capsys.readouterr().err
 
 
 def test_runs_of_one_second_do_not_share_a_folder(scripts, make_dataset, tmp_path, monkeypatch):
-    class Clock(scripts.train.datetime):
+    class Clock(runs.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(scripts.train, "datetime", Clock)
+    monkeypatch.setattr(runs, "datetime", Clock)
     flags = [*FLAGS, "-d", str(make_dataset(train=1)), "-e", "1", "--save-dir", str(tmp_path / "runs")]
     scripts.train.main(flags)
     scripts.train.main(flags)
@@ -187,6 +188,55 @@ def test_schedulers(train, make_dataset, scripts, monkeypatch):
     assert [float(row["learning_rate"]) for row in run.rows()][3:] == [0.00025, 0.000125]
 
 
+def test_learning_rates_of_a_run_that_goes_on(train, make_dataset, scripts):
+    root = make_dataset(train=1)
+
+    def rates(run):
+        return [float(row["learning_rate"]) for row in run.rows()]
+
+    run = train("-d", root, "-e", 2, "--scheduler", "cosine")
+    assert resume(scripts, run, "-e", 3, "--scheduler", "none") == 0
+    assert rates(run) == pytest.approx([0.001, 0.0005, 0.001])
+    # A flag given wins, also where it says what the run began with and the rate has moved since.
+    run = train("-d", root, "-e", 1, name="second")
+    resume(scripts, run, "-e", 2, "-lr", 0.0001)
+    resume(scripts, run, "-e", 3)
+    assert rates(run) == pytest.approx([0.001, 0.0001, 0.0001])
+
+
+def test_a_step_is_adam_with_a_clipped_gradient(train, make_dataset):
+    """The first step against one taken by hand: Adam hides the gradient's scale, but not from its moments."""
+    from datasets import HySpecNet11k
+    from models import models
+
+    root = make_dataset(train=2)
+    run = train("-d", root, "-e", 1, "--clip-max-norm", 1e-3)
+    torch.manual_seed(10587)
+    model = models["cae1d"]()
+    x = torch.stack([*HySpecNet11k(root)])
+    (model(x)["x_hat"] - x).square().mean().backward()
+    norm = torch.sqrt(sum(parameter.grad.square().sum() for parameter in model.parameters()))
+    assert norm > 1e-2
+    moments = run.checkpoint("last")["optimizer"]["state"]
+    for index, parameter in enumerate(model.parameters()):
+        clipped = parameter.grad * 1e-3 / norm
+        torch.testing.assert_close(moments[index]["exp_avg"], 0.1 * clipped, rtol=1e-3, atol=1e-10)
+
+
+def test_validation_uses_running_statistics(train, make_dataset):
+    from datasets import HySpecNet11k
+    from models import models
+
+    root = make_dataset(train=2, val=3)
+    run = train("-d", root, "-e", 2, "-m", "cae3d_1bpppc")
+    model = models["cae3d_1bpppc"]().eval()
+    model.load_state_dict(run.checkpoint("last")["state_dict"])
+    x = torch.stack([*HySpecNet11k(root, split="val")])
+    with torch.no_grad():
+        expected = (model(x)["x_hat"] - x).square().mean().item()
+    assert float(run.rows()[1]["val_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
 # -- resume -----------------------------------------------------------------------------------------
 
 
@@ -204,6 +254,16 @@ def test_resume_is_exact(train, make_dataset, scripts, monkeypatch, assert_same_
     assert stopped["global_step"] == stop_step
     assert "--checkpoint" in capsys.readouterr().out
     assert resume(scripts, parts, "-n", 2) == 0
+    assert_same_run(whole, parts)
+
+
+def test_resume_of_batch_norm_is_exact(train, make_dataset, scripts, monkeypatch, assert_same_run):
+    flags = ["-d", make_dataset(train=3), "-e", 2, "-m", "cae3d_1bpppc", "--transform", "randomcrop_8x8"]
+    whole = train(*flags, name="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, scripts, 3)
+        parts = train(*flags, name="parts", status=128 + signal.SIGTERM)
+    assert resume(scripts, parts) == 0
     assert_same_run(whole, parts)
 
 
@@ -228,24 +288,34 @@ def test_resume_from_best_and_from_a_stop_while_validating(train, make_dataset, 
     assert_same_run(whole, validating)
 
 
-def test_resume_undoes_what_a_killed_run_logged(train, make_dataset, scripts, assert_same_run):
-    """A checkpoint of epoch 1 in a folder that has logged two epochs more, and half a row."""
+def test_resume_undoes_what_a_killed_run_logged(
+    train, make_dataset, scripts, monkeypatch, assert_same_run, run_of, tmp_path
+):
+    """Died after logging epoch 3 and before saving it, in the middle of the next row."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     root = make_dataset(train=2)
-    run = train("-d", root, "-e", 1, name="runs")
-    early = run.dir / "last.pth.tar"
-    kept = early.read_bytes()
-    resume(scripts, run, "-e", 3)
-    rows = run.rows()
-    early.write_bytes(kept)
+    original = scripts.train.Training.save
+
+    def save(self, name):
+        if self.progress.epoch == 3:
+            self.log.writer.flush()
+            raise RuntimeError("killed")
+        original(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts.train.Training, "save", save)
+        with pytest.raises(RuntimeError, match="killed"):
+            train("-d", root, "-e", 4)
+    run = run_of(tmp_path / "runs")
+    assert len(run.rows()) == 3 and run.checkpoint("last")["progress"]["epoch"] == 2
     with open(run.dir / "metrics.csv", "a") as file:
         file.write("4,8,0.00")
-    resume(scripts, run, "-e", 3)
-    assert run.rows() == rows and len(rows) == 3
+
+    resume(scripts, run)
     events = EventAccumulator(str(run.dir)).Reload()
-    assert [event.step for event in events.Scalars("val/loss")] == [1, 2, 3]
-    assert_same_run(train("-d", root, "-e", 3, name="whole"), run)
+    assert [event.step for event in events.Scalars("val/loss")] == [1, 2, 3, 4]
+    assert_same_run(train("-d", root, "-e", 4, name="whole"), run)
 
 
 def test_resume_takes_new_flags_and_keeps_the_others(train, make_dataset, scripts):
@@ -266,11 +336,14 @@ def test_resume_refuses_another_run(train, make_dataset, scripts, tmp_path, monk
         (["--loss", "mae"], "--loss mae"),
         (["--seed", "1"], "--seed 1"),
         (["--num-channels", "200"], "--num-channels 200"),
+        (["--repeats", "2"], "--repeats 2"),
         (["-d", make_dataset(train=3, name="other"), "-e", "2"], "not the one that the run"),
         ([], "finished after 1 epochs; give a larger --epochs"),
     ):
         with pytest.raises(UsageError, match=message):
             resume(scripts, run, *flags)
+    with pytest.raises(UsageError, match="finished after 1 epochs"):
+        resume(scripts, run, name="best")
     assert {path.name: path.read_bytes() for path in run.dir.iterdir()} == before
     assert resume(scripts, run, "-m", "cae1d_8bpppc", "-e", 2) == 0  # an alias is the same model
 
@@ -315,6 +388,41 @@ def test_a_signal_saves_and_names_the_command_that_resumes(
     out, err = going_on.communicate(timeout=120)
     assert going_on.returncode == 0, err
     assert len(run_of(save_dir).rows()) == progress["epoch"] + 1
+
+
+def test_a_signal_in_the_final_test(train, make_dataset, scripts, monkeypatch, capsys):
+    root = make_dataset(train=2, test=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts.train.Training, "progress_bar", bar_with_signal(scripts, "test"))
+        run = train("-d", root, "-e", 1, status=128 + signal.SIGINT)
+    assert "go on with" in capsys.readouterr().out and run.settings()["finished"] is None
+    assert resume(scripts, run) == 0
+    assert run.settings()["finished"]["test"]["psnr"] > 0 and len(run.rows()) == 1
+
+
+def bar_with_signal(scripts, description):
+    """A `Training.progress_bar` that sends this process SIGINT when the bar of that description begins."""
+    original = scripts.train.Training.progress_bar
+
+    def progress_bar(self, text, num_images):
+        if text == description:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, text, num_images)
+
+    return progress_bar
+
+
+def test_an_impatient_second_signal_ends_at_once(monkeypatch):
+    from utils import signals
+
+    with signals.StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # a launcher passing it on
+        assert stop.signum == signal.SIGINT
+        monkeypatch.setattr(signals, "IMPATIENCE", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
 
 
 def test_kills_at_any_time_leave_checkpoints_that_load(start, wait_for, make_dataset, tmp_path, run_of, scripts):
@@ -386,6 +494,27 @@ def test_a_checkpoint_every_ten_minutes(train, make_dataset, scripts, monkeypatc
     assert steps == [("last", 1, 1), ("last", 2, 2), ("last", 3, 3), ("best", 3, 0), ("last", 3, 0)]
 
 
+def test_a_gradient_that_is_not_finite_spoils_nothing(train, make_dataset, scripts, monkeypatch):
+    """The loss of that step is finite: without a look at the gradient, the step would be taken and saved."""
+    monkeypatch.setattr(scripts.train, "CHECKPOINT_INTERVAL", 0.0)
+    root = make_dataset(train=6)
+    original, steps = torch.nn.functional.mse_loss, [0]
+
+    def mse(x_hat, x, **kwargs):
+        steps[0] += 1
+        if steps[0] == 2:
+            x_hat.register_hook(lambda gradient: gradient * math.inf)
+        return original(x_hat, x, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "mse_loss", mse)
+    with pytest.raises(ProjectError, match=r"norm of the gradient is (nan|inf) in epoch 1, step 2; .*last\.pth\.tar"):
+        train("-d", root, "-e", 1)
+    (path,) = root.parent.glob("runs/*/last.pth.tar")
+    last = torch.load(path, weights_only=True)
+    assert last["progress"]["global_step"] == 1
+    assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
+
+
 @pytest.mark.parametrize("where", ["train", "val"])
 def test_a_loss_that_is_not_finite_stops_the_run(train, make_dataset, scripts, monkeypatch, where):
     root = make_dataset(train=2)
@@ -414,6 +543,11 @@ def test_no_gpu_names_the_cpu(scripts, make_dataset):
         scripts.train.main(["-d", str(make_dataset())])
 
 
+def copy_test_patches(source, target):
+    if "/test-" in source:
+        shutil.copy(source, target)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -426,13 +560,17 @@ def test_no_gpu_names_the_cpu(scripts, make_dataset):
         (["--transform", "random_32x32"], "32x32"),
         (["--num-channels", "200"], "expected .200, 16, 16."),
         (["--mode", "hard"], "splits/hard/train.csv"),
+        (["-m", "sscnet"], "test images: SSCNet cannot take 12 x 12 pixels"),
         (["--checkpoint", "nowhere.pth.tar"], "nowhere.pth.tar: no such checkpoint"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(scripts, make_dataset, tmp_path, flags, message):
-    save_dir = tmp_path / "runs"
+    save_dir, root = tmp_path / "runs", make_dataset()
+    if "test images" in message:
+        other = make_dataset(side=12, name="other")
+        shutil.copytree(other / "patches", root / "patches", dirs_exist_ok=True, copy_function=copy_test_patches)
     with pytest.raises(ProjectError, match=message) as caught:
-        scripts.train.main([*FLAGS, "-d", str(make_dataset()), "--save-dir", str(save_dir), *flags])
+        scripts.train.main([*FLAGS, "-d", str(root), "--save-dir", str(save_dir), *flags])
     assert "\n" not in str(caught.value)
     assert not save_dir.exists()
 

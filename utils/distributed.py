@@ -54,7 +54,7 @@ def parse_devices(text: str) -> list[str]:
 
 
 def get_device(name: str, flag: str) -> torch.device:
-    """The torch device for `cpu` or the number of a GPU, which becomes the current one.
+    """The torch device for `cpu` or the number of a GPU.
 
     Args:
         flag: the option it was given by, for the message.
@@ -70,8 +70,14 @@ def get_device(name: str, flag: str) -> torch.device:
         raise UsageError(f"{flag} {name}: this machine has no GPU that torch can use; run on the CPU with {flag} cpu")
     if int(name) >= torch.cuda.device_count():
         raise UsageError(f"{flag} {name}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
-    device = torch.device("cuda", int(name))
-    torch.cuda.set_device(device)  # else helpers of torch, such as the pinning of memory, would take GPU 0
+    return torch.device("cuda", int(name))
+
+
+def use_device(name: str, flag: str) -> torch.device:
+    """`get_device`, made the current one: what torch does beside, such as pinning memory, would take GPU 0."""
+    device = get_device(name, flag)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 
@@ -112,7 +118,7 @@ def join(devices: Sequence[str]) -> Process:
         UsageError: the number of processes on this node is not that of the devices.
     """
     if not is_worker():
-        return Process(get_device(devices[0], "--devices"))
+        return Process(use_device(devices[0], "--devices"))
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if devices == ["cpu"]:
         device = torch.device("cpu")
@@ -122,7 +128,7 @@ def join(devices: Sequence[str]) -> Process:
                 f"torchrun started {local_size} processes on this node for --devices {','.join(devices)}: "
                 f"give as many devices as processes (--nproc-per-node {len(devices)})"
             )
-        device = get_device(devices[local_rank], "--devices")
+        device = use_device(devices[local_rank], "--devices")
     dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
     return Process(device, dist.get_rank(), dist.get_world_size())
 

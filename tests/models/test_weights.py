@@ -24,6 +24,14 @@ def test_from_state_dict_of_another_sensor():
         type(model).from_state_dict(model.state_dict(), src_channels=202)
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("sscnet", "cae1d"), ("cae3d", "cae1d"), ("cae1d", "sscnet"), ("cae1da", "cae3d")]
+)
+def test_from_state_dict_of_another_model(name, other):
+    with pytest.raises(RuntimeError, match="do not belong to"):
+        type(models[name]()).from_state_dict(models[other]().state_dict())
+
+
 # The same convolutions in the published flat and nested layouts, written out by hand.
 FLAT_TO_NESTED = {
     "cae1d": {

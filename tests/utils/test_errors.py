@@ -1,0 +1,68 @@
+"""What the scripts say when they fail: one line and a status."""
+
+import pytest
+import torch
+
+from utils.errors import DatasetError, ProjectError, UsageError, run_script
+
+
+def outcome(error, capsys):
+    def main(_argv):
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    return caught.value.code, capsys.readouterr().err
+
+
+WORKER = (
+    "Caught DatasetError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    '  File "x.py", line 1, in f\nutils.errors.DatasetError: a.npy: damaged: make it again\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ProjectError("it broke"), 1, "error: it broke"),
+        (UsageError("--flag is wrong"), 2, "error: --flag is wrong"),
+        (DatasetError(WORKER), 1, "error: a.npy: damaged: make it again"),
+        (OSError(28, "No space left on device", "a.json"), 1, "error: [Errno 28] No space left on device: 'a.json'"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
+            1,
+            "error: CUDA out of memory. Tried to allocate 2 GiB. Give a smaller batch size, or another device.",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            1,
+            "error: DataLoader worker (pid 7) is killed by signal: Killed: memory, or /dev/shm, ran out? "
+            "Give fewer --num-workers.",
+        ),
+    ],
+)
+def test_one_line_and_a_status(error, status, line, capsys):
+    code, err = outcome(error, capsys)
+    assert code == status
+    assert err == line + "\n"
+
+
+def test_a_process_of_many_says_which_it_is(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")
+    assert outcome(ProjectError("it broke"), capsys)[1] == "error in process 3: it broke\n"
+
+
+def test_faults_of_the_program_keep_their_traceback():
+    def main(_argv):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_script(main)
+
+
+def test_status_of_a_script():
+    for value, status in ((None, 0), (0, 0), (143, 143)):
+        with pytest.raises(SystemExit) as caught:
+            run_script(lambda _argv, value=value: value)
+        assert caught.value.code == status
