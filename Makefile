@@ -19,6 +19,7 @@ venv: $(VENV)/.complete ## make .venv with all dependencies (a few minutes, 6 GB
 $(VENV)/.complete: requirements.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed and neither is on the PATH: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`; Python 3.11 or 3.12 is needed"; exit 1; }
+	@echo "Making $(VENV) with all dependencies: a few minutes, 6 GB"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
@@ -41,7 +42,7 @@ demo: venv ## train cae1d on the bundled sample for about two minutes, test it, 
 	&& echo "  the run       $$run (settings.json, metrics.csv, checkpoints)" \
 	&& echo "  its curves    $(BIN)/tensorboard --logdir results/trains/demo"
 
-DEMO_FLAGS := --devices cpu -d $(SAMPLE) -m cae1d --transform random_4x4 --repeats 1000 -lr 5e-4 -e 6 -n 1 \
+DEMO_FLAGS := --devices cpu -d $(SAMPLE) -m cae1d --transform random_4x4 --repeats 1000 -lr 5e-4 -e 7 -n 1 \
 	--save-dir results/trains/demo/
 
 test: lint ## lint, then run all tests

@@ -408,7 +408,7 @@ class Training:
                         self.save("last")
                     raise Stopped
                 epoch_totals = [a + b for a, b in zip(epoch_totals, sums, strict=True)]
-                if self.example is None:
+                if self.example is None and len(x):
                     self.example = x[0].cpu(), x_hat[0].cpu()
         means = self.means("val", epoch_totals, time.monotonic() - started)
         if not math.isfinite(means["loss"]):

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from utils.distributed import check_share, get_device, join, launch, parse_devices
+from utils.distributed import check_share, get_device, join, parse_devices
 from utils.errors import UsageError
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -67,17 +67,25 @@ def test_batch_norm_on_several_cpus_is_refused(start, make_dataset, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_script_starts_its_processes_itself(make_dataset, tmp_path, capfd):
-    """As for `--devices 0,1`, which needs GPUs; a failure's status comes back, a success is 0."""
-    from pathlib import Path
+def test_the_script_starts_its_processes_itself(start, wait_for, terminate, make_dataset, tmp_path):
+    """As for `--devices 0,1`, which needs GPUs. A status and a signal come through; no word but the processes' own."""
+    code = (
+        "import sys; from utils.distributed import launch; sys.exit(launch('train.py', sys.argv[1:], ['cpu', 'cpu']))"
+    )
+    flags = [*FLAGS, "-d", make_dataset(train=2, val=1, test=1)]
+    long = start(["-c", code], *flags, "-e", "10000", "--save-dir", tmp_path / "long")
+    wait_for(lambda: list((tmp_path / "long").glob("*/last.pth.tar")), long)
+    status, out, err = terminate(long)
+    assert status == 128 + signal.SIGTERM and "go on with" in out and "Traceback" not in err
 
-    script = str(Path(__file__).resolve().parents[1] / "train.py")
-    flags = [*FLAGS, "-d", str(make_dataset(train=2, val=1, test=1)), "-e", "1"]
-    assert launch(script, [*flags, "--save-dir", str(tmp_path / "runs")], ["cpu", "cpu"]) == 0
-    assert capfd.readouterr().out.count("epoch 1/1") == 1
-    assert launch(script, [*flags, "--train-batch-size", "3"], ["cpu", "cpu"]) == 2
-    err = capfd.readouterr().err
-    assert "error: --train-batch-size 3 is the total over all devices and does not divide by 2" in err
+    done = start(["-c", code], *flags, "-e", "1", "--save-dir", tmp_path / "runs")
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0 and out.count("epoch 1/1") == 1 and err == ""
+
+    refused = start(["-c", code], *flags, "--train-batch-size", "3", "--save-dir", tmp_path / "no")
+    _, err = refused.communicate(timeout=120)
+    assert refused.returncode == 2
+    assert all("--train-batch-size 3 is the total over all devices" in line for line in err.splitlines())
 
 
 def test_devices():

@@ -100,6 +100,8 @@ def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
 
     for device in devices:
         get_device(device, "--devices")
+    # torchrun would give each process one thread, and say so at length.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))
     # The processes themselves say what went wrong.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:

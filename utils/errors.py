@@ -56,7 +56,8 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
             raise
         status = _fail(message)
     except KeyboardInterrupt:
-        status = _fail("interrupted", 130)
+        print("interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status or 0)
 
 

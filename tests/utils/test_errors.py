@@ -28,7 +28,7 @@ WORKER = (
         (UsageError("--flag is wrong"), 2, "error: --flag is wrong"),
         (DatasetError(WORKER), 1, "error: a.npy: damaged: make it again"),
         (OSError(28, "No space left on device", "a.json"), 1, "error: [Errno 28] No space left on device: 'a.json'"),
-        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (KeyboardInterrupt(), 130, "interrupted"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
             1,
