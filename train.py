@@ -200,13 +200,13 @@ class Training:
         from utils.checkpoint import load_weights, weights_of
         from utils.environment import seed_everything, set_rng_state
         from utils.losses import losses
-        from utils.runs import new_run_dir
+        from utils.runs import new_run_dir, refuse_finished
 
         self.args, self.process = args, process
         self.resumed = run_dir is not None
         self.progress = Progress(**checkpoint["progress"]) if self.resumed else Progress()
         if self.resumed:
-            refuse_finished(run_dir, args, checkpoint["arguments"], self.done())
+            refuse_finished(run_dir, vars(args), checkpoint["arguments"], self.done())
 
         transform = get_transform(args.transform)
         source = {"root_dir": args.dataset, "mode": args.mode, "num_channels": args.num_channels}
@@ -607,27 +607,6 @@ class Training:
                     bar.update(len(x))
 
         return average(evaluate(self.model, batches(), self.process.device))
-
-
-def refuse_finished(run_dir: Path, args, stored: Mapping, done: bool) -> None:
-    """UsageError if the run in `run_dir` has finished and no flag asks for more.
-
-    Args:
-        stored: its arguments so far.
-        done: whether its checkpoint, by `args`, is at the end; `best` lies before it.
-    """
-    from utils.runs import read_settings, shown
-
-    finished = read_settings(run_dir).get("finished")
-    if not finished:
-        return
-    early = finished["epochs"] < stored["epochs"]
-    more = args.early_stopping > stored["early_stopping"] if early else args.epochs > finished["epochs"]
-    if done or not more:
-        raise UsageError(
-            f"the run in {shown(run_dir)} has finished after {finished['epochs']} epochs; "
-            f"give a larger {'--early-stopping' if early else '--epochs'} to train on"
-        )
 
 
 def check_combination(args, model, process, transform, datasets: Sequence) -> None:

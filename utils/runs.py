@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .environment import git_commit, versions
-from .errors import ProjectError
+from .errors import ProjectError, UsageError
 from .results import write_json
 
 SETTINGS = "settings.json"
@@ -60,3 +60,23 @@ def record_start(run_dir: Path, facts: Mapping, start: Mapping) -> None:
 def record_end(run_dir: Path, finished: Mapping) -> None:
     """Note that the run has done all it was to do, and with what result."""
     write_json(run_dir / SETTINGS, {**read_settings(run_dir), "finished": finished})
+
+
+def refuse_finished(run_dir: Path, arguments: Mapping, stored: Mapping, done: bool) -> None:
+    """UsageError if the run in `run_dir` has finished and nothing asks for more.
+
+    Args:
+        arguments: with which it is to go on.
+        stored: its arguments so far.
+        done: whether its checkpoint, by `arguments`, is at the end; `best` lies before it.
+    """
+    finished = read_settings(run_dir).get("finished")
+    if not finished:
+        return
+    early = finished["epochs"] < stored["epochs"]
+    more = arguments["early_stopping"] > stored["early_stopping"] if early else arguments["epochs"] > finished["epochs"]
+    if done or not more:
+        raise UsageError(
+            f"the run in {shown(run_dir)} has finished after {finished['epochs']} epochs; "
+            f"give a larger {'--early-stopping' if early else '--epochs'} to train on"
+        )
