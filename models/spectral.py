@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import HSICompressionModel
+from .folding import fold_layers
 
 
 class SpectralAutoencoder(HSICompressionModel):
@@ -24,7 +25,8 @@ class SpectralAutoencoder(HSICompressionModel):
 
     Rows are independent, so they go through the network in chunks that bound the memory: one patch
     of 128 x 128 pixels is 16,384 sequences, and the first activation of all of them together would
-    take 0.9 GB (two halvings) to 7.5 GB (five).
+    take 0.9 GB (two halvings) to 7.5 GB (five). Up-sampling in the decoder is folded into the convolution
+    after it: see `models.folding`.
 
     Args:
         src_channels: number of bands C.
@@ -54,7 +56,8 @@ class SpectralAutoencoder(HSICompressionModel):
         return self._map_spectra(lambda rows: self.encoder(F.pad(rows, (self.padding, 0))), x)
 
     def _decode(self, y: Tensor) -> Tensor:
-        return self._map_spectra(lambda rows: self.decoder(rows)[..., self.padding :], y)
+        decoder = fold_layers(self.decoder)
+        return self._map_spectra(lambda rows: decoder(rows)[..., self.padding :], y)
 
     def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply `function`, (rows, 1, length) -> (rows, 1, other length), along axis 1 of (N, length, H, W)."""
