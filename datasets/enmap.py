@@ -20,6 +20,8 @@ NUM_CHANNELS = len(KEPT_INDICES)  # 202
 NODATA = -32768
 SCALE = 10000
 """Digital number of reflectance 1.0."""
+DTYPES = ("float32", "uint16")
+"""What a `DATA.npy` may hold: reflectances, or the digital numbers of which they are made, in half the space."""
 MAX_VALUE = 10000
 """Digital numbers above (glint, clouds) are clipped to it."""
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.cubes import open_cube
-from datasets.enmap import NPY_SUFFIX, NUM_CHANNELS, tif_path_of
+from datasets.cubes import open_cube, to_reflectance
+from datasets.enmap import MAX_VALUE, NPY_SUFFIX, NUM_CHANNELS, tif_path_of
 from datasets.transforms import PixelTransform
 from utils.errors import DatasetError
 
@@ -120,7 +120,11 @@ class HySpecNet11k(Dataset):
             x = self.transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
         else:
             x = np.array(cube, order="C")
-        if not np.isfinite(x).all():
+        if x.dtype == np.uint16:
+            if x.max() > MAX_VALUE:
+                raise DatasetError(f"{path}: contains digital numbers above {MAX_VALUE}; {self._remedy()}")
+            x = to_reflectance(x)
+        elif not np.isfinite(x).all():
             raise DatasetError(f"{path}: contains NaN or infinite values; {self._remedy()}")
         x = torch.from_numpy(x)
         return x if picks_pixels or self.transform is None else self.transform(x)

@@ -43,17 +43,17 @@ class PixelTransform:
         """Pick pixels.
 
         Args:
-            cube: float32 array or memory map (C, H, W), H and W at least N.
+            cube: array or memory map (C, H, W), H and W at least N.
             rng: the only source of randomness.
 
         Returns:
-            float32 (C, N, N), a copy.
+            (C, N, N) of the same type, a copy.
 
         Raises:
             ValueError: the patch is smaller than N x N.
         """
         self.output_shape(cube.shape)
-        return np.array(self.pick(cube, rng), dtype=np.float32, order="C")
+        return np.array(self.pick(cube, rng), order="C")
 
     def pick(self, cube: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         raise NotImplementedError

@@ -168,6 +168,10 @@ DAMAGES = {
     "float64": (lambda path: np.save(path, np.zeros((202, 12, 10))), "dtype float64"),
     "big endian": (lambda path: np.save(path, np.zeros((202, 12, 10), ">f4")), "dtype >f4"),
     "nan": (with_value(np.nan), "NaN or infinite"),
+    "uint16 above 1": (
+        lambda path: np.save(path, np.full((202, 12, 10), 10001, np.uint16)),
+        "digital numbers above 10000",
+    ),
     "inf": (with_value(-np.inf), "NaN or infinite"),
 }
 

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 from datasets import HySpecNet11k, preprocess
-from datasets.preprocess import is_finished, main, preprocess_file, to_reflectance
+from datasets.cubes import to_reflectance
+from datasets.preprocess import is_finished, main, preprocess_file, to_digital_numbers
+from datasets.transforms import get_transform
 from utils.errors import DatasetError, UsageError
 
 SAMPLE = Path(__file__).parents[2] / "datasets" / "sample"
@@ -49,19 +52,49 @@ def assert_made(root, count):
 # One file
 
 
-def test_to_reflectance():
+def test_to_digital_numbers():
     bands = np.full((224, 1, 5), 5000, dtype=np.int16)
     bands[0, 0] = [-32768, -1, 1, 10000, 32767]
     bands[[126, 140, 160, 166]] = 1234
     before = bands.copy()
-    x = to_reflectance(bands)
-    assert x.dtype == np.float32 and x.shape == (202, 1, 5)
-    np.testing.assert_array_equal(x[0, 0], np.array([0, 0, 0.0001, 1, 1], dtype=np.float32))
-    assert (x[1:] == 0.5).all(), "a dropped band was kept or a kept one dropped"
+    numbers = to_digital_numbers(bands)
+    assert numbers.dtype == np.uint16 and numbers.shape == (202, 1, 5)
+    assert numbers[0, 0].tolist() == [0, 0, 1, 10000, 10000]
+    assert (numbers[1:] == 5000).all(), "a dropped band was kept or a kept one dropped"
     np.testing.assert_array_equal(bands, before)
     for wrong in (bands[:202], bands.astype(np.float32), bands[:, 0]):
         with pytest.raises(ValueError, match="expected int16"):
-            to_reflectance(wrong)
+            to_digital_numbers(wrong)
+
+
+def test_reflectances_are_the_nearest_float32():
+    """For all 10,001 values, against exact rational arithmetic rounded by numpy's float64."""
+    numbers = np.arange(10001, dtype=np.uint16)
+    x = to_reflectance(numbers)
+    assert x.dtype == np.float32 and x.min() == 0 and x.max() == 1
+    np.testing.assert_array_equal(x, (numbers.astype(np.float64) / 10000).astype(np.float32))
+    times = numbers.astype(np.float32) * np.float32(1e-4)
+    assert np.count_nonzero(times != x) == 3186  # why it is a division
+
+
+def test_uint16_holds_the_same_data_in_half_the_space(tif_root, capsys):
+    from datasets.split import main as split
+
+    assert main([str(tif_root)]) == 0
+    split([str(tif_root)])
+    full = HySpecNet11k(tif_root, transform=get_transform("random_4x4"), seed=3)
+    samples, sizes = [full[i] for i in range(len(full))], [path.stat().st_size for path in full.paths]
+    capsys.readouterr()
+
+    assert main([str(tif_root), "--dtype", "uint16"]) == 0
+    assert "0 made, 3 skipped" in capsys.readouterr().out  # finished is finished, whatever its type
+    assert main([str(tif_root), "--dtype", "uint16", "--overwrite"]) == 0
+    half = HySpecNet11k(tif_root, transform=get_transform("random_4x4"), seed=3)
+    for i, sample in enumerate(samples):
+        assert half[i].dtype == torch.float32 and torch.equal(half[i], sample)
+        assert half.paths[i].stat().st_size - 128 == (sizes[i] - 128) / 2
+    assert torch.equal(HySpecNet11k(tif_root)[0], torch.from_numpy(to_reflectance(np.load(half.paths[0]))))
+    assert full.fingerprint() == half.fingerprint()
 
 
 @pytest.mark.parametrize(
