@@ -557,10 +557,10 @@ class Training:
         from utils.runs import shown
 
         self.log.close()
-        last = shlex.quote(shown(self.run_dir / "last.pth.tar"))
+        command = [Path(sys.executable), Path(__file__).resolve(), "--checkpoint", self.run_dir / "last.pth.tar"]
         print(
             f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step}; go on with\n"
-            f"    python train.py --checkpoint {last}",
+            f"    {shlex.join(word if isinstance(word, str) else shown(word) for word in command)}",
             flush=True,
         )
 

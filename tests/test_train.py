@@ -5,7 +5,9 @@ import math
 import os
 import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -382,7 +384,7 @@ def test_a_signal_saves_and_names_the_command_that_resumes(
     assert process.returncode == 128 + number
     assert "Traceback" not in err
     command = out.splitlines()[-1].split()
-    assert command[:3] == ["python", "train.py", "--checkpoint"]
+    assert command[:3] == [runs.shown(Path(sys.executable)), "train.py", "--checkpoint"]
     progress = run_of(save_dir).checkpoint("last")["progress"]
     going_on = start(command[1:], "-e", progress["epoch"] + 1)
     out, err = going_on.communicate(timeout=120)

@@ -38,7 +38,7 @@ class StopRequest:
             self.signum, self._came = signum, time.monotonic()
             name = signal.Signals(signum).name
             # Not print: the signal may have come in the middle of one.
-            sys.__stderr__.write(f"{name}: ending after this step; once more in {IMPATIENCE:.0f} seconds: at once\n")
+            sys.__stderr__.write(f"\n{name}: ending after this step; once more in {IMPATIENCE:.0f} seconds: at once\n")
         elif time.monotonic() - self._came >= IMPATIENCE:
             self.__exit__()
             signal.raise_signal(signum)
