@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.weights import published
 
     row = next((row for row in published() if row.model == args.model), None)
-    hint = DOWNLOAD_HINT.format(model=args.model, file=row.file if row else "FILE")
+    hint = DOWNLOAD_HINT.format(model=args.model, file=row.file) if row else "give a file of train.py"
     if args.checkpoint is None:
         raise UsageError(f"no --checkpoint: {hint}")
     if not Path(args.checkpoint).exists():

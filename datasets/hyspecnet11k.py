@@ -152,8 +152,9 @@ class HySpecNet11k(Dataset):
         expected = self.file_shape or (self.num_channels, *cube.shape[1:])
         if cube.shape != expected:
             raise DatasetError(
-                f"{path}: shape {cube.shape}, expected {expected}: one split has one number of channels "
-                f"(num_channels={self.num_channels}) and one patch size; {self._remedy()}"
+                f"{path}: shape {cube.shape}, expected {expected}: for patches of {cube.shape[0]} bands give "
+                f"--num-channels {cube.shape[0]} (num_channels); one split has one patch size; "
+                f"a damaged EnMAP patch is made again by `{self._preprocess_command}`"
             )
         return cube
 

@@ -26,7 +26,7 @@ def test_tables_of_flags(scripts, name):
 
 def test_table_of_published_weights():
     rows = [re.match(r"(.*) \[(\d)\]", cells[0]).groups() + tuple(cells[1:]) for cells in table_under("method")]
-    assert len(rows) == 16 == len(models)
+    assert len(rows) == 16 <= len(models)
     numbers = {"1D-CAE": "3", "1D-CAE-Adv": "4", "1D-CAE-Ext": "5", "SSCNet": "6", "3D-CAE": "7"}
     for cells, row in zip(rows, published(), strict=True):
         method, number, name, rate, psnr, link = cells
