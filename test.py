@@ -86,7 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.environment import seed_everything
     from utils.evaluation import average, evaluate
     from utils.results import format_table, result_content, write_csv, write_json
+    from utils.runs import read_settings
 
+    trained = read_settings(Path(args.checkpoint).resolve().parent).get("model", args.model)
+    if trained != args.model:
+        raise UsageError(f"{args.checkpoint} is of a run of {trained}: give -m {trained}")
     device = use_device(args.device, "--device")
     seed_everything(args.seed)
     state_dict = load_state_dict(args.checkpoint)

@@ -139,6 +139,8 @@ def test_checkpoints_of_a_training(scripts, run_test, make_dataset, tmp_path, ru
     run = run_of(tmp_path / "runs")
     for kind in ("last", "best", "final"):
         result = run_test("-d", root, "--checkpoint", run.dir / f"{kind}.pth.tar", name=f"{run.dir.name}-{kind}")
+        with pytest.raises(UsageError, match=r"is of a run of cae1d: give -m cae1d"):
+            run_test("-d", root, "-m", "sscnet", "--checkpoint", run.dir / f"{kind}.pth.tar", name="none")
         expected = run.settings()["finished"]["test"]
         assert result["results"]["psnr"][0] == pytest.approx(expected["psnr"], abs=1e-5)
 
