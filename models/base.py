@@ -10,6 +10,8 @@ import torch
 from compressai.models import CompressionModel
 from torch import Tensor
 
+from .layers import fast_layers
+
 FLOAT_BITS = 32  # the published rates count every latent value as one float32
 
 
@@ -106,10 +108,10 @@ class HSICompressionModel(CompressionModel):
         return self._decode(y)
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self._map_images(self.encoder, x)
+        return self._map_images(fast_layers(self.encoder), x)
 
     def _decode(self, y: Tensor) -> Tensor:
-        return self._map_images(self.decoder, y)
+        return self._map_images(fast_layers(self.decoder), y)
 
     def check_size(self, x: Tensor) -> None:
         """Raise ValueError unless `x` is (N, src_channels, H, W) with H, W multiples of `size_multiple`."""
@@ -134,7 +136,7 @@ class HSICompressionModel(CompressionModel):
         """
         chunk = self.images_per_chunk.get(x.device.type, 1)
         if self.training or torch.is_grad_enabled() or len(x) <= chunk:
-            return function(x)
+            return function(x).contiguous()
         out = None
         for start in range(0, len(x), chunk):
             part = function(x[start : start + chunk])

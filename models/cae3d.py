@@ -15,6 +15,7 @@ from compressai.registry import register_model
 from torch import Tensor, nn
 
 from .base import HSICompressionModel
+from .layers import fast_layers
 
 
 class ResidualBlock3D(nn.Module):
@@ -31,7 +32,7 @@ class ResidualBlock3D(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.block(x), inplace=True)
+        return F.leaky_relu(fast_layers(self.block)(x) + x, inplace=True)
 
 
 class CAE3D(HSICompressionModel):
@@ -80,10 +81,12 @@ class CAE3D(HSICompressionModel):
         return net
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self._map_images(lambda part: self.encoder(F.pad(part, (0, 0, 0, 0, self.padding, 0)).unsqueeze(1)), x)
+        encoder = fast_layers(self.encoder)
+        return self._map_images(lambda part: encoder(F.pad(part, (0, 0, 0, 0, self.padding, 0)).unsqueeze(1)), x)
 
     def _decode(self, y: Tensor) -> Tensor:
-        return self._map_images(lambda part: self.decoder(part).squeeze(1)[:, self.padding :], y)
+        decoder = fast_layers(self.decoder)
+        return self._map_images(lambda part: decoder(part).squeeze(1)[:, self.padding :], y)
 
 
 def _convolution(in_channels: int, out_channels: int, **geometry) -> tuple[nn.Module, ...]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import HSICompressionModel
-from .folding import fold_layers
+from .layers import fast_layers
 
 
 class SpectralAutoencoder(HSICompressionModel):
@@ -53,19 +53,24 @@ class SpectralAutoencoder(HSICompressionModel):
         self.padding = latent_channels * 2**halvings - src_channels
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self._map_spectra(lambda rows: self.encoder(F.pad(rows, (self.padding, 0))), x)
+        encoder = fast_layers(self.encoder)
+        return self._map_spectra(lambda rows: encoder(F.pad(rows, (self.padding, 0))), x)
 
     def _decode(self, y: Tensor) -> Tensor:
-        decoder = fold_layers(self.decoder)
+        decoder = fast_layers(self.decoder)
         return self._map_spectra(lambda rows: decoder(rows)[..., self.padding :], y)
 
-    def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply `function`, (rows, 1, length) -> (rows, 1, other length), along axis 1 of (N, length, H, W)."""
-        n, length, height, width = x.shape
+    def pixels_per_chunk(self, device: torch.device) -> int:
+        """How many spectra go through the network at once on such a device."""
         chunks = self.rows_per_chunk[self.halvings]
-        chunk = chunks.get(x.device.type, chunks["cpu"])
+        return chunks.get(device.type, chunks["cpu"])
+
+    def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply `function`, (rows, 1, 1, length) -> (rows, 1, 1, other length), along axis 1 of (N, length, H, W)."""
+        n, length, height, width = x.shape
+        chunk = self.pixels_per_chunk(x.device)
         if torch.is_grad_enabled() or x.numel() == 0:
-            rows = x.movedim(1, -1).reshape(-1, 1, length)
+            rows = x.movedim(1, -1).reshape(-1, 1, 1, length)
             out = torch.cat([function(part) for part in rows.split(chunk)])
             return out.reshape(n, height, width, out.shape[-1]).movedim(-1, 1).contiguous()
 
@@ -75,7 +80,7 @@ class SpectralAutoencoder(HSICompressionModel):
         for index, image in enumerate(x):
             spectra = image.flatten(1)
             for start in range(0, height * width, chunk):
-                part = function(spectra[:, start : start + chunk].t().unsqueeze(1)).squeeze(1)
+                part = function(spectra[:, start : start + chunk].t()[:, None, None])[:, 0, 0]
                 if out is None:
                     out = part.new_empty((n, part.shape[1], height * width))
                 out[index, :, start : start + chunk] = part.t()
