@@ -18,7 +18,7 @@ from pathlib import Path
 
 from models import aliases, models, names_for_help
 from utils.errors import CheckpointError, DatasetError, UsageError, run_script
-from utils.options import HelpFormatter, natural_number, positive_int, seed_number
+from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_int, seed_number
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
@@ -52,7 +52,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("-d", "--dataset", default="./datasets/hyspecnet-11k/", help="folder that holds patches/ and splits/")
     add("--mode", default="easy", help="the splits to use: easy, hard, or another folder under splits/")
     add("--checkpoint", default=None, help="weights to test")
-    add("--half", action="store_true", help="run the model in fp16, for GPUs; it is measured in float32 all the same")
+    add(
+        "--half",
+        action="store_true",
+        help="run the model in fp16, weights too, for GPUs; measured in float32 all the same",
+    )
+    add(
+        "--precision",
+        default="fp32",
+        choices=PRECISIONS,
+        help="run the model under autocast, its weights in float32; fp16 is for GPUs",
+    )
     add("--save-dir", default="./results/tests/", help="folder for the results")
     add("--seed", type=seed_number, default=10587, help="seed of all random generators")
     add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
@@ -76,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"no --checkpoint: {hint}")
     if not Path(args.checkpoint).exists():
         raise CheckpointError(f"{args.checkpoint}: no such checkpoint: {hint}")
+    if args.half and args.precision != "fp32":
+        raise UsageError(f"--half is fp16 without autocast, --precision {args.precision} is autocast: give one of them")
 
     import torch
     from torch.utils.data import DataLoader
@@ -83,15 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     from datasets import HySpecNet11k
     from utils.checkpoint import load_state_dict, load_weights
     from utils.distributed import use_device
-    from utils.environment import seed_everything
+    from utils.environment import configure_backends, seed_everything
     from utils.evaluation import average, evaluate
+    from utils.precision import check_precision
     from utils.results import format_table, result_content, write_csv, write_json
     from utils.runs import read_settings
 
     trained = read_settings(Path(args.checkpoint).resolve().parent).get("model", args.model)
     if trained != args.model:
         raise UsageError(f"{args.checkpoint} is of a run of {trained}: give -m {trained}")
+    # float32 means float32 here: the published figures know no TF32.
+    configure_backends(deterministic=False, tf32=False)
     device = use_device(args.device, "--device")
+    check_precision(args.precision, device)
     seed_everything(args.seed)
     state_dict = load_state_dict(args.checkpoint)
     model = models[args.model](src_channels=args.num_channels)
@@ -105,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DatasetError(f"{args.split} images of {args.dataset}: {error}") from None
     loader = DataLoader(dataset, args.batch_size, num_workers=args.num_workers, pin_memory=device.type == "cuda")
     print(f"testing {args.checkpoint} as {args.model} on {len(dataset)} images", flush=True)
-    results = evaluate(model, progress_bar(loader), device, args.half)
+    results = evaluate(model, progress_bar(loader), device, args.precision)
     metrics = average(results)
 
     name = result_name(args.checkpoint)
@@ -116,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     write_json(paths[0], content)
     write_csv(paths[1], [{"image": image, **row} for image, row in zip(dataset.names, results, strict=True)])
-    write_picture(paths[2], model, dataset, results, device, args.half)
+    write_picture(paths[2], model, dataset, results, device, args.precision)
 
     is_published_split = row is not None and is_full_easy_test(args, len(dataset))
     print(format_table(metrics, {"bpppc": row.bpppc, "psnr": row.psnr} if is_published_split else None))
@@ -175,19 +191,21 @@ def settings_of(args, dataset, device) -> dict:
     }
 
 
-def write_picture(path: Path, model, dataset, results: Sequence[Mapping], device, half: bool) -> None:
+def write_picture(path: Path, model, dataset, results: Sequence[Mapping], device, precision: str) -> None:
     """Picture the worst, the median and the best image by PSNR; each once if there are fewer than three."""
     from utils.files import atomic_write
     from utils.plots import test_figure
+    from utils.precision import autocast
 
     order = sorted(range(len(results)), key=lambda index: results[index]["psnr"])
     ranks = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}
+    dtype = next(model.parameters()).dtype
     cases = []
     for index in dict.fromkeys(ranks.values()):
         rank = ", ".join(name for name, other in ranks.items() if other == index)
         x = dataset[index]
-        given = x[None].to(device)
-        x_hat = model.decompress(**model.compress(given.half() if half else given))["x_hat"][0].float().cpu()
+        with autocast(precision, device):
+            x_hat = model.decompress(**model.compress(x[None].to(device, dtype)))["x_hat"][0].float().cpu()
         cases.append((f"{rank}: {dataset.names[index]}, {results[index]['psnr']:.2f} dB", x.numpy(), x_hat.numpy()))
     with atomic_write(path) as file:
         test_figure(cases).savefig(file, dpi=100, format="png")

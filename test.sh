@@ -16,7 +16,8 @@ MODE=${MODE:-easy}                                                  # easy or ha
 SPLIT=${SPLIT:-test}
 MODEL=${MODEL:-cae1d}                                               # see test.py --help
 CHECKPOINT=${CHECKPOINT:-}                                          # empty: the model's published weights
-HALF=${HALF:-}                                                      # 1: run the model in fp16
+HALF=${HALF:-}                                                      # 1: run the model in fp16, weights too
+PRECISION=${PRECISION:-fp32}                                        # fp32, bf16, or fp16 for GPUs; autocast
 SAVE_DIR=${SAVE_DIR:-./results/tests/}
 SEED=${SEED:-10587}
 NUM_CHANNELS=${NUM_CHANNELS:-202}
@@ -43,6 +44,7 @@ exec "$PYTHON" test.py \
     --model "$MODEL" \
     --checkpoint "$CHECKPOINT" \
     ${HALF:+--half} \
+    --precision "$PRECISION" \
     --save-dir "$SAVE_DIR" \
     --seed "$SEED" \
     --num-channels "$NUM_CHANNELS" \

@@ -1,6 +1,7 @@
 """Train a model on one split of HySpecNet-11k, or of patches in its layout.
 
 one GPU        python train.py -m cae1d --devices 0
+faster         python train.py -m cae1d --devices 0 --precision bf16 --compile
 a CPU          python train.py -m cae1d --devices cpu --transform random_16x16
 several GPUs   python train.py -m sscnet --devices 0,2,5,7 --train-batch-size 8
 two nodes      torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -30,6 +33,7 @@ from models import aliases, models, names_for_help
 from utils.errors import ProjectError, UsageError, run_script
 from utils.options import (
     LOSSES,
+    PRECISIONS,
     SCHEDULERS,
     HelpFormatter,
     given,
@@ -99,6 +103,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="plateau: half the learning rate after 20 epochs without a lower validation loss; "
         "cosine: down to 0 over the epochs",
     )
+    switch = argparse.BooleanOptionalAction
+    add(
+        "--precision",
+        default="fp32",
+        choices=PRECISIONS,
+        help="of the network, under autocast; weights, loss and metrics stay float32; fp16 is for GPUs",
+    )
+    add("--compile", action=switch, default=False, help="compile the network for training: slow first steps")
+    add(
+        "--deterministic",
+        action=switch,
+        default=False,
+        help="the same bits in every run on the same GPU; slower, among others without TF32",
+    )
+    add("--prefetch", type=positive_int, default=2, help="batches that each process loads ahead")
+    add("--pin-memory", action=switch, default=True, help="load for GPUs into memory that copies faster")
+    add("--persistent-workers", action=switch, default=True, help="keep the loading processes from epoch to epoch")
     return parser
 
 
@@ -114,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from utils.checkpoint import load_checkpoint
     from utils.distributed import check_share, is_worker, join, launch, leave, parse_devices
+    from utils.environment import configure_backends
     from utils.runs import SETTINGS
     from utils.signals import end_children
 
@@ -131,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_share(args.train_batch_size, len(devices), "--train-batch-size")
         check_share(args.val_batch_size, len(devices), "--val-batch-size")
         return launch(__file__, argv, devices)
+    configure_backends(args.deterministic, tf32=not args.deterministic)
     process = join(devices)
     try:
         return Training(args, flags, process, checkpoint, path, run_dir).run()
@@ -257,7 +280,8 @@ class Training:
         return None
 
     def wrap_model(self) -> None:
-        """Put the model on its device; `self.network` is what to call in training."""
+        """Put the model on its device; `self.network` is what to call in training, with the same parameters."""
+        import torch
         from torch.nn import SyncBatchNorm
         from torch.nn.parallel import DistributedDataParallel
 
@@ -265,21 +289,31 @@ class Training:
         if several and device.type == "cuda":
             self.model = SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.network = self.model = self.model.to(device)
+        if self.args.compile:
+            self.network = torch.compile(self.model)
         if several:
-            self.network = DistributedDataParallel(self.model, [device] if device.type == "cuda" else None)
+            self.network = DistributedDataParallel(self.network, [device] if device.type == "cuda" else None)
 
     def make_optimizer(self, checkpoint: dict | None, flags: Mapping) -> None:
-        """Adam and its scheduler; of a run that goes on in the state of its checkpoint, unless flags say otherwise."""
+        """Adam, its scheduler and the scaler of fp16.
+
+        Those of a run that goes on are in the state of its checkpoint, unless flags say otherwise.
+        """
         import torch
 
         args = self.args
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.learning_rate)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.learning_rate, fused=True)
+        self.scaler = torch.amp.GradScaler(self.process.device.type, enabled=args.precision == "fp16")
         self.scheduler = None
         if args.scheduler == "plateau":
             self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, **PLATEAU)
         if checkpoint:
             same_scheduler = args.scheduler == checkpoint["arguments"]["scheduler"]
+            for group in checkpoint["optimizer"]["param_groups"]:
+                group["fused"] = True  # older runs had Adam's other implementation
             self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if checkpoint.get("scaler"):  # empty but in runs in fp16, absent in older ones
+                self.scaler.load_state_dict(checkpoint["scaler"])
             if self.scheduler and same_scheduler:
                 self.scheduler.load_state_dict(checkpoint["scheduler"])
             if "learning_rate" in flags or not same_scheduler:
@@ -290,14 +324,13 @@ class Training:
             group["lr"] = learning_rate
 
     def loader(self, dataset, batch_size: int, shuffle: bool):
-        """Batches of this process's shares; with workers that stay from epoch to epoch."""
+        """Batches of this process's shares."""
         import torch
         from torch.utils.data import DataLoader
 
         from datasets.sampling import EpochBatchSampler
-        from utils.signals import ignore_signals
 
-        process, num_workers = self.process, self.args.num_workers
+        process = self.process
         sampler = EpochBatchSampler(
             len(dataset),
             batch_size,
@@ -309,14 +342,24 @@ class Training:
         return DataLoader(
             dataset,
             batch_sampler=sampler,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=process.device.type == "cuda",
-            worker_init_fn=ignore_signals,
+            persistent_workers=self.args.persistent_workers and self.args.num_workers > 0,
+            **self.loading(),
             # A generator of its own: the default one would move on with every epoch begun, and a
             # resumed run begins its epoch twice.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
+
+    def loading(self) -> dict:
+        """How a `DataLoader` loads, whatever its batches are."""
+        from utils.signals import ignore_signals
+
+        args = self.args
+        return {
+            "num_workers": args.num_workers,
+            "prefetch_factor": args.prefetch if args.num_workers else None,
+            "pin_memory": args.pin_memory and self.process.device.type == "cuda",
+            "worker_init_fn": ignore_signals,
+        }
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -353,7 +396,8 @@ class Training:
     def train_epoch(self) -> dict[str, float]:
         """Take the steps that remain of this epoch; its mean metrics."""
         import torch
-        from torch.nn.utils import clip_grad_norm_
+
+        from utils.steps import loss_and_gradients
 
         args, progress, process = self.args, self.progress, self.process
         if args.scheduler == "cosine":
@@ -361,20 +405,16 @@ class Training:
         self.network.train()
         started = time.monotonic() - progress.seconds
         for x, size, bar in self.batches(self.train_loader, "train", progress.samples):
-            x_hat = self.network(x)["x_hat"]
-            # A rank without a sample in a short last batch takes part all the same, with no gradient.
-            loss = self.criterion(x_hat, x) if len(x) else x_hat.sum()
+            self.optimizer.zero_grad()
+            # DistributedDataParallel averages gradients over ranks, whose shares may differ in size.
+            weight = len(x) * process.world_size / size
+            loss, x_hat = loss_and_gradients(
+                self.network, self.model, self.criterion, x, weight, self.scaler, args.precision
+            )
             totals = process.sum(self.totals(loss, x_hat, x, bar))
             if not torch.isfinite(totals[2]):
                 raise self.diverged("training loss", totals[2] / size)
-
-            self.optimizer.zero_grad()
-            # DistributedDataParallel averages gradients over ranks, whose shares may differ in size.
-            (loss * (len(x) * process.world_size / size)).backward()
-            norm = clip_grad_norm_(self.model.parameters(), args.clip_max_norm or math.inf)
-            if not torch.isfinite(norm):  # with a finite loss: the step would spoil the weights unseen
-                raise self.diverged("norm of the gradient", norm)
-            self.optimizer.step()
+            self.apply_gradients()
 
             stop, *sums = totals.tolist()
             progress.totals = [a + b for a, b in zip(progress.totals, sums, strict=True)]
@@ -390,9 +430,30 @@ class Training:
                 self.save("last")
         return self.means("train", progress.totals, progress.seconds)
 
+    def apply_gradients(self) -> None:
+        """Adam's step with the clipped gradient; in fp16 none where the gradient overflows, and then a lower scale.
+
+        Raises:
+            ProjectError: a gradient that is not finite, in fp16 by no scale. The weights are as before.
+        """
+        import torch
+        from torch.nn.utils import clip_grad_norm_
+
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.model.parameters(), self.args.clip_max_norm or math.inf)
+        # With a finite loss: the step would spoil the weights unseen.
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise self.diverged("norm of the gradient", norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise self.diverged("norm of the gradient", norm)
+
     def validate(self) -> dict[str, float]:
         """Mean metrics over the validation split."""
         import torch
+
+        from utils.precision import autocast
 
         self.model.eval()
         started = time.monotonic()
@@ -400,7 +461,8 @@ class Training:
         self.example = None
         with torch.no_grad():
             for x, _size, bar in self.batches(self.val_loader, "val"):
-                x_hat = self.model(x)["x_hat"] if len(x) else x
+                with autocast(self.args.precision, x.device):
+                    x_hat = self.model(x)["x_hat"] if len(x) else x
                 loss = self.criterion(x_hat, x) if len(x) else x.sum()
                 stop, *sums = self.process.sum(self.totals(loss, x_hat, x, bar)).tolist()
                 if stop:
@@ -409,7 +471,7 @@ class Training:
                     raise Stopped
                 epoch_totals = [a + b for a, b in zip(epoch_totals, sums, strict=True)]
                 if self.example is None and len(x):
-                    self.example = x[0].cpu(), x_hat[0].cpu()
+                    self.example = x[0].cpu(), x_hat[0].float().cpu()
         means = self.means("val", epoch_totals, time.monotonic() - started)
         if not math.isfinite(means["loss"]):
             raise self.diverged("validation loss", means["loss"])
@@ -442,8 +504,8 @@ class Training:
         totals = torch.zeros(1 + len(TOTALS), dtype=torch.float64, device=x.device)
         totals[0] = bool(self.stop)
         if len(x):
-            metrics = image_metrics(x_hat.detach(), x)
-            totals[1], totals[2] = len(x), loss.detach().double() * len(x)
+            metrics = image_metrics(x_hat, x)
+            totals[1], totals[2] = len(x), loss.double() * len(x)
             for index, name in enumerate(TOTALS[2:], start=3):
                 if name in metrics:
                     totals[index] = metrics[name].sum()
@@ -526,6 +588,7 @@ class Training:
             "loss": self.progress.val_loss,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "rng": rng_state(),
             "arguments": vars(self.args),
@@ -588,14 +651,8 @@ class Training:
         from torch.utils.data import DataLoader
 
         from utils.evaluation import average, evaluate
-        from utils.signals import ignore_signals
 
-        loader = DataLoader(
-            self.test_set,
-            self.args.val_batch_size,
-            num_workers=self.args.num_workers,
-            worker_init_fn=ignore_signals,
-        )
+        loader = DataLoader(self.test_set, self.args.val_batch_size, **self.loading())
         self.model.eval()
 
         def batches():
@@ -606,7 +663,7 @@ class Training:
                     yield x
                     bar.update(len(x))
 
-        return average(evaluate(self.model, batches(), self.process.device))
+        return average(evaluate(self.model, batches(), self.process.device, self.args.precision))
 
 
 def check_combination(args, model, process, transform, datasets: Sequence) -> None:
@@ -623,7 +680,12 @@ def check_combination(args, model, process, transform, datasets: Sequence) -> No
 
     from utils.distributed import check_share
     from utils.metrics import SSIM_MIN_SIZE
+    from utils.precision import check_precision
 
+    check_precision(args.precision, process.device, quiet=not process.is_main)
+    compiler = (os.environ.get("CXX") or "g++").split()[0]
+    if args.compile and not shutil.which(compiler):
+        raise UsageError(f"--compile needs a C++ compiler, and there is no {compiler}: install one, or name it in CXX")
     check_share(args.train_batch_size, process.world_size, "--train-batch-size")
     check_share(args.val_batch_size, process.world_size, "--val-batch-size")
     if transform and not transform.keeps_neighbours:

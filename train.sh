@@ -31,17 +31,32 @@ case "${CHECKPOINT:-} $*" in
     REPEATS=${REPEATS:-1}                           # draws of each patch in an epoch
     EARLY_STOPPING=${EARLY_STOPPING:-}              # patience in epochs; empty: off
     SCHEDULER=${SCHEDULER:-none}                    # none, plateau or cosine
+    PRECISION=${PRECISION:-fp32}                    # fp32, bf16, or fp16 for GPUs
+    COMPILE=${COMPILE:-0}                           # 1: compile the network
+    DETERMINISTIC=${DETERMINISTIC:-0}               # 1: the same bits in every run
+    PREFETCH=${PREFETCH:-2}                         # batches that each worker loads ahead
+    PIN_MEMORY=${PIN_MEMORY:-1}                     # 0: off
+    PERSISTENT_WORKERS=${PERSISTENT_WORKERS:-1}     # 0: new ones for each epoch
     ;;
 esac
 
 # A flag for each variable that is set and not empty.
 flags=()
 for name in DEVICES TRAIN_BATCH_SIZE VAL_BATCH_SIZE NUM_WORKERS DATASET MODE MODEL EPOCHS LEARNING_RATE SAVE_DIR \
-    SEED CLIP_MAX_NORM LOSS TRANSFORM NUM_CHANNELS REPEATS EARLY_STOPPING SCHEDULER CHECKPOINT; do
+    SEED CLIP_MAX_NORM LOSS TRANSFORM NUM_CHANNELS REPEATS EARLY_STOPPING SCHEDULER PRECISION \
+    PREFETCH CHECKPOINT; do
     if [[ -n "${!name:-}" ]]; then
         flag=${name,,}
         flags+=("--${flag//_/-}" "${!name}")
     fi
+done
+for name in COMPILE DETERMINISTIC PIN_MEMORY PERSISTENT_WORKERS; do
+    flag=${name,,}
+    case "${!name:-}" in
+    "") ;;
+    0) flags+=("--no-${flag//_/-}") ;;
+    *) flags+=("--${flag//_/-}") ;;
+    esac
 done
 
 PYTHON=${PYTHON:-.venv/bin/python} # that of `make`, if it is there

@@ -35,7 +35,8 @@ class HSICompressionModel(CompressionModel):
         src_channels: number of bands C.
         latent_shape: of one image's latent: channels and, for 3-D models, bands; rows and columns follow.
         size_multiple: height and width must be multiples of this.
-        pixelwise: whether every pixel is coded without its neighbours.
+        pixelwise: whether every pixel is coded without its neighbours; training then goes by chunks of
+            `pixels_per_chunk(device)` pixels, so that no layer may depend on the batch.
         verified: whether the architecture is known to be that of the published weights.
         compression_ratio: input values over latent values.
         bpppc: bits per pixel per channel, 32 / compression_ratio.

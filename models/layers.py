@@ -31,7 +31,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 _MONOTONIC = (nn.LeakyReLU, nn.Hardtanh)
 # Where `toom_cook` pays: the sums for each channel cost less than the multiplications that they save from
 # this C C' on, and those of the weights from this number of outputs on. Seen on an AVX2 processor.
-_MANY_CHANNELS, _MANY_OUTPUTS = 2**15, 2**11
+_MANY_CHANNELS, _MANY_OUTPUTS = 2**13, 2**11
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Step = Callable[[Tensor], Tensor]

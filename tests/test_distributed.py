@@ -16,8 +16,9 @@ FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
 @pytest.mark.parametrize(
     "flags",
     [
-        # 5 patches in batches of 2: the second process has no image in the last one.
-        ["-m", "cae1d", "--transform", "random_4x4"],
+        # 5 patches in batches of 2: the second process has no image in the last one, the first two chunks of pixels.
+        ["-m", "cae1d"],
+        ["-m", "cae1d", "--loss", "ssim"],
         ["-m", "sscnet_1bpppc", "--loss", "sa", "--train-batch-size", "4"],
     ],
 )

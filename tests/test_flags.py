@@ -29,6 +29,12 @@ TRAIN = {
     "--repeats": 1,
     "--early-stopping": None,
     "--scheduler": "none",
+    "--precision": "fp32",
+    "--compile/--no-compile": False,
+    "--deterministic/--no-deterministic": False,
+    "--prefetch": 2,
+    "--pin-memory/--no-pin-memory": True,
+    "--persistent-workers/--no-persistent-workers": True,
 }
 TEST = {
     "--device": "0",
@@ -38,6 +44,7 @@ TEST = {
     "--mode": "easy",
     "--checkpoint": None,
     "--half": False,
+    "--precision": "fp32",
     "--save-dir": "./results/tests/",
     "--seed": 10587,
     "-m/--model": "cae1d",
@@ -46,10 +53,15 @@ TEST = {
 }
 
 
+def long_form(flags):
+    """`-n/--num-workers` -> `--num-workers`, `--compile/--no-compile` -> `--compile`."""
+    return next(flag for flag in flags.split("/") if flag.startswith("--"))
+
+
 @pytest.mark.parametrize(("name", "table"), [("train", TRAIN), ("test", TEST)])
 def test_flags_and_defaults(scripts, name, table):
     module = getattr(scripts, name)
-    expected = {flags.split("--")[1].replace("-", "_"): default for flags, default in table.items()}
+    expected = {long_form(flags)[2:].replace("-", "_"): default for flags, default in table.items()}
     assert vars(module.parse_args([])) == expected
     spelled = {"/".join(action.option_strings) for action in module.build_parser()._actions}
     assert spelled == {"-h/--help", *table}
@@ -88,6 +100,8 @@ def test_values_are_parsed(scripts):
         ["--transform", "random_3x3"],
         ["-n", "-1"],
         ["--seed", "4294967296"],
+        ["--precision", "fp8"],
+        ["--prefetch", "0"],
     ],
 )
 def test_wrong_values_are_refused(scripts, argv, capsys):
@@ -153,8 +167,10 @@ def test_shell_files_set_every_flag(script, tmp_path):
     words = run()
     assert words[0] == script.replace(".sh", ".py")
     for flags, default in table.items():
-        flag = f"--{flags.split('--')[1]}"
-        if flag in ("--half", "--early-stopping") or (flag == "--checkpoint" and script == "train.sh"):
+        flag = long_form(flags)
+        if flags.endswith(f"/--no-{flag[2:]}"):
+            assert (flag if default else f"--no-{flag[2:]}") in words
+        elif flag in ("--half", "--early-stopping") or (flag == "--checkpoint" and script == "train.sh"):
             assert flag not in words
         elif flag == "--checkpoint":
             assert words[words.index(flag) + 1] == "./results/weights/cae1d_8bpppc.pth.tar"
@@ -163,11 +179,13 @@ def test_shell_files_set_every_flag(script, tmp_path):
             assert value == str(default) or float(value) == default
 
     for flags in table:
-        flag = f"--{flags.split('--')[1]}"
+        flag = long_form(flags)
         name = flag[2:].replace("-", "_").upper()
         words = run(**{name: "a value"})
         assert flag in words
-        if flag != "--half":
+        if flags.endswith(f"/--no-{flag[2:]}"):
+            assert f"--no-{flag[2:]}" in run(**{name: "0"})
+        elif flag != "--half":
             assert words[words.index(flag) + 1] == "a value"
     assert run("--further", "argument")[-2:] == ["--further", "argument"]
 

@@ -111,6 +111,23 @@ def test_half_runs_the_model_in_fp16_and_measures_in_float32(run_test, weights, 
     assert half["sa"][0] == pytest.approx(full["sa"][0], abs=0.1)
 
 
+def test_precisions(scripts, run_test, weights, make_dataset, capsys):
+    root = make_dataset(test=1, bands=12)
+    flags = ["-d", root, "--num-channels", 12, "--checkpoint", weights(src_channels=12)]
+    full = run_test(*flags, name="cae1d")
+    bf16 = run_test(*flags, "--precision", "bf16", name="cae1d")
+    assert bf16["settings"]["arguments"]["precision"] == "bf16"
+    assert bf16["results"]["bpppc"] == full["results"]["bpppc"]
+    assert bf16["results"]["psnr"][0] != full["results"]["psnr"][0]
+    assert bf16["results"]["psnr"][0] == pytest.approx(full["results"]["psnr"][0], abs=0.2)
+    for wrong, message in (
+        (["--half", "--precision", "bf16"], "--half is fp16 without autocast, --precision bf16 is autocast: give one"),
+        (["--precision", "fp16"], "--precision fp16 is for GPUs: give bf16 or fp32 on a CPU"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            scripts.test.main(["--device", "cpu", *map(str, flags), *wrong])
+
+
 def test_small_images_have_no_ssim(run_test, weights, make_dataset, capsys):
     result = run_test("-d", make_dataset(test=1, side=8), "--checkpoint", weights(), name="cae1d")
     assert "ssim" not in result["results"] and "psnr" in result["results"]

@@ -39,11 +39,11 @@ def stop_after(monkeypatch, scripts, steps, number=signal.SIGTERM):
     """Send this process a signal in its `steps`-th training step from now on."""
     original, count = scripts.train.Training.totals, [0]
 
-    def totals(self, loss, *args):
-        count[0] += loss.requires_grad
+    def totals(self, *args):
+        count[0] += self.model.training
         if count[0] == steps:
             os.kill(os.getpid(), number)
-        return original(self, loss, *args)
+        return original(self, *args)
 
     monkeypatch.setattr(scripts.train.Training, "totals", totals)
 
@@ -267,6 +267,126 @@ def test_resume_of_batch_norm_is_exact(train, make_dataset, scripts, monkeypatch
         parts = train(*flags, name="parts", status=128 + signal.SIGTERM)
     assert resume(scripts, parts) == 0
     assert_same_run(whole, parts)
+
+
+def test_bf16_trains_and_resumes_exactly(train, make_dataset, scripts, monkeypatch, assert_same_run):
+    flags = ["-d", make_dataset(train=3, val=1, test=1, bands=12, side=8), "--num-channels", 12, "-e", 2]
+    flags += ["--precision", "bf16", "--transform", "random_4x4"]
+    whole = train(*flags, name="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, scripts, 3)
+        parts = train(*flags, name="parts", status=128 + signal.SIGTERM)
+    assert resume(scripts, parts) == 0
+    assert_same_run(whole, parts)
+    last = whole.checkpoint("last")
+    assert all(tensor.dtype == torch.float32 for tensor in last["state_dict"].values())
+    assert last["scaler"] == {} and last["arguments"]["precision"] == "bf16"
+    # It is the run's until a flag says otherwise.
+    assert resume(scripts, parts, "-e", 3, "--precision", "fp32") == 0
+    assert [start["arguments"]["precision"] for start in parts.settings()["starts"]] == ["bf16", "bf16", "fp32"]
+
+
+@pytest.fixture
+def fp16_on_a_cpu(monkeypatch):
+    """Refused to users for its slowness; it works all the same, the scaler of the loss included."""
+    monkeypatch.setattr("utils.precision.check_precision", lambda *args, **kwargs: None)
+
+
+def test_fp16_resumes_with_the_scale_of_its_loss(
+    train, make_dataset, scripts, monkeypatch, assert_same_run, fp16_on_a_cpu
+):
+    flags = ["-d", make_dataset(train=6, val=1, test=1, bands=12, side=8), "--num-channels", 12, "-e", 2]
+    flags += ["--precision", "fp16", "--transform", "random_4x4"]
+    whole = train(*flags, name="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, scripts, 2)
+        parts = train(*flags, name="parts", status=128 + signal.SIGTERM)
+    assert parts.checkpoint("last")["scaler"]["_growth_tracker"] == 2
+    assert resume(scripts, parts) == 0
+    assert_same_run(whole, parts)
+    scaler = whole.checkpoint("last")["scaler"]
+    assert scaler["scale"] == 2.0**16 and scaler["_growth_tracker"] == 6
+    # A run in another precision goes on in fp16, with a fresh scale, and the reverse.
+    assert resume(scripts, parts, "-e", 3, "--precision", "fp32") == 0
+    assert parts.checkpoint("last")["scaler"] == {}
+    assert resume(scripts, parts, "-e", 4, "--precision", "fp16") == 0
+    assert parts.checkpoint("last")["scaler"]["_growth_tracker"] == 3
+
+
+def test_fp16_leaves_out_steps_whose_gradient_overflows(train, make_dataset, scripts, monkeypatch, fp16_on_a_cpu):
+    original, overflows = torch.nn.functional.mse_loss, [False, True, True]
+
+    def mse(x_hat, x, **kwargs):
+        if x_hat.requires_grad and (overflows.pop(0) if len(overflows) > 1 else overflows[0]):
+            x_hat.register_hook(lambda gradient: gradient * math.inf)
+        return original(x_hat, x, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "mse_loss", mse)
+    flags = ["-d", make_dataset(train=4, val=1, test=1, bands=12, side=8), "--num-channels", 12, "-e", 1]
+    flags += ["--precision", "fp16", "--transform", "random_4x4"]
+    run = train(*flags)
+    last = run.checkpoint("last")
+    assert last["progress"]["global_step"] == 2
+    assert last["scaler"]["scale"] == 2.0**15  # halved by the second
+    assert last["optimizer"]["state"][0]["step"] == 1  # Adam took the first alone
+    assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
+    # Without an end to it there is no scale that would do.
+    with pytest.raises(ProjectError, match=r"norm of the gradient is (nan|inf) in epoch 9, .*last good checkpoint"):
+        resume(scripts, run, "-e", 100)
+
+
+def test_a_checkpoint_of_adams_other_implementation_goes_on(train, make_dataset, scripts):
+    """As runs wrote it before there were precisions: also without a scaler and the later arguments."""
+    run = train("-d", make_dataset(train=4, val=1, test=1, bands=12), "--num-channels", 12, "-e", 1)
+    path = run.dir / "last.pth.tar"
+    old = run.checkpoint("last")
+    assert old["optimizer"]["param_groups"][0]["fused"] is True
+    del old["scaler"]
+    for name in ("precision", "compile", "deterministic", "prefetch", "pin_memory", "persistent_workers"):
+        del old["arguments"][name]
+    for group in old["optimizer"]["param_groups"]:
+        group["fused"] = None
+    torch.save(old, path)
+    assert resume(scripts, run, "-e", 2) == 0
+    new = run.checkpoint("last")
+    assert new["optimizer"]["param_groups"][0]["fused"] is True and new["optimizer"]["state"][0]["step"] == 4
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
+def test_a_compiled_run_does_what_the_others_do(train, make_dataset):
+    flags = ["-d", make_dataset(train=4, val=1, test=1, bands=12, side=8), "--num-channels", 12, "-e", 2]
+    flags += ["--transform", "random_4x4"]
+    one, compiled = train(*flags, name="one"), train(*flags, "--compile", name="compiled")
+    expected, found = one.checkpoint("last")["state_dict"], compiled.checkpoint("last")["state_dict"]
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        # Adam turns a gradient's rounding at 0 into a step of the learning rate: a weight in ten thousand may.
+        assert ((found[key] - tensor).abs() > 1e-4).double().mean() < 1e-3, key
+
+
+def test_backends_are_set_before_the_device_is_used(train, make_dataset, scripts, monkeypatch):
+    calls = []
+    monkeypatch.setattr("utils.environment.configure_backends", lambda *args, **kwargs: calls.append((args, kwargs)))
+    flags = ["-d", make_dataset(train=2, val=1, test=1, bands=12), "--num-channels", 12, "-e", 1]
+    run = train(*flags, "--deterministic")
+    resume(scripts, run, "-e", 2)
+    resume(scripts, run, "-e", 3, "--no-deterministic")
+    assert calls == [((True,), {"tf32": False})] * 2 + [((False,), {"tf32": True})]
+
+
+def test_flags_of_the_loader(train, make_dataset, scripts, monkeypatch):
+    loaders, original = [], scripts.train.Training.loader
+
+    def loader(self, *args, **kwargs):
+        loaders.append(original(self, *args, **kwargs))
+        return loaders[-1]
+
+    monkeypatch.setattr(scripts.train.Training, "loader", loader)
+    flags = ["-d", make_dataset(train=4, val=1, test=1, bands=12), "--num-channels", 12, "-e", 2]
+    train(*flags, "-n", 1, "--prefetch", 3, "--no-persistent-workers")
+    assert (loaders[0].prefetch_factor, loaders[0].persistent_workers, loaders[0].pin_memory) == (3, False, False)
+    train(*flags, "-n", 1, name="second")
+    assert (loaders[2].prefetch_factor, loaders[2].persistent_workers) == (2, True)
 
 
 def test_resume_from_best_and_from_a_stop_while_validating(train, make_dataset, scripts, monkeypatch, assert_same_run):
@@ -510,7 +630,7 @@ def test_a_gradient_that_is_not_finite_spoils_nothing(train, make_dataset, scrip
 
     monkeypatch.setattr(torch.nn.functional, "mse_loss", mse)
     with pytest.raises(ProjectError, match=r"norm of the gradient is (nan|inf) in epoch 1, step 2; .*last\.pth\.tar"):
-        train("-d", root, "-e", 1)
+        train("-d", root, "-e", 1, "--transform", "random_4x4")  # one chunk of pixels, one loss
     (path,) = root.parent.glob("runs/*/last.pth.tar")
     last = torch.load(path, weights_only=True)
     assert last["progress"]["global_step"] == 1
@@ -557,6 +677,7 @@ def copy_test_patches(source, target):
         (["--devices", "0,0"], "different GPU numbers"),
         (["-m", "sscnet", "--transform", "random_16x16"], "random_16x16 breaks the neighbourhoods that sscnet codes"),
         (["--loss", "ssim", "--transform", "random_16x16"], "--loss ssim compares: use randomcrop_16x16"),
+        (["--precision", "fp16"], "--precision fp16 is for GPUs: give bf16 or fp32"),
         (["--loss", "ssim", "--transform", "randomcrop_8x8"], "--loss ssim needs 11 pixels"),
         (["-m", "cae3d", "--transform", "randomcrop_4x4"], "train images: CAE3D cannot take 4 x 4 pixels"),
         (["--transform", "random_32x32"], "32x32"),
@@ -575,6 +696,12 @@ def test_what_cannot_work_is_refused_before_anything_is_written(scripts, make_da
         scripts.train.main([*FLAGS, "-d", str(root), "--save-dir", str(save_dir), *flags])
     assert "\n" not in str(caught.value)
     assert not save_dir.exists()
+
+
+def test_compile_without_a_compiler_is_refused(scripts, make_dataset, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UsageError, match=r"--compile needs a C\+\+ compiler, and there is no no-such-compiler"):
+        scripts.train.main([*FLAGS, "-d", str(make_dataset()), "--compile"])
 
 
 def test_errors_are_one_line_and_an_exit_status(start, make_dataset, tmp_path):

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from .metrics import image_metrics, psnr_from_mse
+from .precision import autocast
 
 
-def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, half: bool = False) -> list[dict]:
+def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, precision: str = "fp32") -> list[dict]:
     """Code every image to bytes and back, and measure it.
 
     Args:
-        model: with `compress` and `decompress`, on `device`, in evaluation mode, in fp16 if `half`.
+        model: with `compress` and `decompress`, on `device`, in evaluation mode; it is given images in the
+            type of its weights.
         batches: float32 tensors (N, C, H, W) in [0, 1] on the CPU.
-        half: give the model fp16 inputs. Metrics are float32 or better against the float32 image all the same.
+        precision: of autocast, one of `utils.options.PRECISIONS`. Metrics are float32 or better against the
+            float32 image whatever the model ran in.
 
     Returns:
         For each image `bpppc` (8 * bytes / values), `mse`, `psnr` (dB, peak 1), `ssim` (absent for sides
@@ -26,17 +29,19 @@ def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, 
     """
     results: list[dict] = []
     warm = set()
+    dtype = next(model.parameters()).dtype
     for x in batches:
         x = x.to(device)
-        given = x.half() if half else x
+        given = x.to(dtype)
         # Code is loaded and kernels are chosen before the clock runs: for the whole shape on a GPU, and a
         # last, shorter batch has one of its own.
         part = given if device.type == "cuda" else given[:1, :, :8, :8]
-        if part.shape not in warm:
-            model.decompress(**model.compress(part))
-            warm.add(part.shape)
-        coded, encoding_time = timed(lambda given=given: model.compress(given), device)
-        decoded, decoding_time = timed(lambda coded=coded: model.decompress(**coded), device)
+        with autocast(precision, device):
+            if part.shape not in warm:
+                model.decompress(**model.compress(part))
+                warm.add(part.shape)
+            coded, encoding_time = timed(lambda given=given: model.compress(given), device)
+            decoded, decoding_time = timed(lambda coded=coded: model.decompress(**coded), device)
         with torch.no_grad():
             metrics = {key: value.tolist() for key, value in image_metrics(decoded["x_hat"].float(), x).items()}
         for index in range(len(x)):

@@ -3,6 +3,9 @@
 Every loss is a mean over images, so the loss of a batch is the mean of its shards weighted by their
 sizes: training on several devices minimises what training on one does. Computed in float32 or better,
 also where the model ran in half precision under autocast. Tensors that differ in shape raise `ValueError`.
+
+A loss with `pixelwise = True` is a mean over pixels, too: the mean over parts of the pixels, weighted by their
+sizes, is that over all.
 """
 
 from __future__ import annotations
@@ -17,12 +20,16 @@ from utils.metrics import at_least_float32, batch_ssim
 class MeanSquaredError(nn.Module):
     """mean (x_hat - x)^2, over all images, bands and pixels."""
 
+    pixelwise = True
+
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         return F.mse_loss(*_comparable(x_hat, x))
 
 
 class MeanAbsoluteError(nn.Module):
     """mean |x_hat - x|, over all images, bands and pixels."""
+
+    pixelwise = True
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         return F.l1_loss(*_comparable(x_hat, x))
@@ -41,6 +48,7 @@ class SpectralAngle(nn.Module):
     1993, doi 10.1016/0034-4257(93)90013-N.
     """
 
+    pixelwise = True
     MIN_NORM = 1e-4  # one digital number of EnMAP: no other spectrum of the data is shorter, but zero
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ LOSSES = ("mse", "mae", "sa", "ssim")
 
 SCHEDULERS = ("none", "plateau", "cosine")
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the line breaks of a script's docstring and adds each flag's default."""
