@@ -1,0 +1,270 @@
+"""benchmark.py: its flags, what a tiny run writes, and the tools that measure. No time is asserted."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from utils import speed
+from utils.errors import DatasetError, UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SPEED = {
+    "--models": ["cae1d", "cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "sscnet", "cae3d"],
+    "--devices": ["cpu"],
+    "--precision": ["fp32"],
+    "--size": 128,
+    "--quick": False,
+    "--repeats": 5,
+    "--only": ["models", "data", "scripts"],
+    "--name": None,
+    "--save-dir": "./results/benchmarks/",
+    "-d/--dataset": "./datasets/sample/",
+}
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("script_benchmark", ROOT / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(benchmark, tmp_path):
+    """run(*args) -> the content of the report, which is called "tiny"."""
+
+    def start(*args):
+        flags = ["speed", "--name", "tiny", "--save-dir", tmp_path, "--repeats", "1", *args]
+        assert benchmark.main(list(map(str, flags))) == 0
+        return json.loads((tmp_path / "tiny" / "speed.json").read_text())
+
+    return start
+
+
+def actions(benchmark):
+    """The flags of `speed`."""
+    (commands,) = (action for action in benchmark.build_parser()._actions if action.choices)
+    return commands.choices["speed"]._actions
+
+
+# -- flags ----------------------------------------------------------------------------------------
+
+
+def test_flags_and_defaults(benchmark):
+    expected = {flags.split("--")[1].replace("-", "_"): default for flags, default in SPEED.items()}
+    assert vars(benchmark.parse_args(["speed"])) == {"command": "speed", **expected}
+    assert {"/".join(action.option_strings) for action in actions(benchmark)} == {"-h/--help", *SPEED}
+    assert all(action.help for action in actions(benchmark))
+
+
+def test_quick_changes_defaults_only(benchmark):
+    quick = benchmark.parse_args(["speed", "--quick"])
+    assert (quick.models, quick.size, quick.repeats) == (["cae1d", "sscnet", "cae3d", "cae1d_1bpppc@16"], 64, 2)
+    given = benchmark.parse_args(["speed", "--quick", "--models", "cae1d", "--size", "128"])
+    assert (given.models, given.size, given.repeats) == (["cae1d"], 128, 2)
+
+
+def test_lists_take_commas_and_spaces(benchmark):
+    args = benchmark.parse_args(
+        ["speed", "--models", "cae1d,sscnet", "cae3d@32", "--devices", "cpu,0", "--precision", "fp32", "bf16"]
+    )
+    assert args.models == ["cae1d", "sscnet", "cae3d@32"]
+    assert args.devices == ["cpu", "0"]
+    assert args.precision == ["fp32", "bf16"]
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys, runpy; sys.argv = ['benchmark.py', 'speed', '--help']\n"
+        "try: runpy.run_path('benchmark.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'compressai', 'matplotlib', 'rasterio') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--models", "vgg"], ["--models vgg", "cae1d_8bpppc"]),
+        (["--models", "cae1d@"], ["MODEL@SIDE"]),
+        (["--models", "sscnet", "--size", "12"], ["--size 12", "multiples of 8"]),
+        (["--size", "4"], ["--size 4", "at least 8"]),
+        (["--devices", "gpu"], ["--devices gpu", "cpu or the number"]),
+        (["--precision", "fp8"], ["--precision fp8", "bf16"]),
+        (["--only", "time"], ["--only time", "scripts"]),
+    ],
+)
+def test_wrong_values_are_one_line(benchmark, flags, words, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        benchmark.main(["speed", "--save-dir", str(tmp_path), *flags])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_reports_can_be_committed_and_nothing_else():
+    def ignored(path):
+        return subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", path]).returncode == 0
+
+    if subprocess.run(["git", "-C", ROOT, "rev-parse"], capture_output=True).returncode:
+        pytest.skip("no git repository")
+    assert not ignored("results/benchmarks/epyc/speed.json") and not ignored("results/benchmarks/epyc/speed.md")
+    assert ignored("results/benchmarks/epyc/.patches-1/patches/000-DATA.npy")
+    assert ignored("results/benchmarks/epyc/.speed.json.tmp")
+    assert ignored("results/benchmarks/2026_01_01-10_00_00-amd/speed.json")
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def test_models(run, capsys, tmp_path):
+    content = run("--models", "cae1d@16", "cae3d", "--size", 8, "--only", "models")
+    assert [(row["model"], row["work"]) for row in content["models"]] == [
+        (name, work) for name in ("cae1d", "cae3d") for work in ("encode", "decode", "encode+decode", "train")
+    ]
+    for row in content["models"]:
+        assert (row["device"], row["precision"], row["repeats"]) == ("cpu", "fp32", 1)
+        assert row["side"] == (16 if row["model"] == "cae1d" else 8)
+        assert row["batch"] == (2 if row["work"] == "train" else 1)
+        assert 0 <= row["deviation"] < (1e-3 if row["work"] == "train" else 1e-5)
+        assert 0 < row["flops"] <= row["baseline_flops"]
+        assert row["limited_by"] in ("arithmetic", "memory")
+        assert row["note"] is None
+        for key, value in row.items():
+            if isinstance(value, float):  # at 8 px a peak may not show beside that of the warm-up
+                assert math.isfinite(value) and value >= 0, key
+        assert row["baseline_peak_bytes"] >= 0 and row["peak_bytes"] >= 0
+    (limits,) = content["limits"]
+    assert limits["flops_per_second"] > 0 and limits["bytes_per_second"] > 0
+    assert content["settings"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert content["settings"]["arguments"]["models"] == ["cae1d@16", "cae3d"]
+    assert str(tmp_path) not in json.dumps(content)
+    table = (tmp_path / "tiny" / "speed.md").read_text()
+    assert table.count("\n| cae1d") == 4 and table.count("\n| cae3d") == 4
+    assert table in capsys.readouterr().out
+
+
+def test_data_and_scripts(run, benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "PATCH_SIDE", 16)
+    content = run("--only", "data,scripts", "--quick")
+    assert content["models"] == [] and content["limits"] == []
+    assert {row["processes"] for row in content["preprocessing"]} == {1, speed.num_cores()}
+    assert len(content["loading"]) == 16
+    for row in (*content["preprocessing"], *content["loading"]):
+        assert row["patches_per_second"] > 0 and row["reading_patches_per_second"] > 0 and row["share_of_reading"] > 0
+    commands = [row["command"] for row in content["scripts"]]
+    assert commands[1:] == ["import torch", "train.py --help", "test.py --help", "benchmark.py --help"]
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"speed.json", "speed.md"}
+
+
+def test_a_dataset_that_is_not_there(run, tmp_path):
+    with pytest.raises(DatasetError, match="-d names one with TIFs"):
+        run("--only", "data", "-d", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("flags", "is_native"), [("avx2 f16c", False), ("avx2 avx512_bf16", True)])
+def test_bf16_where_the_processor_has_it(run, monkeypatch, tmp_path, flags, is_native):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(speed, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(speed, "matmul_rate", lambda *_: 1e9)  # 2048^3 emulated takes a minute
+    content = run("--models", "cae1d", "--size", 8, "--precision", "bf16", "--only", "models")
+    table = (tmp_path / "tiny" / "speed.md").read_text()
+    if is_native:
+        assert [row["precision"] for row in content["models"]] == ["bf16"] * 4
+        assert content["left_out"] == []
+        assert all(0 < row["deviation"] < 0.5 for row in content["models"])
+    else:
+        assert content["models"] == []
+        assert content["left_out"] == [
+            "bf16 on cpu: this processor has no bf16 arithmetic: emulated, it would run for hours"
+        ]
+        assert f"Left out: {content['left_out'][0]}." in table
+
+
+def test_what_does_not_fit_is_measured_smaller(run, benchmark, monkeypatch):
+    def peak(name, work, side, *rest):
+        if side > 8:
+            raise speed.OutOfMemory
+        return 1
+
+    monkeypatch.setattr(benchmark, "peak", peak)
+    content = run("--models", "cae1d", "--size", 16, "--only", "models")
+    assert {(row["side"], row["note"]) for row in content["models"]} == {(8, "16 px needs more memory than there is")}
+    monkeypatch.setattr(benchmark, "MIN_SIDE", 16)
+    content = run("--models", "cae1d", "--size", 16, "--only", "models")
+    assert all("seconds" not in row and row["note"] for row in content["models"])
+
+
+# -- tools ----------------------------------------------------------------------------------------
+
+
+def test_flops_of_a_known_layer():
+    layer = nn.Conv2d(3, 5, 3, padding=1)
+    value, flops = speed.count_flops(lambda: layer(torch.zeros(2, 3, 8, 8)))
+    assert value.shape == (2, 5, 8, 8)
+    assert flops == 2 * (2 * 5 * 8 * 8) * (3 * 3 * 3)
+
+
+def test_interleaved_takes_turns():
+    calls = []
+    times = speed.interleaved(
+        [lambda: calls.append("a"), lambda: calls.append("b")], 3, before=lambda: calls.append("-")
+    )
+    assert "".join(calls) == "-a-b" * 3
+    assert [len(seconds) for seconds in times] == [3, 3]
+
+
+def grow(megabytes):
+    return speed.peak_growth(lambda: torch.ones(megabytes, 2**18), torch.device("cpu"))
+
+
+def too_much():
+    return torch.ones(speed.available_memory() // 4).sum()
+
+
+def wrong():
+    raise KeyError("a name")
+
+
+@pytest.mark.skipif(not speed.PROCESS.exists(), reason="Linux tells a process's peak")
+def test_memory_of_a_fresh_process(monkeypatch):
+    # The processes find this file as a module.
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    large = torch.ones(2**26)  # the peak of this process is none of theirs
+    assert 64e6 < speed.in_fresh_process("test_benchmark:grow", 64) < 90e6
+    del large
+    with pytest.raises(speed.OutOfMemory):
+        speed.in_fresh_process("test_benchmark:too_much")
+    with pytest.raises(RuntimeError, match="KeyError: 'a name'"):
+        speed.in_fresh_process("test_benchmark:wrong")
+
+
+def test_least_seconds():
+    assert speed.least_seconds(10, 1, 5, 1) == (2, "arithmetic")
+    assert speed.least_seconds(1, 12, 5, 4) == (3, "memory")
+
+
+def test_numbers_and_tables():
+    numbers = [0.0, 0.00012345, 0.012345, 1.2345, 123.45, 12345.6, None, math.nan]
+    assert [speed.short(number) for number in numbers] == ["0", "0.000123", "0.0123", "1.23", "123", "12346", "–", "–"]
+    assert speed.short(2.5e9, 1e-9) == "2.50"
+    assert speed.markdown_table(["model", "s"], [["cae1d", "1"], ["x", "22"]]).splitlines() == [
+        "| model |  s |",
+        "| :---- | -: |",
+        "| cae1d |  1 |",
+        "| x     | 22 |",
+    ]
