@@ -34,7 +34,7 @@ SPEED = """Time and memory beside the models' textbook form, and beside the mach
 
 Parts (--only):
 models    encoding, decoding, both (one image of SIDE x SIDE, no gradients) and a step of training (a batch of
-          two, at most 64 x 64, with --quick 32 x 32: squared error, gradients, clipping, Adam). The baseline
+          two, at most 64 x 64, with --quick half of SIDE: squared error, gradients, clipping, Adam). The baseline
           is models/textbook.py: float32, the whole batch at once, the same weights. Both run in turn; medians
           count. On GPUs float32 means TF32 in training, for both, as in train.py, and full float32 elsewhere,
           as in test.py. The deviation is the largest absolute one of the output, in training that of the
@@ -59,9 +59,10 @@ DEFAULTS = {
 QUICK = {"models": ["cae1d", "sscnet", "cae3d", "cae1d_1bpppc@16"], "size": 64, "repeats": 2}
 
 BANDS = 202
-TRAIN_BATCH, TRAIN_SIDE, QUICK_TRAIN_SIDE = 2, 64, 32
+TRAIN_BATCH, TRAIN_SIDE = 2, 64
 MIN_SIDE = 8  # of images, also of those by which a fresh process warms up
 SLOW, SLOW_REPEATS = 20.0, 2  # a pass of that many seconds is repeated so often only
+SPREAD = 1.5  # between the slowest and the fastest of equal calls: more is worth a note
 SEED = 0
 PATCH_SIDE = 128  # of generated patches for the loader
 LOADER_BATCH = 2  # train.py's default
@@ -172,8 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
     )
     if tasks:
-        train_side = QUICK_TRAIN_SIDE if args.quick else TRAIN_SIDE
-        measure_models(report, tasks, devices, args.precision, args.repeats, train_side)
+        measure_models(report, tasks, devices, args.precision, args.repeats, args.quick)
     if "data" in args.only:
         measure_preprocessing(report, Path(args.dataset), args.quick)
         measure_loading(report, args.quick, args.repeats)
@@ -363,7 +363,7 @@ def reason_to_leave_out(device, precision: str) -> str | None:
 
 
 def measure_models(
-    report: Report, tasks: Sequence, devices: Mapping, precisions: Sequence[str], repeats: int, train_side: int
+    report: Report, tasks: Sequence, devices: Mapping, precisions: Sequence[str], repeats: int, quick: bool
 ):
     import torch
 
@@ -394,7 +394,9 @@ def measure_models(
     for name, image_side in tasks:
         for device, limits in combinations:
             for work in WORKS:
-                side = min(image_side, train_side) if work == "train" else image_side
+                side = image_side
+                if work == "train":
+                    side = min(TRAIN_SIDE, max(MIN_SIDE, side // 2) if quick else side)
                 report.say(f"{name}, {side} px, {work}, {limits['device']}, {limits['precision']}")
                 report.add("models", measure_work(name, side, work, device, limits, repeats))
 
@@ -443,6 +445,10 @@ def measure_work(name: str, side: int, work: str, device, limits: Mapping, repea
         [seconds / num_images for seconds in times] for times in interleaved(calls, repeats, device)
     )
     baseline_seconds, seconds = statistics.median(all_baseline), statistics.median(all_ours)
+    spread = max(max(times) / min(times) for times in (all_baseline, all_ours))
+    if spread > SPREAD:
+        busy = f"equal calls differ by a factor of {spread:.1f} in time, was the machine busy?"
+        note = f"{note}; {busy}" if note else busy
     num_bytes = compulsory_bytes(ours.net, work, x, y, getattr(torch, PRECISIONS[precision]).itemsize)
     flops_per_second = limits["training_flops_per_second" if work == "train" else "flops_per_second"]
     limit_seconds, limited_by = least_seconds(
@@ -710,7 +716,7 @@ class Report:
                 "Seconds and GFLOP for one image; memory in MB beside weights and input."
             )
             parts.append(markdown_table(MODEL_HEADER, map(model_cells, rows)))
-            parts += [f"{row['model']}, {row['work']}: {row['note']}." for row in rows if row["note"]]
+            parts += [f"{row['model']}, {row['work']}: {row['note']}" for row in rows if row["note"]]
         parts += [f"Left out: {text}." for text in content["left_out"]]
         for title, part, columns in DATA_TABLES:
             if content[part]:

@@ -571,10 +571,15 @@ class Training:
             "arguments": vars(self.args),
             "device": device_name(self.process.device),
             "processes": self.process.world_size,
+            "pixels_per_chunk": self.pixels_per_chunk(),
         }
         record_start(self.run_dir, facts, start)
         self.log = RunLog(self.run_dir, self.progress.epoch)
         print(f"{'Going on with' if self.resumed else 'Training in'} {shown(self.run_dir)}", flush=True)
+
+    def pixels_per_chunk(self) -> int | None:
+        """What the order of sums depends on beside the arguments; None where images go as a whole."""
+        return self.model.pixels_per_chunk(self.process.device) if self.model.pixelwise else None
 
     def save(self, name: str) -> None:
         """Write `name`.pth.tar."""
@@ -593,6 +598,7 @@ class Training:
             "rng": rng_state(),
             "arguments": vars(self.args),
             "data": self.data,
+            "pixels_per_chunk": self.pixels_per_chunk(),
         }
         path = self.run_dir / f"{name}.pth.tar"
         try:

@@ -134,7 +134,7 @@ def _convolution(module: nn.Module, batch_norm: nn.Module | None, scale: Sequenc
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
     # Sums of weights are float32 sums under autocast, too.
     with torch.autocast(module.weight.device.type, enabled=False):
-        weight, bias = module.weight, module.bias
+        weight, bias = _as_stored(module.weight), module.bias
         if batch_norm is not None:
             weight, bias = fuse_conv_bn_weights(
                 *(weight, bias, batch_norm.running_mean, batch_norm.running_var),
@@ -186,7 +186,8 @@ def _toom_cook_pays(x: Tensor, weight: Tensor) -> bool:
 
 
 def _transposed_convolution(module: nn.Module) -> Step:
-    weight = module.weight.unsqueeze(2) if module.weight.dim() == 3 else module.weight
+    weight = _as_stored(module.weight)
+    weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
     output_padding = _on_a_row(module.output_padding, 0)
 
@@ -229,6 +230,11 @@ def _halve(x: Tensor) -> Tensor:
 def _laid_out(x: Tensor) -> Tensor:
     """`x` as its device likes it best. On GPUs that is left to cuDNN."""
     return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()]) if x.device.type == "cpu" else x
+
+
+def _as_stored(weight: Tensor) -> Tensor:
+    """`weight`, whose gradient comes back in the layout it is stored in: DistributedDataParallel expects that."""
+    return weight.flatten(1).unflatten(1, weight.shape[1:])
 
 
 def _batch_norm_of(modules: deque) -> nn.Module | None:

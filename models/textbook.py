@@ -1,4 +1,4 @@
-"""The published models in textbook form: the reference for results and, later, for time.
+"""The published models in textbook form: the reference for results and for time.
 
 One `nn.Sequential` of layers each for encoder and decoder, the whole batch at once, float32, no chunks,
 nothing in place. Weights are copied from the model under test in the order of its state dict, so that

@@ -126,3 +126,12 @@ def test_new_weights_are_used():
         after = model.decode(y)
         assert not torch.allclose(before, after)
         torch.testing.assert_close(after, textbook(model, "cae1d").decode(y), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["cae1d", "cae1da", "sscnet_1bpppc", "cae3d_1bpppc"])
+def test_gradients_lie_as_their_parameters_do(name):
+    """DistributedDataParallel copies, and warns, where strides differ, even those of axes of one."""
+    model = models[name]().train()
+    model(torch.rand(1, 202, 16, 8))["x_hat"].sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad.stride() == parameter.stride(), key
