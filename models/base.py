@@ -109,10 +109,15 @@ class HSICompressionModel(CompressionModel):
         return self._decode(y)
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self._map_images(fast_layers(self.encoder), x)
+        return self._map_images(self._layers(self.encoder), x)
 
     def _decode(self, y: Tensor) -> Tensor:
-        return self._map_images(fast_layers(self.decoder), y)
+        return self._map_images(self._layers(self.decoder), y)
+
+    @staticmethod
+    def _layers(layers: torch.nn.Sequential) -> Callable[[Tensor], Tensor]:
+        # With gradients channels-last 2-D layers were slower than the layers as they are: 0.87 times for `sscnet`.
+        return layers if torch.is_grad_enabled() else fast_layers(layers)
 
     def check_size(self, x: Tensor) -> None:
         """Raise ValueError unless `x` is (N, src_channels, H, W) with H, W multiples of `size_multiple`."""

@@ -35,7 +35,7 @@ class SpectralAutoencoder(HSICompressionModel):
     pixelwise = True
 
     # Sequences in one chunk, by number of halvings and device type. On a CPU a chunk's activations are
-    # some MB, near its caches: of 32 ... 256 these were the quickest, or within 3 % of it, in `benchmark.py speed`
+    # some MB, near its caches: of 16 ... 256 these were the quickest, or within some per cent of it, in trials
     # on a two-core AVX2 processor. On a GPU the largest activation takes 0.2 GB (by its size: not yet measured).
     rows_per_chunk: Mapping[int, Mapping[str, int]] = {
         2: {"cpu": 128, "cuda": 4096},
