@@ -5,9 +5,10 @@ all default models, an hour     python benchmark.py speed
 a GPU, several precisions       python benchmark.py speed --devices 0 --precision fp32 bf16 fp16
 one model, nothing else         python benchmark.py speed --models sscnet --only models
 a narrow model on a small image python benchmark.py speed --models cae1d cae1d_1bpppc@32
+trainings over wall time        python benchmark.py curves results/trains/RUN results/trains/OTHER
 
-Results go to SAVE_DIR/<name>/speed.json and, as tables, speed.md, after every line that is finished.
-`python benchmark.py speed --help` explains the flags.
+Results of `speed` go to SAVE_DIR/<name>/speed.json and, as tables, speed.md, after every line that is finished,
+those of `curves` to curves.csv and curves.png. `python benchmark.py COMMAND --help` explains the flags.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 
 from models import aliases, models, names_for_help
-from utils.errors import DatasetError, UsageError, run_script
+from utils.errors import DatasetError, ProjectError, UsageError, run_script
 from utils.options import HelpFormatter, positive_int
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
@@ -42,21 +43,30 @@ models    encoding, decoding, both (one image of SIDE x SIDE, no gradients) and 
           (3e-3), so may we.
 data      preprocessing beside reading and decoding the same TIFs; loading patches beside reading the files
 scripts   how long --help takes, beside importing torch
+scaling   train.py on patches of 64 x 64 by one process of one thread, and by two that share each batch of four
+          through DistributedDataParallel (gloo): images/s of an epoch after the first. An efficiency of 1 is
+          twice the images/s.
 
 Limit: FLOPs of our form over the rate of a large matrix product, or the bytes that must move at least over the
 rate of a large copy, whichever takes longer; both rates are measured in the same run and precision. These bytes
 are input, output and weights once; in training the batch once, weights and both moments of Adam read and
 written. Convolutions can beat the matrix product, so a share above 100 % is possible.
 """
-PARTS = ("models", "data", "scripts")
+PARTS = ("models", "data", "scripts", "scaling")
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 WORKS = ("encode", "decode", "encode+decode", "train")
 DEFAULTS = {
     "models": ["cae1d", "cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "sscnet", "cae3d"],
     "size": 128,
     "repeats": 5,
+    "only": list(PARTS),
 }
-QUICK = {"models": ["cae1d", "sscnet", "cae3d", "cae1d_1bpppc@16"], "size": 64, "repeats": 2}
+QUICK = {
+    "models": ["cae1d", "sscnet", "cae3d", "cae1d_1bpppc@16"],
+    "size": 64,
+    "repeats": 2,
+    "only": [part for part in PARTS if part != "scaling"],
+}
 
 BANDS = 202
 TRAIN_BATCH, TRAIN_SIDE = 2, 64
@@ -66,13 +76,19 @@ SPREAD = 1.5  # between the slowest and the fastest of equal calls: more is wort
 SEED = 0
 PATCH_SIDE = 128  # of generated patches for the loader
 LOADER_BATCH = 2  # train.py's default
+SCALING_MODELS, SCALING_BATCH, SCALING_SIDE = ("cae1d", "sscnet"), 4, 64
 
 
 def build_parser(quick: bool = False) -> argparse.ArgumentParser:
     """The parser; `quick` gives it the defaults of --quick."""
-    defaults = QUICK if quick else DEFAULTS
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_speed(commands, QUICK if quick else DEFAULTS)
+    add_curves(commands)
+    return parser
+
+
+def add_speed(commands, defaults: Mapping) -> None:
     speed = commands.add_parser(
         "speed",
         help="time and memory beside the textbook models and the machine's limits",
@@ -96,13 +112,35 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
         help="of our form, under autocast: fp32, bf16, fp16 (GPUs), or several",
     )
     add("--size", type=positive_int, default=defaults["size"], help="height and width of the images in pixels")
-    add("--quick", action="store_true", help="small images, few repetitions, four models; other flags still count")
+    add(
+        "--quick", action="store_true", help="small images, few repetitions, four models, no scaling; other flags count"
+    )
     add("--repeats", type=positive_int, default=defaults["repeats"], help="timed calls; 2 at most if one takes 20 s")
-    add("--only", nargs="+", default=list(PARTS), metavar="PART", help="parts to run: models, data, scripts")
-    add("--name", default=None, help="folder for the report; date, time and device if not given")
-    add("--save-dir", default="./results/benchmarks/", help="folder for the reports' folders")
+    add(
+        "--only",
+        nargs="+",
+        default=defaults["only"],
+        metavar="PART",
+        help="parts to run: models, data, scripts, scaling",
+    )
     add("-d", "--dataset", default="./datasets/sample/", help="folder with TIFs to measure preprocessing on")
-    return parser
+    add_report(add)
+
+
+def add_curves(commands) -> None:
+    curves = commands.add_parser(
+        "curves",
+        help="validation PSNR of several runs of train.py over the seconds that they trained",
+        description="Validation PSNR of several runs of train.py over the seconds of their training steps.",
+        formatter_class=HelpFormatter,
+    )
+    curves.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, such as results/trains/RUN")
+    add_report(curves.add_argument)
+
+
+def add_report(add: Callable) -> None:
+    add("--name", default=None, help="folder for the report; date and time, of `speed` the device too, if not given")
+    add("--save-dir", default="./results/benchmarks/", help="folder for the reports' folders")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -112,6 +150,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UsageError: a name that is none of the possible ones.
     """
     args = build_parser().parse_args(argv)
+    if args.command != "speed":
+        return args
     if args.quick:
         args = build_parser(quick=True).parse_args(argv)
     args.models = words(args.models)
@@ -142,7 +182,10 @@ def check_words(flag: str, given: Sequence[str], possible: Sequence[str]) -> Non
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    return run_speed(args) if args.command == "speed" else write_curves(args)
 
+
+def run_speed(args: argparse.Namespace) -> int:
     import torch
 
     from utils.distributed import get_device
@@ -170,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "preprocessing": [],
             "loading": [],
             "scripts": [],
+            "scaling": [],
         },
     )
     if tasks:
@@ -179,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure_loading(report, args.quick, args.repeats)
     if "scripts" in args.only:
         measure_scripts(report, args.repeats)
+    if "scaling" in args.only:
+        measure_scaling(report, args.quick)
     report.write()
     print(f"\n{report.tables()}\nwritten: {report.folder / 'speed.json'}, {report.folder / 'speed.md'}")
     return 0
@@ -353,13 +399,13 @@ def peak(name: str, work: str, side: int, device, precision: str, ours: bool) ->
 
 def reason_to_leave_out(device, precision: str) -> str | None:
     """Why a precision is not measured on a device, or None."""
-    from utils.speed import native_bf16
+    from utils.precision import has_native_bf16
 
     if device.type == "cuda" or precision == "fp32":
         return None
     if precision == "fp16":
         return "fp16 is for GPUs"
-    return None if native_bf16() else "this processor has no bf16 arithmetic: emulated, it would run for hours"
+    return None if has_native_bf16() else "this processor has no bf16 arithmetic: emulated, it would run for hours"
 
 
 def measure_models(
@@ -617,13 +663,17 @@ def measure_loading(report: Report, quick: bool, repeats: int) -> None:
                         )
 
 
-def make_patches(root: Path, count: int, dtype: str) -> list[Path]:
-    """A data set of `count` equal patches of noise (202, 128, 128), written through to the disk."""
+def make_patches(root: Path, count: int, dtype: str, side: int | None = None) -> list[Path]:
+    """A data set of `count` equal patches of noise (202, side, side), written through to the disk.
+
+    All of them are to train on, the first is also to validate on.
+    """
     import numpy as np
 
     from datasets.cubes import to_reflectance
 
-    cube = np.random.default_rng(SEED).integers(0, 10001, (BANDS, PATCH_SIDE, PATCH_SIDE), dtype=np.uint16)
+    side = side or PATCH_SIDE
+    cube = np.random.default_rng(SEED).integers(0, 10001, (BANDS, side, side), dtype=np.uint16)
     if dtype == "float32":
         cube = to_reflectance(cube)
     (root / "patches").mkdir()
@@ -635,6 +685,7 @@ def make_patches(root: Path, count: int, dtype: str) -> list[Path]:
             file.flush()
             os.fsync(file.fileno())
     (root / "splits" / "easy" / "train.csv").write_text("\n".join(names))
+    (root / "splits" / "easy" / "val.csv").write_text(names[0])
     return [root / "patches" / name for name in names]
 
 
@@ -660,6 +711,92 @@ def measure_scripts(report: Report, repeats: int) -> None:
         call()
     for name, times in zip(commands, interleaved(calls, repeats), strict=True):
         report.add("scripts", {"command": name, "seconds": statistics.median(times), "all_seconds": times})
+
+
+def measure_scaling(report: Report, quick: bool) -> None:
+    """Images/s of train.py with one process and with two, a thread each."""
+    num_patches, epochs = (8, 2) if quick else (32, 4)
+    with tempfile.TemporaryDirectory(dir=report.folder, prefix=".scaling-") as folder:
+        make_patches(Path(folder), num_patches, "uint16", SCALING_SIDE)
+        for model in SCALING_MODELS:
+            rates = {}
+            for processes in (1, 2):
+                report.say(f"training {model}, processes: {processes}")
+                flags = ["-m", model, "-d", folder, "-e", str(epochs), "-n", "1"]
+                rates[processes] = training_rate(Path(folder) / f"{model}-{processes}", processes, flags)
+            report.add(
+                "scaling",
+                {
+                    "model": model,
+                    "patches": num_patches,
+                    "images_per_second": rates[1],
+                    "images_per_second_of_two": rates[2],
+                    "share_of_twice": rates[2] / (2 * rates[1]),
+                },
+            )
+
+
+def training_rate(save_dir: Path, processes: int, flags: Sequence[str]) -> float:
+    """Images/s of train.py on CPUs, the median of its epochs but the first.
+
+    Raises:
+        ProjectError: it failed.
+    """
+    import csv
+    import subprocess
+
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    script = [Path(__file__).with_name("train.py"), "--devices", "cpu", "--save-dir", save_dir]
+    done = subprocess.run(
+        [sys.executable, *launcher, *script, "--train-batch-size", str(SCALING_BATCH), *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise ProjectError(f"train.py failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}")
+    (metrics,) = save_dir.glob("*/metrics.csv")
+    with open(metrics, newline="") as file:
+        rates = [float(row["train_images_per_second"]) for row in csv.DictReader(file)]
+    return statistics.median(rates[1:])
+
+
+# -- curves ---------------------------------------------------------------------------------------
+
+
+def write_curves(args: argparse.Namespace) -> int:
+    """The table and the figure of `curves`."""
+    import csv
+
+    from utils.files import atomic_write
+    from utils.plots import curves_figure
+    from utils.results import write_csv
+    from utils.runs import read_settings
+
+    rows, labels = [], set()
+    for run in map(Path, args.runs):
+        starts = read_settings(run).get("starts")
+        if not starts or not (run / "metrics.csv").is_file():
+            raise UsageError(f"{run}: no folder of a run of train.py (settings.json and metrics.csv are in one)")
+        arguments = starts[-1]["arguments"]
+        label = f"{arguments['model']}, {arguments['transform']}"
+        label += f", {run.resolve().name}" if label in labels else ""
+        labels.add(label)
+        with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+            rows += [
+                {"run": label, **{key: float(row[key]) for key in ("epoch", "seconds", "val_psnr")}}
+                for row in csv.DictReader(file)
+            ]
+    curves: dict[str, list] = {}
+    for row in rows:
+        curves.setdefault(row["run"], []).append((row["seconds"], row["val_psnr"]))
+    folder = Path(args.save_dir) / (args.name or f"{datetime.now():%Y_%m_%d-%H_%M_%S}")
+    write_csv(folder / "curves.csv", rows)
+    with atomic_write(folder / "curves.png") as file:
+        figure = curves_figure(curves, "seconds of training", "PSNR of the validation split (dB)")
+        figure.savefig(file, dpi=100, format="png")
+    print(f"written: {folder / 'curves.csv'}, {folder / 'curves.png'}")
+    return 0
 
 
 # -- the report -----------------------------------------------------------------------------------
@@ -741,6 +878,16 @@ DATA_TABLES = (
         {"dtype": "file", "transform": "transform", "workers": "workers", "cache": "page cache", **RATES},
     ),
     ("Starting", "scripts", {"command": "command", "seconds": "seconds"}),
+    (
+        "Two processes",
+        "scaling",
+        {
+            "model": "model",
+            "images_per_second": "one process, images/s",
+            "images_per_second_of_two": "two, images/s",
+            "share_of_twice": "efficiency",
+        },
+    ),
 )
 MODEL_HEADER = (
     *("model", "work", "side", "repeats", "baseline s", "ours s", "speed-up", "images/s", "MB/s"),

@@ -192,6 +192,7 @@ class Progress:
     samples: int = 0  # samples seen in these steps, over all devices
     global_step: int = 0
     seconds: float = 0.0  # spent on the epoch's steps
+    total_seconds: float = 0.0  # spent on the steps of completed epochs
     totals: list[float] = field(default_factory=lambda: [0.0] * len(TOTALS))
     val_loss: float = math.inf  # of the last completed epoch
     best_loss: float = math.inf
@@ -247,6 +248,8 @@ class Training:
 
         seed_everything(args.seed)
         self.model = models[args.model](src_channels=args.num_channels)
+        if self.resumed:
+            self.keep_chunks(checkpoint)
         check_combination(args, self.model, process, transform, (train_set, val_set, self.test_set))
         if checkpoint:
             load_weights(self.model, weights_of(checkpoint, path), path)
@@ -278,6 +281,11 @@ class Training:
         if self.process.is_main:
             print(f"{path}: no such file, the result will not be tested", file=sys.stderr)
         return None
+
+    def keep_chunks(self, checkpoint: Mapping) -> None:
+        """Go through pixels as the run did so far, whatever the table says now; another device has its own way."""
+        if checkpoint.get("device_type") == self.process.device.type and self.model.pixelwise:
+            self.model.set_pixels_per_chunk(checkpoint["device_type"], checkpoint["pixels_per_chunk"])
 
     def wrap_model(self) -> None:
         """Put the model on its device; `self.network` is what to call in training, with the same parameters."""
@@ -529,6 +537,7 @@ class Training:
         progress.val_loss = val["loss"]
         improved = val["loss"] < progress.best_loss
         progress.epoch += 1
+        progress.total_seconds += progress.seconds
         progress.step = progress.samples = 0
         progress.seconds, progress.totals = 0.0, [0.0] * len(TOTALS)
         if improved:
@@ -537,7 +546,7 @@ class Training:
             progress.stale_epochs += 1
         if not self.process.is_main:
             return
-        self.log.log_epoch(progress.epoch, progress.global_step, learning_rate, train, val)
+        self.log.log_epoch(progress.epoch, progress.global_step, progress.total_seconds, learning_rate, train, val)
         self.log.log_image(progress.epoch, *self.example)
         # best before last: killed in between, the run goes on from the old last and writes best again.
         if improved:
@@ -598,6 +607,7 @@ class Training:
             "rng": rng_state(),
             "arguments": vars(self.args),
             "data": self.data,
+            "device_type": self.process.device.type,
             "pixels_per_chunk": self.pixels_per_chunk(),
         }
         path = self.run_dir / f"{name}.pth.tar"

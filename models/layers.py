@@ -7,8 +7,7 @@
   no copies into a layout of their own, and pooling and up-sampling move whole vectors of channels;
 - nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
 - in evaluation mode batch norm is folded into the convolution before it;
-- max-pooling goes before the activation, which is monotonic: the same values, for half the work or less;
-- on a CPU in float32, without gradients, convolutions of many channels multiply less: see `models.toom_cook`.
+- max-pooling goes before an activation that never falls: the same values, for half the work or less.
 
 Weights stay as they are stored; what is folded is folded when it is used, gradients included.
 """
@@ -24,30 +23,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .toom_cook import POINTS, best_tile, toom_cook
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
-_MONOTONIC = (nn.LeakyReLU, nn.Hardtanh)
-# Where `toom_cook` pays: the sums for each channel cost less than the multiplications that they save from
-# this C C' on, and those of the weights from this number of outputs on. Seen on an AVX2 processor.
-_MANY_CHANNELS, _MANY_OUTPUTS = 2**13, 2**11
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Step = Callable[[Tensor], Tensor]
 
 
-def fast_layers(layers: nn.Sequential) -> Step:
+def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
     """A function equal to `layers` up to rounding, with the weights as they are now: make it anew for every use.
 
     Args:
         layers: 1-D, 2-D or 3-D convolutions, not dilated nor in groups; up-sampling, nearest, by whole numbers;
             anything else as it is.
+        channels_last: whether activations may be laid out so on a CPU.
 
     Returns:
         A function of (N, C, ...) to (N, C', ...), where 1-D layers take and give (N, C, 1, length). What it
         returns may be channels-last.
     """
+    lay_out = _laid_out if channels_last else (lambda x: x)
     modules = deque(_flattened(layers))
     steps: list[Step] = []
     while modules:
@@ -55,16 +50,17 @@ def fast_layers(layers: nn.Sequential) -> Step:
         following = modules[0] if modules else None
         if isinstance(module, nn.Upsample) and isinstance(following, _CONVOLUTIONS):
             convolution = modules.popleft()
-            steps.append(
-                _convolution(convolution, _batch_norm_of(modules), _per_axis(module.scale_factor, convolution))
-            )
+            scale = _per_axis(module.scale_factor, convolution)
+            steps.append(_convolution(convolution, _batch_norm_of(modules), lay_out, scale))
         elif isinstance(module, _CONVOLUTIONS):
-            steps.append(_convolution(module, _batch_norm_of(modules)))
+            steps.append(_convolution(module, _batch_norm_of(modules), lay_out))
         elif isinstance(module, _TRANSPOSED):
-            steps.append(_transposed_convolution(module))
-        elif isinstance(module, _MONOTONIC) and isinstance(following, nn.MaxPool1d):
+            steps.append(_transposed_convolution(module, lay_out))
+        elif isinstance(following, nn.MaxPool1d) and _is_monotonic(module):
             modules.popleft()
             steps += [_halve, module]
+        elif isinstance(following, nn.MaxPool2d) and _is_monotonic(module):
+            steps += [modules.popleft(), module]
         elif isinstance(module, nn.MaxPool1d):
             steps.append(_halve)
         else:
@@ -129,7 +125,9 @@ def fold_upsampling(
     return weight, paddings, leading
 
 
-def _convolution(module: nn.Module, batch_norm: nn.Module | None, scale: Sequence[int] | None = None) -> Step:
+def _convolution(
+    module: nn.Module, batch_norm: nn.Module | None, lay_out: Step, scale: Sequence[int] | None = None
+) -> Step:
     """The convolution, with batch norm after it and up-sampling before it if they are given."""
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
     # Sums of weights are float32 sums under autocast, too.
@@ -148,54 +146,30 @@ def _convolution(module: nn.Module, batch_norm: nn.Module | None, scale: Sequenc
             phases = [u // s for u, s in zip(_on_a_row(scale, 1), stride, strict=True)]
             bias = bias.repeat(math.prod(phases)) if bias is not None else None
             stride, padding = [1] * len(stride), padding_of_fold
-    convolve = _quick_convolution(weight, bias, stride, padding)
-
-    def run(x: Tensor) -> Tensor:
-        y = convolve(x)
-        return y if phases is None else _laid_out(_interleave(y, phases, leading))
-
-    return run
-
-
-def _quick_convolution(weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Step:
-    """The convolution, by Toom and Cook where that is quicker and no gradient is asked for."""
-    weight = _laid_out(weight)
     convolve = F.conv3d if weight.dim() == 5 else F.conv2d
-    by_tile: dict[int, Step] = {}
 
     def run(x: Tensor) -> Tensor:
-        x = _laid_out(x)
-        if not (max(stride) == 1 and _toom_cook_pays(x, weight)):
-            return convolve(x, weight, bias, stride, padding)
-        axis = 3 if weight.shape[2] == 1 else 2
-        taps = weight.shape[axis]
-        tile = best_tile(taps, x.shape[axis] + 2 * padding[axis - 2] - taps + 1)
-        if tile not in by_tile:
-            by_tile[tile] = toom_cook(weight, bias, padding, axis, tile)
-        return by_tile[tile](x)
+        y = convolve(lay_out(x), weight, bias, stride, padding)
+        return y if phases is None else lay_out(_interleave(y, phases, leading))
 
     return run
 
 
-def _toom_cook_pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether `x`, through a convolution of stride 1, is to take the way of fewer multiplications."""
-    exact = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
-    has_taps = weight.dim() == 4 and max(weight.shape[2:]) >= min(POINTS)
-    is_large = weight.shape[0] * weight.shape[1] >= _MANY_CHANNELS and x.numel() >= _MANY_OUTPUTS * x.shape[1]
-    return x.device.type == "cpu" and not exact and has_taps and is_large
-
-
-def _transposed_convolution(module: nn.Module) -> Step:
-    weight = _as_stored(module.weight)
-    weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
+def _transposed_convolution(module: nn.Module, lay_out: Step) -> Step:
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
     output_padding = _on_a_row(module.output_padding, 0)
+    weight = _as_stored(module.weight)
+    weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
+    taps = weight.shape[2:]
 
     def run(x: Tensor) -> Tensor:
-        if max(stride) == 1 and _toom_cook_pays(x, weight):  # a convolution with the taps in reverse
-            widths = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
-            return _quick_convolution(weight.transpose(0, 1).flip(2, 3), module.bias, stride, widths)(x)
-        return F.conv_transpose2d(_laid_out(x), _laid_out(weight), module.bias, stride, padding, output_padding)
+        # Without strides it is a convolution with the taps in reverse, which libraries are better at; reversing
+        # them must not cost more than that.
+        if max(stride) == 1 and x.numel() > weight.numel():
+            reversed_taps = weight.transpose(0, 1).flip(2, 3)
+            widths = [k - 1 - p for k, p in zip(taps, padding, strict=True)]
+            return F.conv2d(lay_out(x), reversed_taps, module.bias, stride, widths)
+        return F.conv_transpose2d(lay_out(x), weight, module.bias, stride, padding, output_padding)
 
     return run
 
@@ -217,6 +191,13 @@ def _interleave(x: Tensor, phases: Sequence[int], leading: Sequence[int]) -> Ten
         if late:
             x = x.narrow(axis, late, x.shape[axis] - r)
     return x
+
+
+def _is_monotonic(module: nn.Module) -> bool:
+    """Whether the activation never falls, so that the largest of its values is that of the largest argument."""
+    if isinstance(module, nn.PReLU):  # a look at its slopes would wait for a GPU
+        return module.weight.device.type == "cpu" and bool((module.weight >= 0).all())
+    return isinstance(module, nn.LeakyReLU | nn.Hardtanh)
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -65,6 +65,10 @@ class SpectralAutoencoder(HSICompressionModel):
         chunks = self.rows_per_chunk[self.halvings]
         return chunks.get(device.type, chunks["cpu"])
 
+    def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
+        """Take another number than the table's: a run that began under another table goes on under that."""
+        self.rows_per_chunk = {self.halvings: {**self.rows_per_chunk[self.halvings], device_type: pixels}}
+
     def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply `function`, (rows, 1, 1, length) -> (rows, 1, 1, other length), along axis 1 of (N, length, H, W)."""
         n, length, height, width = x.shape

@@ -73,7 +73,7 @@ class Run:
 
         with open(self.dir / "metrics.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        return [{key: value for key, value in row.items() if "per_second" not in key} for row in rows]
+        return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
 
     def checkpoint(self, name: str) -> dict:
         import torch
@@ -100,7 +100,7 @@ def assert_same_run():
         if isinstance(one, dict):
             assert one.keys() == other.keys(), where
             for key in one:
-                if key != "seconds":
+                if "seconds" not in key:
                     compare(one[key], other[key], f"{where}/{key}")
         elif isinstance(one, list | tuple):
             assert len(one) == len(other), where

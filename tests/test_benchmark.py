@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils import speed
+from utils import precision, speed
 from utils.errors import DatasetError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,11 +23,14 @@ SPEED = {
     "--size": 128,
     "--quick": False,
     "--repeats": 5,
-    "--only": ["models", "data", "scripts"],
+    "--only": ["models", "data", "scripts", "scaling"],
     "--name": None,
     "--save-dir": "./results/benchmarks/",
     "-d/--dataset": "./datasets/sample/",
 }
+
+
+CURVES = {"--name": None, "--save-dir": "./results/benchmarks/"}
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +54,30 @@ def run(benchmark, tmp_path):
     return start
 
 
-def actions(benchmark):
-    """The flags of `speed`."""
+def actions(benchmark, command):
+    """The flags of a command."""
     (commands,) = (action for action in benchmark.build_parser()._actions if action.choices)
-    return commands.choices["speed"]._actions
+    return commands.choices[command]._actions
 
 
 # -- flags ----------------------------------------------------------------------------------------
 
 
-def test_flags_and_defaults(benchmark):
-    expected = {flags.split("--")[1].replace("-", "_"): default for flags, default in SPEED.items()}
-    assert vars(benchmark.parse_args(["speed"])) == {"command": "speed", **expected}
-    assert {"/".join(action.option_strings) for action in actions(benchmark)} == {"-h/--help", *SPEED}
-    assert all(action.help for action in actions(benchmark))
+@pytest.mark.parametrize(("command", "flags"), [("speed", SPEED), ("curves", CURVES)])
+def test_flags_and_defaults(benchmark, command, flags):
+    expected = {flag.split("--")[1].replace("-", "_"): default for flag, default in flags.items()}
+    positional = {"curves": ["RUN"]}.get(command, [])
+    found = vars(benchmark.parse_args([command, *positional]))
+    assert found == {"command": command, **expected, **({"runs": positional} if positional else {})}
+    options = [action for action in actions(benchmark, command) if action.option_strings]
+    assert {"/".join(action.option_strings) for action in options} == {"-h/--help", *flags}
+    assert all(action.help for action in actions(benchmark, command))
 
 
 def test_quick_changes_defaults_only(benchmark):
     quick = benchmark.parse_args(["speed", "--quick"])
     assert (quick.models, quick.size, quick.repeats) == (["cae1d", "sscnet", "cae3d", "cae1d_1bpppc@16"], 64, 2)
+    assert quick.only == ["models", "data", "scripts"]
     given = benchmark.parse_args(["speed", "--quick", "--models", "cae1d", "--size", "128"])
     assert (given.models, given.size, given.repeats) == (["cae1d"], 128, 2)
 
@@ -121,7 +129,7 @@ def test_reports_can_be_committed_and_nothing_else():
 
     if subprocess.run(["git", "-C", ROOT, "rev-parse"], capture_output=True).returncode:
         pytest.skip("no git repository")
-    assert not ignored("results/benchmarks/epyc/speed.json") and not ignored("results/benchmarks/epyc/speed.md")
+    assert not any(ignored(f"results/benchmarks/epyc/{name}") for name in ("speed.json", "speed.md", "curves.png"))
     assert ignored("results/benchmarks/epyc/.patches-1/patches/000-DATA.npy")
     assert ignored("results/benchmarks/epyc/.speed.json.tmp")
     assert ignored("results/benchmarks/2026_01_01-10_00_00-amd/speed.json")
@@ -170,6 +178,29 @@ def test_data_and_scripts(run, benchmark, monkeypatch, tmp_path):
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"speed.json", "speed.md"}
 
 
+def test_scaling(run, benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "SCALING_MODELS", ("cae1d",))
+    monkeypatch.setattr(benchmark, "SCALING_SIDE", 8)
+    (row,) = run("--only", "scaling", "--quick")["scaling"]
+    assert row["model"] == "cae1d" and row["images_per_second"] > 0 and row["images_per_second_of_two"] > 0
+    assert "| cae1d" in (tmp_path / "tiny" / "speed.md").read_text()
+
+
+def test_curves(benchmark, scripts, make_dataset, tmp_path, capsys):
+    for transform in ("none", "random_4x4", "random_4x4"):
+        flags = ["--devices", "cpu", "-d", make_dataset(), "-n", 0, "-e", 2, "--transform", transform]
+        scripts.train.main([*map(str, flags), "--save-dir", str(tmp_path / "runs")])
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert benchmark.main(["curves", *map(str, runs), "--name", "both", "--save-dir", str(tmp_path)]) == 0
+    rows = (tmp_path / "both" / "curves.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 * 2 and rows[0] == "run,epoch,seconds,val_psnr"
+    names = {row.rpartition('"')[0].strip('"') for row in rows[1:]}
+    assert names == {"cae1d, none", "cae1d, random_4x4", f"cae1d, random_4x4, {runs[2].name}"}
+    assert (tmp_path / "both" / "curves.png").read_bytes()[1:4] == b"PNG"
+    with pytest.raises(UsageError, match=r"no folder of a run"):
+        benchmark.main(["curves", str(tmp_path), "--save-dir", str(tmp_path)])
+
+
 def test_a_dataset_that_is_not_there(run, tmp_path):
     with pytest.raises(DatasetError, match="-d names one with TIFs"):
         run("--only", "data", "-d", tmp_path / "nothing")
@@ -179,7 +210,7 @@ def test_a_dataset_that_is_not_there(run, tmp_path):
 def test_bf16_where_the_processor_has_it(run, monkeypatch, tmp_path, flags, is_native):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-    monkeypatch.setattr(speed, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(precision, "CPUINFO", cpuinfo)
     monkeypatch.setattr(speed, "matmul_rate", lambda *_: 1e9)  # 2048^3 emulated takes a minute
     content = run("--models", "cae1d", "--size", 8, "--precision", "bf16", "--only", "models")
     table = (tmp_path / "tiny" / "speed.md").read_text()

@@ -72,6 +72,7 @@ def test_a_run_from_end_to_end(train, make_dataset, capsys):
         assert float(row["val_psnr"]) == pytest.approx(-10 * math.log10(float(row["val_mse"])), abs=1)
         assert float(row["train_bpppc"]) == pytest.approx(8.0792, abs=1e-4)
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert 0 < float(rows[0]["seconds"]) < float(rows[1]["seconds"])
 
     last, best, final = (run.checkpoint(name) for name in ("last", "best", "final"))
     assert last["epoch"] == 1 and last["loss"] == float(rows[1]["val_loss"])
@@ -447,6 +448,21 @@ def test_resume_takes_new_flags_and_keeps_the_others(train, make_dataset, script
     assert (arguments["epochs"], arguments["learning_rate"], arguments["clip_max_norm"]) == (2, 0.0005, 0.5)
     assert [row["learning_rate"] for row in run.rows()] == ["0.001", "0.0005"]
     assert [start["epoch"] for start in run.settings()["starts"]] == [0, 1]
+
+
+def test_resume_keeps_the_chunks_of_its_own_device(train, make_dataset, scripts, monkeypatch):
+    from models.spectral import SpectralAutoencoder
+
+    with monkeypatch.context() as other_table:
+        other_table.setattr(SpectralAutoencoder, "rows_per_chunk", {2: {"cpu": 50, "cuda": 60}})
+        run = train("-d", make_dataset(train=1, test=1), "-e", 1)
+    assert resume(scripts, run, "-e", 2) == 0
+    assert run.checkpoint("last")["pixels_per_chunk"] == run.settings()["starts"][1]["pixels_per_chunk"] == 50
+
+    path = run.dir / "last.pth.tar"
+    torch.save({**run.checkpoint("last"), "device_type": "cuda"}, path)
+    assert resume(scripts, run, "-e", 3) == 0
+    assert run.checkpoint("last")["pixels_per_chunk"] == SpectralAutoencoder.rows_per_chunk[2]["cpu"] != 50
 
 
 def test_resume_refuses_another_run(train, make_dataset, scripts, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ METRICS = ("loss", "bpppc", "mse", "psnr", "ssim", "sa", "images_per_second")
 COLUMNS = (
     "epoch",
     "step",
+    "seconds",
     "learning_rate",
     *(f"{split}_{metric}" for split in ("train", "val") for metric in METRICS),
 )
@@ -53,14 +54,21 @@ class RunLog:
             writer.writerows(rows)
 
     def log_epoch(
-        self, epoch: int, step: int, learning_rate: float, train: Mapping[str, float], val: Mapping[str, float]
+        self,
+        epoch: int,
+        step: int,
+        seconds: float,
+        learning_rate: float,
+        train: Mapping[str, float],
+        val: Mapping[str, float],
     ) -> None:
         """Write the metrics of one epoch; those that do not apply are left out of `train` or `val`.
 
         Args:
             step: optimizer steps since the run began.
+            seconds: spent on them, without validation.
         """
-        row = {"epoch": epoch, "step": step, "learning_rate": learning_rate}
+        row = {"epoch": epoch, "step": step, "seconds": seconds, "learning_rate": learning_rate}
         self.writer.add_scalar("train/learning_rate", learning_rate, epoch)
         for split, metrics in (("train", train), ("val", val)):
             for name in METRICS:

@@ -6,7 +6,7 @@ pyplot's: save one with `figure.savefig(path)` or hand it to TensorBoard's `add_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -62,6 +62,18 @@ def spectra_figure(x: ArrayLike, x_hat: ArrayLike, pixels: Sequence[tuple[int, i
     _draw_spectra(axes, _image(x), _image(x_hat), pixels)
     axes.set_title("Spectra, original (solid) and reconstruction (dashed)")
     axes.legend(fontsize="small")
+    return figure
+
+
+def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Figure:
+    """Lines through points (x, y), one for each name, over a logarithmic x."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(curves.items()):
+        axes.plot(*zip(*points, strict=True), ".-", color=COLOURS[number % len(COLOURS)], label=name)
+    axes.set(xlabel=x_label, ylabel=y_label, xscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

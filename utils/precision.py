@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from .errors import UsageError
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as /proc/cpuinfo names them; the last is ARM's
+CPUINFO = Path("/proc/cpuinfo")
+_NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as the system names them; the last is Arm's
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -37,12 +39,13 @@ def check_precision(precision: str, device: torch.device, quiet: bool = False) -
         return
     if precision == "fp16":
         raise UsageError("--precision fp16 is for GPUs: give bf16 or fp32 on a CPU")
-    if precision == "bf16" and not quiet and not _has_native_bf16():
+    if precision == "bf16" and not quiet and not has_native_bf16():
         print("--precision bf16: this CPU has no bf16 arithmetic, fp32 is many times faster", file=sys.stderr)
 
 
-def _has_native_bf16() -> bool:
+def has_native_bf16() -> bool:
+    """Whether this processor computes in bf16; others emulate it, hundreds of times slower than float32."""
     try:
-        return not _NATIVE_BF16.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+        return not _NATIVE_BF16.isdisjoint(re.findall(r"\w+", CPUINFO.read_text()))
     except OSError:  # no Linux: no word about it
         return True
