@@ -158,9 +158,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.devices = words(args.devices)
     args.precision = words(args.precision)
     args.only = words(args.only)
+    args.works = words(args.works)
     check_words("--models", [name.partition("@")[0] for name in args.models], [*models, *aliases])
     check_words("--precision", args.precision, PRECISIONS)
     check_words("--only", args.only, PARTS)
+    check_words("--works", args.works, WORKS)
     for name in args.models:
         if not re.fullmatch(r"\w+(@[1-9]\d*)?", name):
             raise UsageError(f"--models {name}: give MODEL or MODEL@SIDE, such as cae1d@32")
@@ -217,7 +219,7 @@ def run_speed(args: argparse.Namespace) -> int:
         },
     )
     if tasks:
-        measure_models(report, tasks, devices, args.precision, args.repeats, args.quick)
+        measure_models(report, tasks, devices, args)
     if "data" in args.only:
         measure_preprocessing(report, Path(args.dataset), args.quick)
         measure_loading(report, args.quick, args.repeats)
@@ -408,9 +410,7 @@ def reason_to_leave_out(device, precision: str) -> str | None:
     return None if has_native_bf16() else "this processor has no bf16 arithmetic: emulated, it would run for hours"
 
 
-def measure_models(
-    report: Report, tasks: Sequence, devices: Mapping, precisions: Sequence[str], repeats: int, quick: bool
-):
+def measure_models(report: Report, tasks: Sequence, devices: Mapping, args: argparse.Namespace) -> None:
     import torch
 
     from utils.environment import configure_backends
@@ -418,7 +418,7 @@ def measure_models(
 
     combinations = []
     for device_number, device in devices.items():
-        for precision in precisions:
+        for precision in args.precision:
             reason = reason_to_leave_out(device, precision)
             if reason:
                 report.leave_out(f"{precision} on {device_number}: {reason}")
@@ -439,12 +439,12 @@ def measure_models(
             combinations.append((device, limits))
     for name, image_side in tasks:
         for device, limits in combinations:
-            for work in WORKS:
+            for work in args.works:
                 side = image_side
                 if work == "train":
-                    side = min(TRAIN_SIDE, max(MIN_SIDE, side // 2) if quick else side)
+                    side = min(TRAIN_SIDE, max(MIN_SIDE, side // 2) if args.quick else side)
                 report.say(f"{name}, {side} px, {work}, {limits['device']}, {limits['precision']}")
-                report.add("models", measure_work(name, side, work, device, limits, repeats))
+                report.add("models", measure_work(name, side, work, device, limits, args.repeats))
 
 
 def measure_work(name: str, side: int, work: str, device, limits: Mapping, repeats: int) -> dict:

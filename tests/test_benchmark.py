@@ -21,6 +21,7 @@ SPEED = {
     "--devices": ["cpu"],
     "--precision": ["fp32"],
     "--size": 128,
+    "--works": ["encode", "decode", "encode+decode", "train"],
     "--quick": False,
     "--repeats": 5,
     "--only": ["models", "data", "scripts", "scaling"],
@@ -112,6 +113,7 @@ def test_help_does_not_wait_for_torch():
         (["--devices", "gpu"], ["--devices gpu", "cpu or the number"]),
         (["--precision", "fp8"], ["--precision fp8", "bf16"]),
         (["--only", "time"], ["--only time", "scripts"]),
+        (["--works", "code"], ["--works code", "encode+decode"]),
     ],
 )
 def test_wrong_values_are_one_line(benchmark, flags, words, tmp_path):
