@@ -113,8 +113,13 @@ def add_speed(commands, defaults: Mapping) -> None:
     )
     add("--size", type=positive_int, default=defaults["size"], help="height and width of the images in pixels")
     add(
-        "--quick", action="store_true", help="small images, few repetitions, four models, no scaling; other flags count"
+        "--works",
+        nargs="+",
+        default=list(WORKS),
+        metavar="WORK",
+        help="of models: encode, decode, encode+decode, train",
     )
+    add("--quick", action="store_true", help="small images, few repetitions, four models, no scaling")
     add("--repeats", type=positive_int, default=defaults["repeats"], help="timed calls; 2 at most if one takes 20 s")
     add(
         "--only",
