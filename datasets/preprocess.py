@@ -49,7 +49,7 @@ from utils.options import positive_int
 
 WINDOW_BYTES = 64 * 2**20
 """Most of a TIF that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
-GDAL_CACHE_MB = 512
+GDAL_CACHE_BYTES = 512 * 2**20
 """Enough for one row of 512 x 512 tiles of an EnMAP scene, so that no tile is decompressed twice."""
 
 
@@ -98,7 +98,7 @@ def preprocess_file(tif_path: Path, npy_path: Path, dtype: str = "float32") -> f
         OSError: `npy_path` cannot be written.
     """
     try:
-        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(tif_path, driver="GTiff") as tif:
                 if tif.count != NUM_BANDS or set(tif.dtypes) != {"int16"}:

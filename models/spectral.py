@@ -36,12 +36,13 @@ class SpectralAutoencoder(HSICompressionModel):
 
     # Sequences in one chunk, by number of halvings and device type. On a CPU a chunk's activations are
     # some MB, near its caches: of 16 ... 256 these were the quickest, or within some per cent of it, in trials
-    # on a two-core AVX2 processor. On a GPU the largest activation takes 0.2 GB (by its size: not yet measured).
+    # on two-core processors with AVX2 and with AVX-512. On a GPU the largest activation takes 0.2 GB (by its
+    # size: not yet measured).
     rows_per_chunk: Mapping[int, Mapping[str, int]] = {
         2: {"cpu": 128, "cuda": 4096},
         3: {"cpu": 128, "cuda": 2048},
         4: {"cpu": 64, "cuda": 1024},
-        5: {"cpu": 64, "cuda": 512},
+        5: {"cpu": 32, "cuda": 512},
     }
 
     def __init__(self, src_channels: int = 202, halvings: int = 2):

@@ -6,18 +6,16 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, sys, torch
+import sys, torch
 from models import models
+from utils.speed import peak_growth
 name, images, side = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = models[name]().eval()
 x = torch.rand(images, 202, side, side)
 with torch.no_grad():
     model.decode(model.encode(x[:1, :, :8, :8]))  # what libraries allocate once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    y = model.encode(x)
-    x_hat = model.decode(y)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) * 1024 - 4 * (y.numel() + x_hat.numel()))
+    kept = 4 * (x.numel() + len(x) * model.encode(x[:1, :, :8, :8]).numel() * (side // 8) ** 2)
+    print(peak_growth(lambda: model.decode(model.encode(x)), torch.device("cpu")) - kept)
 """
 
 

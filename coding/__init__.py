@@ -1,0 +1,18 @@
+"""Codecs: cube in, bytes out. `codecs[name]` opens the tile coder that a file's header names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+PLANE_CODERS = ("jpegxl", "factorised")
+"""The keys of `coding.planes.plane_coders`: `--help`, which lists them, must not import that."""
+
+
+def _open_learned(*args):
+    from .learned import open_tiles
+
+    return open_tiles(*args)
+
+
+codecs: dict[str, Callable] = {"learned": _open_learned}
+"""Name -> function of a file's `Header`, its shared bytes and a `Network` (None for codecs without weights)."""

@@ -1,0 +1,160 @@
+"""Fitting a learned codec to a scene: the units of its latents, and the step that meets a wish."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .container import Header
+from .learned import LearnedTiles, Settings, units_of
+from .network import Network
+from .numbers import numbers_of
+from .scene import Measures, in_threads, measure, split_bands, tiles_of, valid_mask
+
+MAX_SAMPLED = 8  # tiles that a scene is judged by
+FINEST, COARSEST = 2.0**-10, 2.0**4  # steps to look for, in the channels' units
+PSNR_TOLERANCE, RATE_TOLERANCE = 0.1, 0.02  # dB; share of the rate
+DEFAULT_QUALITY = 42.0
+_BOUNDED_QUALITIES = (0, 10, 20, 30, 40, 50)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the step is to bring about; exactly one field is set.
+
+    Attributes:
+        step: itself, in the channels' units.
+        psnr: in dB, peak 1.
+        bpppc: size of the tiles' records in bits per sample of the coded bands.
+        smallest: the smallest file with a bounded error.
+    """
+
+    step: float | None = None
+    psnr: float | None = None
+    bpppc: float | None = None
+    smallest: bool = False
+
+
+def step_of_quality(quality: float) -> float:
+    """The step that belongs to `--quality`: 1 at 0, halved every 10."""
+    return 2.0 ** (-quality / 10)
+
+
+class Fit:
+    """Up to eight tiles spread over a scene, by which it is judged; their latents are computed once.
+
+    Args:
+        scene: with `read` as in `utils.scenes`.
+        header: of the file, but for the codec's parameters.
+        network: whose bands are `model_bands`.
+        coder: of the quantised latents, one of `plane_coders`.
+        model_bands: 0-based numbers of the scene's bands that the network takes, in its order.
+        num_workers: threads.
+
+    Raises:
+        CodingError: a bound that the samples cannot keep, or bands that the network cannot take.
+    """
+
+    def __init__(
+        self,
+        scene,
+        header: Header,
+        network: Network,
+        coder: str,
+        model_bands: Sequence[int],
+        num_workers: int = 1,
+    ):
+        place = {band: index for index, band in enumerate(header.coded_bands)}
+        numbers = numbers_of(header.scene.dtype, header.scene.nodata, header.max_error, _valid_samples(scene, header))
+        self._network, self._num_workers, self._scale = network, num_workers, header.scale
+        self._settings = Settings(
+            coder=coder,
+            step=1.0,
+            scale=header.scale,
+            nodata=header.scene.nodata,
+            numbers=numbers,
+            model_bands=tuple(place[band] for band in model_bands),
+            num_bands=len(place),
+        )
+        blank = LearnedTiles(network, self._settings, np.zeros(network.channels, np.uint8))
+
+        def prepare(tile: np.ndarray) -> _Sample:
+            samples, _ = split_bands(tile, header)
+            valid = valid_mask(samples, header.scene.nodata)
+            return _Sample(samples, valid, blank.latents(samples, valid))
+
+        self._tiles = list(in_threads(prepare, _some_tiles(scene, header), num_workers))
+        latents = [tile.latents for tile in self._tiles]
+        self._units = units_of(latents, network.sensitivity(latents[len(latents) // 2]))
+
+    def tiles(self, step: float) -> LearnedTiles:
+        """A coder for the scene's tiles with this step."""
+        return LearnedTiles(self._network, replace(self._settings, step=step), self._units)
+
+    def coder(self, wish: Wish) -> LearnedTiles:
+        """A coder for the scene's tiles that meets `wish` on those looked at, or comes as near to it as it gets."""
+        if wish.step is not None:
+            return self.tiles(wish.step)
+        if wish.smallest:
+            return self.tiles(min(map(step_of_quality, _BOUNDED_QUALITIES), key=self.rate))
+        # By the step's logarithm, in which both PSNR and rate are nearly linear.
+        if wish.psnr is not None:
+            return self.tiles(bisect(self.psnr, wish.psnr, PSNR_TOLERANCE / 4))
+        return self.tiles(bisect(self.rate, wish.bpppc, wish.bpppc * RATE_TOLERANCE / 4))
+
+    def rate(self, step: float) -> float:
+        """Bits per sample of the coded bands."""
+        coder = self.tiles(step)
+        records = in_threads(lambda tile: coder.encode_latents(*tile.parts()), self._tiles, self._num_workers)
+        return 8 * sum(len(data) for data, _ in records) / sum(tile.samples.size for tile in self._tiles)
+
+    def psnr(self, step: float) -> float:
+        """In dB, over the valid samples; nothing is coded for it."""
+        coder = self.tiles(step)
+
+        def found(tile: _Sample) -> Measures:
+            x_hat = coder.reconstruct(coder.levels(tile.latents), tile.samples.shape[1:])
+            return measure(tile.samples, coder.to_samples(x_hat), tile.valid, self._scale, False)
+
+        return sum(in_threads(found, self._tiles, self._num_workers), Measures()).psnr
+
+
+@dataclass
+class _Sample:
+    """A tile with its latents."""
+
+    samples: np.ndarray
+    valid: np.ndarray
+    latents: np.ndarray
+
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.latents, self.samples, self.valid
+
+
+def _some_tiles(scene, header: Header) -> Iterator[np.ndarray]:
+    count = min(header.tile_count, MAX_SAMPLED)
+    for index in range(count):
+        yield scene.read(*header.window((2 * index + 1) * header.tile_count // (2 * count)))
+
+
+def _valid_samples(scene, header: Header) -> Iterator[np.ndarray]:
+    for _, tile in tiles_of(scene, header):
+        yield tile[valid_mask(tile, header.scene.nodata)]
+
+
+def bisect(measured: Callable[[float], float], target: float, tolerance: float) -> float:
+    """The step at which a `measured` that falls with it comes within `tolerance` of `target`, or as near as it gets."""
+    low, high = math.log2(FINEST), math.log2(COARSEST)
+    best, distance = low, math.inf
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        value = measured(2.0**middle)
+        if abs(value - target) < distance:
+            best, distance = middle, abs(value - target)
+        if distance <= tolerance:
+            break
+        low, high = (middle, high) if value > target else (low, middle)
+    return 2.0**best

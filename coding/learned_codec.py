@@ -1,0 +1,81 @@
+"""A network as a codec of cubes in memory, behind the interface that all codecs share."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from utils.scenes import DTYPES
+
+from .base import Codec, CodingError, DamagedError
+from .container import Header, Reader
+from .fit import Fit, Wish
+from .learned import DEFAULT_CODER, open_tiles
+from .network import Network
+from .scene import ArrayScene, Part, compress_scene, decompress_scene
+
+
+@dataclass
+class LearnedCodec(Codec):
+    """Cubes of all the network's bands to the bytes of a `.hsc` file, which `decompress.py` reads too.
+
+    Attributes:
+        network: a model with its weights.
+        wish: what the quantiser's step is to bring about.
+        max_error: bound on the error of every sample, in the cube's own units; None for no bound.
+        scale: sample value of reflectance 1.0.
+        nodata: value of samples without data; None where all are valid.
+        coder: of the quantised latents, one of `coding.planes.plane_coders`.
+        tile_size: in pixels.
+    """
+
+    network: Network
+    wish: Wish
+    max_error: float | None = None
+    scale: float = 1.0
+    nodata: float | None = None
+    coder: str = DEFAULT_CODER
+    tile_size: int = 128
+
+    def encode(self, cube: np.ndarray) -> bytes:
+        """Cube (C, H, W) of int16, uint16 or float32 to bytes."""
+        if cube.ndim != 3 or not cube.size or cube.dtype.name not in DTYPES:
+            raise CodingError(f"a cube of {cube.dtype} and shape {cube.shape}, not (C, H, W) of {', '.join(DTYPES)}")
+        network = self.network
+        scene = ArrayScene(cube, self.nodata)
+        header = Header(
+            codec="learned",
+            parameters={},
+            model={"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands},
+            scene=scene.info,
+            scale=self.scale,
+            dropped={},
+            tile_size=self.tile_size,
+            max_error=self.max_error,
+        )
+        coder = Fit(scene, header, network, self.coder, range(len(cube))).coder(self.wish)
+        file = io.BytesIO()
+        compress_scene(scene, file, replace(header, parameters=coder.parameters()), coder)
+        return file.getvalue()
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The bytes of `encode` to a cube of its type.
+
+        Raises:
+            DamagedError: other bytes, or a tile whose bound is not guaranteed.
+            CodingError: bytes of another network.
+        """
+        reader = Reader(io.BytesIO(data), "a learned codec's bytes")
+        info = reader.header.scene
+        cube = np.empty((info.bands, info.height, info.width), info.dtype)
+
+        def write(row: int, column: int, samples: np.ndarray) -> None:
+            cube[:, row : row + samples.shape[1], column : column + samples.shape[2]] = samples
+
+        coder = open_tiles(reader.header, reader.shared, self.network)
+        problems = decompress_scene(reader, coder, write, Part.whole(info))
+        if problems.unguaranteed:
+            raise DamagedError(problems.unguaranteed[0])
+        return cube

@@ -1,0 +1,98 @@
+"""Samples of a scene as whole numbers, for what must hold exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .base import CodingError
+
+_RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (-(2**24), 2**24)}
+_DECIMAL = 10_000  # DATA.npy and other reflectances are whole numbers over this
+_MOST_BITS = 20  # of the fraction of other floats
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How samples and whole numbers belong together: sample = number / divisor.
+
+    Attributes:
+        dtype: of the samples.
+        divisor: 1 for integers.
+        bound: largest error in numbers; None where none is asked for.
+        nodata: no valid number comes out as this one; None where no number would.
+    """
+
+    dtype: str
+    divisor: int = 1
+    bound: int | None = None
+    nodata: int | None = None
+
+    def of(self, samples: np.ndarray) -> np.ndarray:
+        """Samples to int64."""
+        if self.dtype != "float32":
+            return samples.astype(np.int64)
+        return np.rint(samples.astype(np.float64) * self.divisor).astype(np.int64)
+
+    def samples(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers to samples of the scene's type."""
+        if self.dtype != "float32":
+            return numbers.astype(self.dtype)
+        # A true division: it gives the float32 nearest to the quotient.
+        return (numbers.astype(np.float32) / np.float32(self.divisor)).astype(np.float32)
+
+    def clip(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers that samples can have."""
+        return np.clip(numbers, *_RANGES[self.dtype])
+
+
+def numbers_of(dtype: str, nodata: float | None, max_error: float | None, blocks) -> Numbers:
+    """The `Numbers` of a scene.
+
+    Args:
+        max_error: in the samples' own units, None for no bound.
+        blocks: arrays of the valid samples of the scene, iterated at most once, where floats need looking at.
+
+    Raises:
+        CodingError: a bound that such floats cannot keep.
+    """
+    if dtype != "float32":
+        return Numbers(dtype, 1, None if max_error is None else int(max_error), number_of(nodata, dtype, 1))
+    if max_error is None:
+        return Numbers(dtype)
+    is_decimal, is_whole, largest = True, True, 0.0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise CodingError("NaN or infinity among the samples: name it as nodata, or mend it")
+        largest = max(largest, float(np.abs(block).max(initial=0)))
+        is_whole = is_whole and bool((block == np.rint(block)).all())
+        is_decimal = is_decimal and bool(np.array_equal(Numbers(dtype, _DECIMAL).samples(_decimals(block)), block))
+    divisor = 1 if is_whole else _DECIMAL if is_decimal else None
+    if divisor and largest * divisor <= _RANGES[dtype][1]:
+        return Numbers(dtype, divisor, math.floor(max_error * divisor + 1e-6), number_of(nodata, dtype, divisor))
+    if max_error == 0:
+        raise CodingError(
+            "a bound of 0 needs integers, or floats that are whole numbers over 10000, and these floats are neither: "
+            "give a larger --max-error"
+        )
+    bits = math.ceil(math.log2(8 / max_error))
+    if bits > _MOST_BITS or largest * 2.0**bits > _RANGES[dtype][1]:
+        raise CodingError(f"a bound of {max_error:g} is too fine for floats of up to {largest:g}: give a larger one")
+    divisor = 2 ** max(bits, 0)
+    # Half a step goes into rounding to whole numbers.
+    return Numbers(dtype, divisor, math.floor(max_error * divisor - 0.5), number_of(nodata, dtype, divisor))
+
+
+def _decimals(block: np.ndarray) -> np.ndarray:
+    return np.rint(block.astype(np.float64) * _DECIMAL).astype(np.int64)
+
+
+def number_of(nodata: float | None, dtype: str, divisor: int) -> int | None:
+    """The number whose sample is `nodata`, if there is one."""
+    if nodata is None or not math.isfinite(nodata):
+        return None
+    number = round(nodata * divisor)
+    is_hit = np.float32(number / divisor) == np.float32(nodata) if dtype == "float32" else number == nodata
+    return number if is_hit else None

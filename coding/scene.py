@@ -1,0 +1,315 @@
+"""Scenes through a codec: tiles in parallel, gaps as masks, and what came of it measured on the way.
+
+A tile's record is its mask (see `coding.masks`) and the codec's bytes, each behind its length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from typing import BinaryIO
+
+import numpy as np
+
+from utils.scenes import SceneInfo
+
+from .base import BoundNotGuaranteed, DamagedError, TileCoder
+from .blocks import join_blocks, split_blocks
+from .container import DamagedTile, Header, Reader, Writer
+from .masks import decode_mask, encode_mask
+
+_FILL = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
+
+
+class ArrayScene:
+    """A cube (C, H, W) in memory in the place of a scene's file."""
+
+    def __init__(self, cube: np.ndarray, nodata: float | None = None):
+        bands, height, width = cube.shape
+        self.cube, self.info = cube, SceneInfo(height, width, bands, cube.dtype.name, nodata)
+
+    def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        return self.cube[:, row : row + height, column : column + width]
+
+
+def valid_mask(samples: np.ndarray, nodata: float | None) -> np.ndarray:
+    """True where there is data."""
+    if nodata is None:
+        return np.ones(samples.shape, bool)
+    return ~np.isnan(samples) if math.isnan(nodata) else samples != nodata
+
+
+def fill_value(info: SceneInfo) -> float:
+    """What stands for missing samples: the scene's nodata value, or one that is no likely sample."""
+    return _FILL[info.dtype] if info.nodata is None else info.nodata
+
+
+@dataclass
+class Measures:
+    """Sums over the tiles of a scene; add them up with `+`.
+
+    Figures are of the valid samples of the coded bands; errors of the signal are in reflectance, against the
+    original itself where its error is bounded, else against it clipped to what the codec can express.
+    """
+
+    num_bytes: int = 0
+    samples: int = 0
+    squared_error: float = 0.0
+    largest_error: float = 0.0  # against the original, in its own units
+    clipped: int = 0
+    largest_clip: float = 0.0  # in the original's own units
+    angles: float = 0.0  # degrees
+    spectra: int = 0
+    lost: int = 0  # valid samples of bands that are not coded
+
+    def __add__(self, other: Measures) -> Measures:
+        largest = ("largest_error", "largest_clip")
+        return Measures(
+            **{
+                item.name: (max if item.name in largest else sum)((getattr(self, item.name), getattr(other, item.name)))
+                for item in fields(self)
+            }
+        )
+
+    @property
+    def psnr(self) -> float:
+        """In dB, peak 1; infinite without an error."""
+        error = self.squared_error / max(self.samples, 1)
+        return -10 * math.log10(error) if error > 0 else math.inf
+
+    @property
+    def spectral_angle(self) -> float:
+        """Mean over the pixels that are valid in all coded bands, in degrees."""
+        return self.angles / max(self.spectra, 1)
+
+
+def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, is_bounded: bool) -> Measures:
+    """The figures of one tile (C, H, W)."""
+    original = np.where(valid, samples, 0).astype(np.float32)
+    decoded = np.where(valid, decoded, 0).astype(np.float32)
+    found = Measures(samples=int(valid.sum()), largest_error=float(np.abs(decoded - original).max(initial=0)))
+    if not is_bounded:
+        expressible = np.clip(original, 0, scale)
+        distance = np.abs(expressible - original)
+        found.clipped, found.largest_clip = int((distance > 0).sum()), float(distance.max(initial=0))
+        original = expressible
+    difference = ((decoded - original) / np.float32(scale)).astype(np.float64)
+    found.squared_error = float(np.square(difference, out=difference).sum())
+    whole = valid.all(axis=0)
+    found.spectra = int(whole.sum())
+    if found.spectra:
+        found.angles = _angles(decoded[:, whole], original[:, whole])
+    return found
+
+
+def _angles(decoded: np.ndarray, original: np.ndarray) -> float:
+    """Sum of the angles in degrees between spectra (C, pixels): 0 between zero spectra, 90 between one and another."""
+
+    def unit(spectra: np.ndarray) -> np.ndarray:
+        norm = np.sqrt(np.einsum("ij,ij->j", spectra, spectra))
+        return spectra / np.where(norm == 0, 1, norm)
+
+    u, v = unit(decoded), unit(original)
+    difference, total = u - v, u + v
+    angles = 2 * np.arctan2(
+        np.sqrt(np.einsum("ij,ij->j", difference, difference)), np.sqrt(np.einsum("ij,ij->j", total, total))
+    )
+    return float(np.degrees(angles.astype(np.float64)).sum())
+
+
+def psnr_text(psnr: float) -> str:
+    return f"{psnr:.2f} dB" if math.isfinite(psnr) else "infinite"
+
+
+# -- to a file ------------------------------------------------------------------------------------
+
+
+def tiles_of(scene, header: Header) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and samples (all bands, H, W) of each tile; a row of tiles is read at once."""
+    for row in range(header.tile_rows):
+        first = row * header.tile_columns
+        top, _, height, _ = header.window(first)
+        strip = scene.read(top, 0, height, header.scene.width)
+        for number in range(first, first + header.tile_columns):
+            _, left, _, width = header.window(number)
+            yield number, strip[:, :, left : left + width]
+
+
+def split_bands(samples: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray]:
+    """The coded bands of a tile, and its dropped ones."""
+    coded = list(header.coded_bands)
+    dropped = sorted(set(range(header.scene.bands)) - set(coded))
+    return samples[coded], samples[dropped]
+
+
+def compress_scene(
+    scene,
+    file: BinaryIO,
+    header: Header,
+    coder: TileCoder,
+    num_workers: int = 1,
+    advance: Callable[[int], None] = lambda pixels: None,
+) -> Measures:
+    """Code a scene tile by tile.
+
+    Args:
+        scene: with `read` as in `utils.scenes`.
+        file: empty, binary, seekable.
+        header: whose parameters are those of `coder`.
+        num_workers: threads, each with a tile of its own.
+        advance: told the pixels of each finished tile.
+
+    Returns:
+        Figures of the whole scene, with the bytes of the whole file.
+    """
+    writer = Writer(file, header, coder.shared())
+    nodata, is_bounded = header.scene.nodata, header.max_error is not None
+
+    def code(job: tuple[int, np.ndarray]) -> tuple[int, bytes, Measures]:
+        number, tile = job
+        samples, dropped = split_bands(tile, header)
+        valid = valid_mask(samples, nodata)
+        data, decoded = coder.encode_tile(samples, valid)
+        found = measure(samples, decoded, valid, header.scale, is_bounded)
+        found.lost = int(valid_mask(dropped, nodata).sum())
+        return number, join_blocks([encode_mask(valid), data]), found
+
+    total = Measures()
+    for number, record, found in in_threads(code, tiles_of(scene, header), num_workers):
+        writer.add(number, record)
+        total += found
+        advance(math.prod(header.window(number)[2:]))
+    writer.finish()
+    total.num_bytes = file.seek(0, 2)
+    return total
+
+
+def in_threads(function: Callable, jobs: Iterable, num_workers: int) -> Iterator:
+    """`function(job)` of each job in order, by threads that never run far ahead of what is taken."""
+    with ThreadPoolExecutor(num_workers) as executor:
+        pending: deque = deque()
+        try:
+            for job in jobs:
+                pending.append(executor.submit(function, job))
+                if len(pending) > num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+# -- from a file ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Part:
+    """What to decode of a scene: a window in pixels, and 0-based bands in the order wanted."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+    bands: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, info: SceneInfo) -> Part:
+        return cls(0, 0, info.height, info.width, tuple(range(info.bands)))
+
+    def overlap(self, window: tuple[int, int, int, int]) -> tuple[int, int, slice, slice] | None:
+        """What this part and a tile share: its row and column here, its rows and columns there; None if nothing."""
+        top, left, height, width = window
+        first, last = max(self.row, top), min(self.row + self.height, top + height)
+        start, end = max(self.column, left), min(self.column + self.width, left + width)
+        if first >= last or start >= end:
+            return None
+        return first - self.row, start - self.column, slice(first - top, last - top), slice(start - left, end - left)
+
+    def info(self, header: Header) -> SceneInfo:
+        """Of the decoded part. Where bands are missing it has a nodata value, if need be a new one."""
+        info = header.scene.window(self.row, self.column, self.height, self.width).select_bands(self.bands)
+        is_missing = not set(self.bands) <= set(header.coded_bands)
+        return replace(info, nodata=fill_value(info)) if is_missing and info.nodata is None else info
+
+
+@dataclass
+class Problems:
+    """What went wrong with single tiles: one line each."""
+
+    damaged: list[str] = field(default_factory=list)
+    unguaranteed: list[str] = field(default_factory=list)
+
+
+def decompress_scene(
+    reader: Reader,
+    coder: TileCoder,
+    write: Callable[[int, int, np.ndarray], None],
+    part: Part,
+    keep_going: bool = False,
+    num_workers: int = 1,
+    advance: Callable[[int], None] = lambda pixels: None,
+) -> Problems:
+    """Decode a part of a scene.
+
+    Args:
+        write: takes row, column and samples (bands, height, width) of the part, tile after tile.
+        keep_going: fill tiles that are damaged with nodata.
+
+    Raises:
+        DamagedError: a damaged tile, unless `keep_going`.
+    """
+    header = reader.header
+    problems = Problems()
+    fill = fill_value(part.info(header))
+
+    def decode(job: tuple[int, bytes | DamagedTile]) -> tuple[int, np.ndarray, str | None, bool]:
+        number, record = job
+        size = header.window(number)[2:]
+        try:
+            if isinstance(record, DamagedTile):
+                raise record
+            return number, *_decode_tile(record, coder, header, size, fill)
+        except DamagedTile as error:
+            damaged = error
+        except DamagedError as error:
+            damaged = reader.damaged_tile(number, str(error))
+        if not keep_going:
+            raise damaged
+        return number, np.full((header.scene.bands, *size), fill, header.scene.dtype), str(damaged), False
+
+    def records() -> Iterator[tuple[int, bytes | DamagedTile]]:
+        for number in range(header.tile_count):
+            if part.overlap(header.window(number)):
+                try:
+                    yield number, reader.tile(number)
+                except DamagedTile as error:
+                    yield number, error
+
+    for number, samples, message, is_decoded in in_threads(decode, records(), num_workers):
+        if message:
+            message = str(reader.damaged_tile(number, message)) if is_decoded else message
+            (problems.unguaranteed if is_decoded else problems.damaged).append(message)
+        window = header.window(number)
+        row, column, rows, columns = part.overlap(window)
+        write(row, column, samples[list(part.bands)][:, rows, columns])
+        advance(math.prod(window[2:]))
+    return problems
+
+
+def _decode_tile(record: bytes, coder: TileCoder, header: Header, size: tuple[int, int], fill: float):
+    """Samples (all bands, H, W) of a tile, a message or None, True."""
+    packed, data = split_blocks(record, 2)
+    coded = list(header.coded_bands)
+    valid = decode_mask(packed, (len(coded), *size))
+    message = None
+    try:
+        decoded = coder.decode_tile(data, valid)
+    except BoundNotGuaranteed as error:
+        decoded, message = error.samples, str(error)
+    samples = np.full((header.scene.bands, *size), fill, header.scene.dtype)
+    samples[coded] = np.where(valid, decoded, samples[coded])
+    return samples, message, True

@@ -1,0 +1,253 @@
+"""Compress a scene into a file of real bytes.
+
+weights of the sample       python compress.py SCENE.TIF SCENE.hsc
+weights of one's own        python compress.py SCENE.TIF SCENE.hsc --checkpoint RUN/final.pth.tar
+every sample within 10      python compress.py SCENE.TIF SCENE.hsc --max-error 10
+without loss                python compress.py SCENE.TIF SCENE.hsc --max-error 0
+a PSNR, or a rate           python compress.py SCENE.TIF SCENE.hsc --target-psnr 45
+                            python compress.py SCENE.TIF SCENE.hsc --target-bpppc 0.5
+what is in a file           python compress.py --info SCENE.hsc
+
+SCENE is a GeoTIFF or a .npy cube (bands, rows, columns) of int16, uint16 or float32. Of EnMAP's 224 bands a model
+of 202 codes those that HySpecNet-11k keeps; the others come back as nodata, or with --max-error as exactly as all.
+`python decompress.py SCENE.hsc SCENE.TIF` makes the scene again, with the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coding import PLANE_CODERS
+from models import aliases, models, names_for_help
+from utils.errors import UsageError, run_script
+from utils.options import HelpFormatter, natural_number, non_negative_float, positive_float, positive_int
+
+if TYPE_CHECKING:
+    from coding.container import Header
+    from coding.fit import Wish
+    from coding.scene import Measures
+    from utils.scenes import SceneInfo
+
+# torch and what needs it are imported where they are used: --help must not wait for them.
+
+INTEGER_SCALE = 10_000.0  # EnMAP's, and that of most products of surface reflectance
+DROPPED_FOR = "not among the model's bands"
+ATTEMPTS = 3  # the step is found on some tiles, and mended by what the whole scene gave
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="compress.py", description=__doc__, formatter_class=HelpFormatter, epilog=names_for_help()
+    )
+    add = parser.add_argument
+    add("scene", nargs="?", metavar="SCENE", help=".tif or .npy to compress")
+    add("output", nargs="?", metavar="OUTPUT", help=".hsc to write")
+    add("--info", default=None, metavar="FILE", help="print what a .hsc file holds, and do nothing else")
+    add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
+    add("--checkpoint", default=None, help="weights of the model; without, cae1d has some of the bundled sample")
+    add("--num-channels", type=positive_int, default=202, help="bands that the model was made for")
+    wish = parser.add_mutually_exclusive_group()
+    wish.add_argument("--quality", type=float, default=None, help="makes the step 2^(-QUALITY / 10); 42 if not given")
+    wish.add_argument("--step", type=positive_float, default=None, help="of the quantiser, in units of a channel")
+    wish.add_argument("--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, peak 1")
+    wish.add_argument(
+        "--target-bpppc", type=positive_float, default=None, metavar="RATE", help="size of the file in bits per sample"
+    )
+    add(
+        "--max-error",
+        type=non_negative_float,
+        default=None,
+        help="bound on the error of every sample, in its own units; 0 is lossless",
+    )
+    add("--coder", default=PLANE_CODERS[0], choices=PLANE_CODERS, help="of the quantised latents")
+    add("--tile-size", type=positive_int, default=128, help="side of the tiles, each coded on its own, in pixels")
+    add("--nodata", type=float, default=None, help="value of samples without data where the scene names none; also nan")
+    add("--scale", type=positive_float, default=None, help="sample value of reflectance 1; 10000 for integers, else 1")
+    add("--device", default="cpu", help="cpu, or the number of a GPU")
+    add("-n", "--num-workers", type=natural_number, default=0, help="tiles at a time; 0: as many as there are cores")
+    add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments.
+
+    Raises:
+        UsageError: a combination that cannot work.
+    """
+    args = build_parser().parse_args(argv)
+    args.model = aliases.get(args.model, args.model)
+    if args.info is None and not (args.scene and args.output):
+        raise UsageError("give a SCENE and an OUTPUT, such as scene.tif scene.hsc, or --info FILE")
+    if args.max_error is not None and (args.target_psnr or args.target_bpppc):
+        raise UsageError("--max-error sets the size of the file: leave the target out, or give --quality or --step")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    from coding.files import check_output, pixel_bar, print_info, use_cores
+
+    if args.info is not None:
+        return print_info(args.info)
+
+    from coding.fit import Fit
+    from coding.network import load_network
+    from coding.scene import compress_scene
+    from utils.files import atomic_write
+    from utils.scenes import open_scene
+
+    output = check_output(args.output, args.scene, args.overwrite)
+    num_workers = use_cores(args.num_workers)
+    started = time.monotonic()
+    with open_scene(args.scene, args.nodata) as scene:
+        model_bands = bands_of(args, scene.info)
+        network = load_network(args.model, args.checkpoint, args.num_channels, args.device)
+        header = header_of(args, scene.info, network, model_bands)
+        fit = Fit(scene, header, network, args.coder, model_bands, num_workers)
+        wish = wish_of(args)
+        with atomic_write(output) as file:
+            for _ in range(ATTEMPTS):
+                coder = fit.coder(wish)
+                header = replace(header, parameters=coder.parameters())
+                file.seek(0)
+                file.truncate()
+                with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
+                    found = compress_scene(scene, file, header, coder, num_workers, advance)
+                miss, can_mend = miss_of(args, header, found)
+                if not can_mend:
+                    break
+                wish = mended(wish, args, header, found)
+    print(report(args, header, found, time.monotonic() - started))
+    if miss is not None:
+        print(f"note: {miss}", file=sys.stderr)
+    return 0
+
+
+def bands_of(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
+    """0-based numbers of the scene's bands that the model takes.
+
+    Raises:
+        UsageError: it takes others.
+    """
+    from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS
+
+    if info.bands == args.num_channels:
+        return tuple(range(info.bands))
+    if (info.bands, args.num_channels) == (NUM_BANDS, NUM_CHANNELS):
+        return KEPT_INDICES
+    raise UsageError(
+        f"{args.scene} has {info.bands} bands, the model takes {args.num_channels}: "
+        f"give weights for {info.bands} bands by --checkpoint, and --num-channels {info.bands}"
+    )
+
+
+def header_of(args: argparse.Namespace, info: SceneInfo, network, model_bands: Sequence[int]) -> Header:
+    """What the file says of the scene, but for the codec's parameters.
+
+    Raises:
+        UsageError: a size of tiles that no file can have.
+    """
+    from coding.container import MAX_TILE_SIZE, MIN_TILE_SIZE, Header
+
+    if not MIN_TILE_SIZE <= args.tile_size <= MAX_TILE_SIZE:
+        raise UsageError(f"--tile-size {args.tile_size}: give {MIN_TILE_SIZE} to {MAX_TILE_SIZE}")
+    others = tuple(band + 1 for band in sorted(set(range(info.bands)) - set(model_bands)))
+    return Header(
+        codec="learned",
+        parameters={},
+        model={"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands},
+        scene=info,
+        scale=args.scale or (1.0 if info.dtype == "float32" else INTEGER_SCALE),
+        dropped={DROPPED_FOR: others} if others and args.max_error is None else {},
+        tile_size=args.tile_size,
+        max_error=args.max_error,
+    )
+
+
+def wish_of(args: argparse.Namespace) -> Wish:
+    """What the flags ask of the quantiser's step."""
+    from coding.fit import DEFAULT_QUALITY, Wish, step_of_quality
+
+    if args.target_psnr is not None:
+        return Wish(psnr=args.target_psnr)
+    if args.target_bpppc is not None:
+        return Wish(bpppc=args.target_bpppc)
+    if args.step is not None:
+        return Wish(step=args.step)
+    if args.quality is None and args.max_error is not None:
+        return Wish(smallest=True)
+    return Wish(step=step_of_quality(DEFAULT_QUALITY if args.quality is None else args.quality))
+
+
+def rate_of(header: Header, found: Measures) -> float:
+    """Size of the file in bits per sample of the coded bands."""
+    return 8 * found.num_bytes / (header.scene.height * header.scene.width * len(header.coded_bands))
+
+
+def miss_of(args: argparse.Namespace, header: Header, found: Measures) -> tuple[str | None, bool]:
+    """What to say of a target that was missed, None of one that was met, and whether another step may meet it."""
+    from coding.fit import COARSEST, FINEST, PSNR_TOLERANCE, RATE_TOLERANCE
+
+    rate = rate_of(header, found)
+    if args.target_psnr is not None and abs(found.psnr - args.target_psnr) > PSNR_TOLERANCE:
+        miss, is_less = f"{found.psnr:.2f} dB instead of {args.target_psnr:g} dB", found.psnr < args.target_psnr
+    elif args.target_bpppc is not None and abs(rate / args.target_bpppc - 1) > RATE_TOLERANCE:
+        miss, is_less = f"{rate:.4f} bpppc instead of {args.target_bpppc:g} bpppc", rate < args.target_bpppc
+    else:
+        return None, False
+    if is_less and header.parameters["step"] < 2 * FINEST:
+        return f"{miss}: {args.model} with these weights does no better, however fine the step", False
+    if not is_less and header.parameters["step"] > COARSEST / 2:
+        return f"{miss}: {args.model} goes no lower, this is the coarsest step", False
+    return f"{miss}: the tiles by which the step was found differ from the rest", True
+
+
+def mended(wish: Wish, args: argparse.Namespace, header: Header, found: Measures) -> Wish:
+    """A wish that allows for what the whole scene gave, headers and all, beside the tiles looked at."""
+    if args.target_psnr is not None:
+        return replace(wish, psnr=wish.psnr + args.target_psnr - found.psnr)
+    return replace(wish, bpppc=wish.bpppc * args.target_bpppc / rate_of(header, found))
+
+
+def report(args: argparse.Namespace, header: Header, found: Measures, seconds: float) -> str:
+    """What came of it: rate, quality, what was lost."""
+    from coding.scene import psnr_text
+
+    info = header.scene
+    num_samples = info.height * info.width * info.bands
+    itemsize = 4 if info.dtype == "float32" else 2
+    lines = []
+    if found.clipped:
+        share = found.clipped / max(found.samples, 1)
+        lines.append(
+            f"clipped before coding, as in training: {found.clipped} samples ({share:.2%}) below 0 or above "
+            f"{header.scale:g}, by up to {found.largest_clip:g}"
+        )
+    if found.lost:
+        lines.append(f"not coded without --max-error: {found.lost} valid samples in {len(info_dropped(header))} bands")
+    figures = [
+        f"{rate_of(header, found):.4f} bpppc",
+        f"{Path(args.scene).stat().st_size / found.num_bytes:.2f} times smaller than the file",
+        f"{2 * num_samples / found.num_bytes:.2f} than int16",
+        f"PSNR {psnr_text(found.psnr)}",
+        f"largest error {found.largest_error:g}",
+        f"spectral angle {found.spectral_angle:.3f} degrees",
+        f"{itemsize * num_samples / 1e6 / seconds:.2f} MB/s",
+    ]
+    return "\n".join([*lines, f"{args.output}: " + ", ".join(figures)])
+
+
+def info_dropped(header: Header) -> list[int]:
+    return [band for bands in header.dropped.values() for band in bands]
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,72 @@
+"""Planes of whole numbers: the same numbers after any coder, and damage that ends in one line."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coding import PLANE_CODERS
+from coding.base import DamagedError
+from coding.planes import decode_planes, encode_planes, plane_coders
+
+
+def test_names_for_help():
+    assert tuple(plane_coders) == PLANE_CODERS
+
+
+@pytest.mark.parametrize("coder", PLANE_CODERS)
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    low=st.integers(-(2**31), 2**31 - 1),
+    spread=st.sampled_from([0, 1, 200, 255, 256, 5000, 65535, 65536, 2**31]),
+    seed=st.integers(0, 99),
+)
+def test_the_same_numbers_come_back(coder, shape, low, spread, seed):
+    planes = np.random.default_rng(seed).integers(low, low + spread + 1, shape)
+    assert np.array_equal(decode_planes(encode_planes(planes, coder), shape), planes)
+
+
+@pytest.mark.parametrize("coder", PLANE_CODERS)
+def test_values_far_from_the_others(coder):
+    """More different values than a table has room for."""
+    planes = np.random.default_rng(0).laplace(0, 3, (2, 40, 40)).astype(np.int64)
+    planes[0, 0, :5] = [-30000, 30000, 0, 30000, 12345]
+    assert np.array_equal(decode_planes(encode_planes(planes, coder), planes.shape), planes)
+
+
+def test_no_planes():
+    planes = np.zeros((0, 4, 4), np.int64)
+    assert decode_planes(encode_planes(planes, "jpegxl"), planes.shape).shape == (0, 4, 4)
+
+
+def test_contexts_pay_where_neighbours_are_alike():
+    ramp = np.add.outer(np.arange(64), np.arange(64))[None].repeat(3, axis=0)
+    noise = np.random.default_rng(0).integers(0, 2, ramp.shape)
+    sizes = {coder: len(encode_planes(ramp + noise, coder)) for coder in PLANE_CODERS}
+    assert sizes["jpegxl"] < 0.5 * sizes["factorised"]
+    assert sizes["factorised"] < ramp.size  # under a byte each
+
+
+@pytest.mark.parametrize("coder", PLANE_CODERS)
+@pytest.mark.parametrize("high", [50, 3000, 10**6])
+def test_damaged_planes_end_in_one_line_or_in_planes(coder, high):
+    rng = np.random.default_rng(1)
+    planes = rng.integers(0, high, (3, 8, 8))
+    data = encode_planes(planes, coder)
+    for _ in range(300):
+        mutated = bytearray(data)
+        for place in rng.integers(0, len(data), rng.integers(1, 4)):
+            mutated[place] = rng.integers(256)
+        mutated = bytes(mutated[: rng.integers(1, len(data) + 1)]) if rng.random() < 0.3 else bytes(mutated)
+        try:
+            assert decode_planes(mutated, planes.shape).shape == planes.shape
+        except DamagedError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("coder", PLANE_CODERS)
+def test_planes_of_another_size_are_refused(coder):
+    data = encode_planes(np.arange(3 * 64 * 64).reshape(3, 64, 64), coder)
+    with pytest.raises(DamagedError):
+        decode_planes(data, (3, 8, 8) if coder == "jpegxl" else (4, 64, 64))

@@ -1,0 +1,427 @@
+"""compress.py and decompress.py: scenes to files and back, and what can go wrong with both."""
+
+import importlib.util
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from coding.base import CodingError, DamagedError
+from coding.container import Reader
+from datasets.enmap import DROPPED_BANDS, KEPT_INDICES
+from models import models
+from utils.errors import DatasetError, UsageError
+from utils.scenes import SceneInfo, create_scene, open_scene
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = sorted((ROOT / "datasets/sample/patches").rglob("*-SPECTRAL_IMAGE.TIF"))
+
+COMPRESS = {
+    "--info": None,
+    "-m/--model": "cae1d",
+    "--checkpoint": None,
+    "--num-channels": 202,
+    "--quality": None,
+    "--step": None,
+    "--target-psnr": None,
+    "--target-bpppc": None,
+    "--max-error": None,
+    "--coder": "jpegxl",
+    "--tile-size": 128,
+    "--nodata": None,
+    "--scale": None,
+    "--device": "cpu",
+    "-n/--num-workers": 0,
+    "--overwrite": False,
+}
+DECOMPRESS = {
+    "--info": None,
+    "--checkpoint": None,
+    "--window": None,
+    "--bands": None,
+    "--keep-going": False,
+    "--device": "cpu",
+    "-n/--num-workers": 0,
+    "--overwrite": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tools():
+    """The two scripts as modules."""
+
+    class Tools:
+        pass
+
+    for name in ("compress", "decompress"):
+        spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        setattr(Tools, name, module)
+    return Tools
+
+
+@pytest.fixture
+def compress(tools):
+    return lambda *args: tools.compress.main(list(map(str, args)))
+
+
+@pytest.fixture
+def decompress(tools):
+    return lambda *args: tools.decompress.main(list(map(str, args)))
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Leaves torch as it was."""
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """weights(bands, name="cae1d") -> file with random weights."""
+
+    def make(bands, name="cae1d"):
+        path = tmp_path_factory.getbasetemp() / f"{name}-{bands}.pth.tar"
+        if not path.exists():
+            torch.manual_seed(0)
+            torch.save({"state_dict": models[name](src_channels=bands).state_dict()}, path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def small(tmp_path, weights, make_cube):
+    """A cube of 12 bands as .npy, and the flags that name weights for it."""
+    path = tmp_path / "small.npy"
+    np.save(path, make_cube((12, 40, 50)))
+    return path, ["--checkpoint", weights(12), "--num-channels", 12, "--tile-size", 16]
+
+
+@pytest.fixture
+def make_cube():
+    def make(shape, dtype="int16"):
+        bands = np.arange(shape[0])[:, None, None]
+        rng = np.random.default_rng(0)
+        return np.rint(1500 + 900 * np.sin(bands / 3) + rng.normal(0, 50, shape)).astype(dtype)
+
+    return make
+
+
+# -- flags ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "flags"), [("compress", COMPRESS), ("decompress", DECOMPRESS)])
+def test_flags_and_defaults(tools, script, flags):
+    parser = getattr(tools, script).build_parser()
+    options = {"/".join(action.option_strings): action for action in parser._actions if action.option_strings}
+    assert options.keys() == {"-h/--help", *flags}
+    assert {name: options[name].default for name in flags} == flags
+    assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize("script", ["compress", "decompress"])
+def test_help_does_not_wait_for_torch(script):
+    code = (
+        f"import sys, runpy; sys.argv = ['{script}.py', '--help']\n"
+        f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'compressai', 'imagecodecs', 'rasterio', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# -- scenes there and back --------------------------------------------------------------------------
+
+
+def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_path, capsys):
+    scene, coded, decoded = SAMPLE[1], tmp_path / "scene.hsc", tmp_path / "scene.tif"
+    assert compress(scene, coded) == 0
+    out, err = capsys.readouterr()
+    assert "dark water" in err and "clipped before coding, as in training" in out
+    assert "bpppc" in out and "PSNR" in out and "MB/s" in out and "not coded" not in out
+    assert decompress(coded, decoded) == 0
+    with rasterio.open(scene) as one, rasterio.open(decoded) as other:
+        original, result = one.read(), other.read()
+        for name in ("crs", "transform", "nodata", "descriptions", "dtypes", "shape"):
+            assert getattr(one, name) == getattr(other, name), name
+        assert all(other.tags()[key] == value for key, value in one.tags().items())
+    assert (result[[band - 1 for band in DROPPED_BANDS]] == -32768).all()
+    kept = list(KEPT_INDICES)
+    error = np.clip(original[kept].astype(float), 0, 10000) - result[kept]
+    psnr = -10 * np.log10(np.square(error / 10000).mean())
+    assert f"PSNR {psnr:.2f} dB" in out and psnr > 50
+    assert f"{8 * coded.stat().st_size / (202 * 128 * 128):.4f} bpppc" in out
+
+
+def test_lossless_in_all_bands(compress, decompress, tmp_path):
+    scene, coded, decoded = SAMPLE[0], tmp_path / "scene.hsc", tmp_path / "scene.tif"
+    assert compress(scene, coded, "--max-error", 0, "--quality", 20) == 0
+    assert coded.stat().st_size < 0.6 * 2 * 202 * 128 * 128
+    assert decompress(coded, decoded) == 0
+    with rasterio.open(scene) as one, rasterio.open(decoded) as other:
+        assert np.array_equal(one.read(), other.read())
+
+
+def test_a_bound_holds_in_the_dropped_bands_too(compress, decompress, tmp_path, make_cube, capsys):
+    cube = make_cube((224, 20, 33))
+    cube[:, :5, :6] = -32768
+    cube[130, 7:] = -32768
+    info = SceneInfo(20, 33, 224, "int16", nodata=-32768, transform=(30.0, 0.0, 5e5, 0.0, -30.0, 6e6))
+    scene = tmp_path / "scene.tif"
+    with create_scene(scene, info) as file:
+        file.write(0, 0, cube)
+    assert compress(scene, tmp_path / "a.hsc", "--max-error", 7) == 0
+    assert "not coded" not in capsys.readouterr().out
+    assert decompress(tmp_path / "a.hsc", tmp_path / "a.npy") == 0
+    decoded = np.load(tmp_path / "a.npy")
+    assert np.array_equal(decoded == -32768, cube == -32768)
+    assert np.abs(decoded.astype(int) - cube).max() == 7
+    # Without a bound they are lost, and that is said.
+    assert compress(scene, tmp_path / "b.hsc") == 0
+    lost = int((cube[[band - 1 for band in DROPPED_BANDS]] != -32768).sum())
+    assert f"{lost} valid samples in 22 bands" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
+def test_cubes_of_any_type(compress, decompress, tmp_path, weights, make_cube, dtype):
+    cube = make_cube((12, 19, 23), dtype)
+    if dtype == "float32":
+        cube /= np.float32(10000)
+        cube[:, 3, 4] = np.nan
+    np.save(tmp_path / "a.npy", cube)
+    flags = ["--checkpoint", weights(12), "--num-channels", 12, "--nodata", "nan"][: 6 if dtype == "float32" else 4]
+    assert compress(tmp_path / "a.npy", tmp_path / "a.hsc", "--max-error", 0, *flags) == 0
+    assert decompress(tmp_path / "a.hsc", tmp_path / "b.npy", "--checkpoint", weights(12)) == 0
+    decoded = np.load(tmp_path / "b.npy")
+    assert decoded.dtype == cube.dtype and np.array_equal(decoded, cube, equal_nan=dtype == "float32")
+
+
+def test_windows_and_bands(compress, decompress, tmp_path, small):
+    path, flags = small
+    assert compress(path, tmp_path / "a.hsc", "--max-error", 3, *flags) == 0
+    assert decompress(tmp_path / "a.hsc", tmp_path / "whole.npy", *flags[:2]) == 0
+    whole = np.load(tmp_path / "whole.npy")
+    part = ["--window", 9, 13, 20, 31, "--bands", 7, 1, 12]
+    assert decompress(tmp_path / "a.hsc", tmp_path / "part.npy", *flags[:2], *part) == 0
+    assert np.array_equal(np.load(tmp_path / "part.npy"), whole[[6, 0, 11], 9:29, 13:44])
+
+
+def test_workers_change_nothing(compress, decompress, tmp_path, small):
+    path, flags = small
+    for workers in (1, 3):
+        assert compress(path, tmp_path / f"{workers}.hsc", "--max-error", 3, *flags, "-n", workers) == 0
+        assert decompress(tmp_path / f"{workers}.hsc", tmp_path / f"{workers}.npy", *flags[:2], "-n", workers) == 0
+    assert (tmp_path / "1.hsc").read_bytes() == (tmp_path / "3.hsc").read_bytes()
+    assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "3.npy").read_bytes()
+
+
+@pytest.mark.parametrize("level", ["default", "avx2"])
+def test_other_instructions_decode_the_same(compress, tmp_path, level):
+    coded, decoded = tmp_path / "scene.hsc", tmp_path / "scene.npy"
+    assert compress(SAMPLE[1], coded, "--max-error", 0, "--quality", 30) == 0
+    flags = ["--window", "0", "0", "128", "128"]
+    done = subprocess.run(
+        [sys.executable, "decompress.py", coded, decoded, *flags],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ATEN_CPU_CAPABILITY": level,
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with open_scene(SAMPLE[1]) as scene:
+        assert np.array_equal(np.load(decoded), scene.read(0, 0, 128, 128))
+
+
+# -- rate control -----------------------------------------------------------------------------------
+
+
+def test_targets_are_met_or_it_is_said_why_not(compress, tmp_path, small, linear, monkeypatch, capsys):
+    import coding.network
+
+    monkeypatch.setattr(coding.network, "load_network", lambda *_: linear())
+    path, flags = small
+
+    def figures(*target):
+        assert compress(path, tmp_path / "a.hsc", "--overwrite", *flags, *target) == 0
+        out, err = capsys.readouterr()
+        line = out.splitlines()[-1].partition(": ")[2]
+        return float(line.split()[0]), float(line.partition("PSNR ")[2].split()[0]), err
+
+    # On 12 small tiles, of which eight are looked at: headers and masks count, too.
+    rate, _, err = figures("--target-bpppc", 4)
+    assert rate == pytest.approx(4, rel=0.02) and not err
+    _, psnr, err = figures("--target-psnr", 42)
+    assert psnr == pytest.approx(42, abs=0.1) and not err
+    _, psnr, err = figures("--target-psnr", 90)
+    assert psnr < 89 and "instead of 90 dB: cae1d with these weights does no better" in err
+    rate, _, err = figures("--target-bpppc", 0.001)
+    assert rate > 0.001 and "instead of 0.001 bpppc: cae1d goes no lower" in err
+
+
+def test_qualities(compress, tmp_path, small):
+    path, flags = small
+    sizes = []
+    for quality in (0, 30, 60):
+        assert compress(path, tmp_path / "a.hsc", "--quality", quality, "--overwrite", *flags) == 0
+        sizes.append((tmp_path / "a.hsc").stat().st_size)
+    assert sizes == sorted(sizes) and sizes[0] < sizes[2]
+    assert compress(path, tmp_path / "b.hsc", "--step", 2**-6, *flags) == 0
+    assert (tmp_path / "b.hsc").stat().st_size == sizes[2]
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def test_info(compress, decompress, tmp_path, small, capsys):
+    path, flags = small
+    assert compress(path, tmp_path / "a.hsc", *flags) == 0
+    capsys.readouterr()
+    for script in (compress, decompress):
+        assert script("--info", tmp_path / "a.hsc") == 0
+        out = capsys.readouterr().out
+        assert "cae1d" in out and "40 x 50" in out and "learned" in out
+
+
+def test_damage_stays_in_its_tile(compress, decompress, tmp_path, small, capsys):
+    path, flags = small
+    assert compress(path, tmp_path / "a.hsc", "--max-error", 0, *flags) == 0
+    data = bytearray((tmp_path / "a.hsc").read_bytes())
+    data[-2000] ^= 16
+    (tmp_path / "a.hsc").write_bytes(data)
+    with pytest.raises(DamagedError, match=r"a\.hsc: tile \d+ \(row"):
+        decompress(tmp_path / "a.hsc", tmp_path / "b.npy", *flags[:2])
+    assert not list(tmp_path.glob("*b.npy*"))
+    assert decompress(tmp_path / "a.hsc", tmp_path / "b.npy", *flags[:2], "--keep-going") == 1
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 1 and "is damaged" in err
+    cube, decoded = np.load(path), np.load(tmp_path / "b.npy")
+    different = (cube != decoded).any(axis=0)
+    assert 0 < different.sum() <= 16 * 16 and (decoded[:, different] == -32768).all()
+
+
+def test_what_is_there_is_not_replaced(compress, decompress, tmp_path, small):
+    path, flags = small
+    for name in ("a.hsc", "b.npy"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="--overwrite"):
+        compress(path, tmp_path / "a.hsc", *flags)
+    assert (tmp_path / "a.hsc").read_text() == "mine"
+    assert compress(path, tmp_path / "a.hsc", *flags, "--overwrite") == 0
+    with pytest.raises(UsageError, match="--overwrite"):
+        decompress(tmp_path / "a.hsc", tmp_path / "b.npy", *flags[:2])
+    assert (tmp_path / "b.npy").read_text() == "mine"
+    with pytest.raises(UsageError, match="is what is to be read"):
+        compress(path, path, *flags, "--overwrite")
+
+
+def test_a_signal_leaves_nothing(start, wait_for, terminate, tmp_path, weights):
+    cube = np.random.default_rng(0).integers(0, 9000, (12, 400, 400), dtype=np.int16)
+    np.save(tmp_path / "a.npy", cube)
+    flags = ["--checkpoint", weights(12), "--num-channels", 12, "--max-error", 0, "--tile-size", 8]
+    process = start("compress.py", tmp_path / "a.npy", tmp_path / "a.hsc", *flags)
+    wait_for(lambda: list(tmp_path.glob("*.hsc*")), process)
+    time.sleep(0.3)
+    status, _, err = terminate(process, signal.SIGINT)
+    assert status == 130 and "Traceback" not in err, err
+    assert {file.name for file in tmp_path.iterdir()} == {"a.npy"}
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, small):
+    path, flags = small
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    done = subprocess.run(
+        [sys.executable, "compress.py", path, tmp_path / "a.hsc", *map(str, flags)],
+        cwd=ROOT,
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"small.npy"}
+
+
+# -- what is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "12 bands, the model takes 202"),
+        (["--num-channels", 12], "--checkpoint is needed"),
+        (["--max-error", 3, "--target-psnr", 40], "--max-error sets the size"),
+        (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--tile-size", 7], "--tile-size 7"),
+        (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--device", "gpu"], "--device gpu"),
+        (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--nodata", 1e6], "nodata"),
+    ],
+)
+def test_wrong_usage_is_one_line(compress, tmp_path, small, weights, flags, words):
+    path, _ = small
+    flags = [weights(12) if flag == "WEIGHTS" else flag for flag in flags]
+    with pytest.raises(UsageError, match=words) as caught:
+        compress(path, tmp_path / "a.hsc", *flags)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a.hsc").exists()
+
+
+def test_files_of_another_kind(compress, decompress, tmp_path, small):
+    path, flags = small
+    (tmp_path / "text.tif").write_text("no picture")
+    (tmp_path / "text.hsc").write_text("no scene")
+    with pytest.raises(DatasetError):
+        compress(tmp_path / "text.tif", tmp_path / "a.hsc", *flags)
+    with pytest.raises(DamagedError, match=r"no \.hsc file"):
+        decompress(tmp_path / "text.hsc", tmp_path / "a.npy")
+    with pytest.raises(DamagedError, match="no such file"):
+        decompress(tmp_path / "nothing.hsc", tmp_path / "a.npy")
+    with pytest.raises(UsageError, match="--window"):
+        compress(path, tmp_path / "a.hsc", *flags)
+        decompress(tmp_path / "a.hsc", tmp_path / "a.npy", *flags[:2], "--window", 0, 0, 41, 1)
+    with pytest.raises(UsageError, match="--bands 13"):
+        decompress(tmp_path / "a.hsc", tmp_path / "a.npy", *flags[:2], "--bands", 13)
+
+
+def test_other_weights_are_refused(compress, decompress, tmp_path, small, weights):
+    path, flags = small
+    assert compress(path, tmp_path / "a.hsc", *flags) == 0
+    torch.manual_seed(1)
+    torch.save(models["cae1d"](src_channels=12).state_dict(), tmp_path / "other.pth.tar")
+    with pytest.raises(CodingError, match=r"coded with the weights of cae1d \("):
+        decompress(tmp_path / "a.hsc", tmp_path / "a.npy", "--checkpoint", tmp_path / "other.pth.tar")
+    with open(tmp_path / "a.hsc", "rb") as file:
+        assert Reader(file, "a").header.model["num_channels"] == 12
+
+
+def test_a_truncated_file_at_any_length(compress, decompress, tmp_path, small):
+    path, flags = small
+    assert compress(path, tmp_path / "a.hsc", *flags) == 0
+    data = (tmp_path / "a.hsc").read_bytes()
+    for length in np.linspace(0, len(data) - 1, 25).astype(int):
+        (tmp_path / "b.hsc").write_bytes(data[:length])
+        with pytest.raises(DamagedError) as caught:
+            decompress(tmp_path / "b.hsc", tmp_path / "b.npy", *flags[:2])
+        assert "\n" not in str(caught.value) and "b.hsc" in str(caught.value)
+        assert not (tmp_path / "b.npy").exists()
