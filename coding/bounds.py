@@ -41,14 +41,15 @@ def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, 
 
 
 def round_to_grid(prediction: np.ndarray, grid: int) -> tuple[np.ndarray, bytes]:
-    """Multiples of `grid` next to `prediction`, int64, and the list by which others round alike."""
+    """Multiples of `grid` next to `prediction`, int32, and the list by which others round alike."""
     scaled = prediction / grid
     rounded = np.floor(scaled + 0.5)
     # Distance from a boundary, which lies half-way between whole numbers.
-    close = np.flatnonzero(np.abs(np.abs(scaled - rounded) - 0.5) * grid < MARGIN)
+    distance = np.abs(scaled - rounded)
+    close = np.flatnonzero(distance > 0.5 - MARGIN / grid)
     upper = rounded.ravel()[close] > np.floor(scaled.ravel()[close])
     listed = join_blocks([_pack_positions(close), np.packbits(upper).tobytes()])
-    return rounded.astype(np.int64) * grid, listed
+    return rounded.astype(np.int32) * np.int32(grid), listed
 
 
 def round_as_listed(prediction: np.ndarray, grid: int, listed: bytes) -> np.ndarray:
@@ -67,7 +68,7 @@ def round_as_listed(prediction: np.ndarray, grid: int, listed: bytes) -> np.ndar
     # The whole number below the boundary: both machines find the same one, whichever side they are on.
     below = np.floor(2 * scaled.ravel()[close] + 0.5) // 2
     rounded.ravel()[close] = below + upper
-    return rounded.astype(np.int64) * grid
+    return rounded.astype(np.int32) * np.int32(grid)
 
 
 def quantise(residual: np.ndarray, bound: int) -> np.ndarray:

@@ -170,7 +170,7 @@ class LearnedTiles(TileCoder):
         rounded, listed = round_to_grid(prediction, grid)
         levels = quantise(self._wrap(targets[bands] - rounded), numbers.bound)
         levels[~valid[bands]] = 0
-        decoded = np.zeros(samples.shape, np.int64)
+        decoded = np.zeros(samples.shape, np.int32)
         decoded[bands] = self._restore(rounded, levels)
         extra, kinds = [], []
         for band in self.extra_bands:
@@ -185,7 +185,7 @@ class LearnedTiles(TileCoder):
             [
                 coded,
                 listed,
-                grid.to_bytes(4, "little") + zlib.crc32(decoded.astype("<i4").tobytes()).to_bytes(4, "little"),
+                grid.to_bytes(4, "little") + zlib.crc32(decoded.astype("<i4", copy=False)).to_bytes(4, "little"),
                 encode_planes(levels, DEFAULT_CODER),
                 bytes(kinds) + encode_planes(np.array(extra, np.int64).reshape(-1, *shape), DEFAULT_CODER),
                 below,
@@ -248,7 +248,7 @@ class LearnedTiles(TileCoder):
             raise DamagedError("a grid of 0")
         bands = list(settings.model_bands)
         rounded = round_as_listed(self._predict(x_hat), grid, listed)
-        decoded = np.zeros(shape, np.int64)
+        decoded = np.zeros(shape, np.int32)
         decoded[bands] = self._restore(rounded, decode_planes(residuals, (len(bands), *shape[1:])))
         kinds = extra[: len(self.extra_bands)]
         extra_levels = decode_planes(extra[len(kinds) :], (len(kinds), *shape[1:]))
@@ -257,7 +257,7 @@ class LearnedTiles(TileCoder):
         is_same = self._move_off_nodata(decoded, valid, moved)
         decoded[~valid] = 0
         samples = numbers.samples(decoded)
-        if not is_same or zlib.crc32(decoded.astype("<i4").tobytes()) != checksum:
+        if not is_same or zlib.crc32(decoded.astype("<i4", copy=False)) != checksum:
             raise BoundNotGuaranteed(samples)
         return samples
 

@@ -31,10 +31,10 @@ class Numbers:
     nodata: int | None = None
 
     def of(self, samples: np.ndarray) -> np.ndarray:
-        """Samples to int64."""
+        """Samples to int32."""
         if self.dtype != "float32":
-            return samples.astype(np.int64)
-        return np.rint(samples.astype(np.float64) * self.divisor).astype(np.int64)
+            return samples.astype(np.int32)
+        return np.rint(samples.astype(np.float64) * self.divisor).astype(np.int32)
 
     def samples(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers to samples of the scene's type."""

@@ -82,7 +82,7 @@ class Measures:
 
     @property
     def spectral_angle(self) -> float:
-        """Mean over the pixels that are valid in all coded bands, in degrees."""
+        """Mean over the pixels that are valid in some band, over their valid bands, in degrees."""
         return self.angles / max(self.spectra, 1)
 
 
@@ -90,19 +90,26 @@ def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: 
     """The figures of one tile (C, H, W)."""
     original = np.where(valid, samples, 0).astype(np.float32)
     decoded = np.where(valid, decoded, 0).astype(np.float32)
-    found = Measures(samples=int(valid.sum()), largest_error=float(np.abs(decoded - original).max(initial=0)))
+    difference = decoded - original
+    found = Measures(samples=int(valid.sum()), largest_error=_largest(difference))
     if not is_bounded:
         expressible = np.clip(original, 0, scale)
-        distance = np.abs(expressible - original)
-        found.clipped, found.largest_clip = int((distance > 0).sum()), float(distance.max(initial=0))
+        distance = np.subtract(expressible, original, out=original)
+        found.clipped, found.largest_clip = int(np.count_nonzero(distance)), _largest(distance)
         original = expressible
-    difference = ((decoded - original) / np.float32(scale)).astype(np.float64)
-    found.squared_error = float(np.square(difference, out=difference).sum())
-    whole = valid.all(axis=0)
-    found.spectra = int(whole.sum())
+        np.subtract(decoded, original, out=difference)
+    difference /= np.float32(scale)
+    found.squared_error = sum(float(np.square(band, dtype=np.float64).sum()) for band in difference)
+    del difference
+    used = valid.any(axis=0)
+    found.spectra = int(used.sum())
     if found.spectra:
-        found.angles = _angles(decoded[:, whole], original[:, whole])
+        found.angles = _angles(decoded[:, used], original[:, used])
     return found
+
+
+def _largest(difference: np.ndarray) -> float:
+    return max(float(difference.max(initial=0)), -float(difference.min(initial=0)))
 
 
 def _angles(decoded: np.ndarray, original: np.ndarray) -> float:
