@@ -6,9 +6,11 @@ a GPU, several precisions       python benchmark.py speed --devices 0 --precisio
 one model, nothing else         python benchmark.py speed --models sscnet --only models
 a narrow model on a small image python benchmark.py speed --models cae1d cae1d_1bpppc@32
 trainings over wall time        python benchmark.py curves results/trains/RUN results/trains/OTHER
+scenes by a learned codec       python benchmark.py coding SCENE.TIF --checkpoint results/trains/RUN/final.pth.tar
 
 Results of `speed` go to SAVE_DIR/<name>/speed.json and, as tables, speed.md, after every line that is finished,
-those of `curves` to curves.csv and curves.png. `python benchmark.py COMMAND --help` explains the flags.
+those of `curves` to curves.csv and curves.png, those of `coding` to coding.json and coding.md.
+`python benchmark.py COMMAND --help` explains the flags.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_speed(commands, QUICK if quick else DEFAULTS)
     add_curves(commands)
+    add_coding(commands)
     return parser
 
 
@@ -143,6 +146,23 @@ def add_curves(commands) -> None:
     add_report(curves.add_argument)
 
 
+def add_coding(commands) -> None:
+    coding = commands.add_parser(
+        "coding",
+        help="rates and errors of a learned codec on scenes, beside lossless ones",
+        description="Scenes of integers by a learned codec: its latents as float32, quantised, and with bounds on the "
+        "error, beside JPEG-LS and JPEG XL without loss. Of EnMAP's 224 bands the 202 that HySpecNet-11k keeps.",
+        formatter_class=HelpFormatter,
+        epilog=names_for_help(),
+    )
+    add = coding.add_argument
+    add("scenes", nargs="+", metavar="SCENE", help=".tif or .npy of int16 or uint16")
+    add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
+    add("--checkpoint", default=None, help="weights of the model; without, those of the bundled sample")
+    add("--num-channels", type=positive_int, default=202, help="bands that the model was made for")
+    add_report(add)
+
+
 def add_report(add: Callable) -> None:
     add("--name", default=None, help="folder for the report; date and time, of `speed` the device too, if not given")
     add("--save-dir", default="./results/benchmarks/", help="folder for the reports' folders")
@@ -189,7 +209,7 @@ def check_words(flag: str, given: Sequence[str], possible: Sequence[str]) -> Non
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    return run_speed(args) if args.command == "speed" else write_curves(args)
+    return {"speed": run_speed, "curves": write_curves, "coding": run_coding}[args.command](args)
 
 
 def run_speed(args: argparse.Namespace) -> int:
@@ -804,6 +824,74 @@ def write_curves(args: argparse.Namespace) -> int:
     return 0
 
 
+# -- coding ---------------------------------------------------------------------------------------
+
+
+def run_coding(args: argparse.Namespace) -> int:
+    """The tables of `coding`, a scene after the other."""
+    from dataclasses import asdict
+
+    import torch
+
+    from coding.comparison import compare
+    from coding.network import load_network
+    from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS, SCALE
+    from utils.environment import device_name, git_commit, versions
+    from utils.files import atomic_write
+    from utils.results import write_json
+    from utils.scenes import open_scene
+    from utils.speed import markdown_table, num_cores
+
+    torch.set_num_threads(num_cores())
+    name = aliases.get(args.model, args.model)
+    network = load_network(name, args.checkpoint, args.num_channels, "cpu")
+    folder = Path(args.save_dir) / (args.name or f"{datetime.now():%Y_%m_%d-%H_%M_%S}")
+    content = {
+        "name": folder.name,
+        "settings": {
+            "device": device_name(torch.device("cpu")),
+            "model": name,
+            "weights_sha256": network.sha256,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        },
+        "scenes": [],
+    }
+    text = f"# Coding: {folder.name}\n\n{content['settings']['device']}, {name}, commit {git_commit()}\n"
+    for path in map(Path, args.scenes):
+        with open_scene(path) as scene:
+            info = scene.info
+            cube = scene.read(0, 0, info.height, info.width)
+        if info.dtype == "float32":
+            raise UsageError(f"{path}: floats, and this comparison is of integers")
+        if (info.bands, network.num_bands) == (NUM_BANDS, NUM_CHANNELS):
+            cube = cube[list(KEPT_INDICES)]
+        if len(cube) != network.num_bands:
+            raise UsageError(f"{path} has {len(cube)} bands, the model takes {network.num_bands}")
+        rows, megabytes = [], cube.nbytes / 1e6
+        for row in compare(cube, network, float(SCALE), info.nodata):
+            print(f"{path.name}: {row.codec}", file=sys.stderr, flush=True)
+            rows.append(row)
+        content["scenes"].append({"scene": path.name, "shape": cube.shape, "rows": [asdict(row) for row in rows]})
+        cells = [
+            [
+                row.codec,
+                f"{row.bpppc:.3f}",
+                f"{row.psnr:.2f}" if row.psnr < float("inf") else "lossless",
+                "–" if row.largest_error is None else f"{row.largest_error:g}",
+                f"{megabytes / row.encode_seconds:.2f}",
+                f"{megabytes / row.decode_seconds:.2f}",
+            ]
+            for row in rows
+        ]
+        text += f"\n## {path.name}, {' x '.join(map(str, cube.shape))}\n\n{markdown_table(CODING_HEADER, cells)}\n"
+        write_json(folder / "coding.json", content)
+        with atomic_write(folder / "coding.md", "w") as file:
+            file.write(text)
+    print(f"{text}\nwritten: {folder / 'coding.json'}, {folder / 'coding.md'}")
+    return 0
+
+
 # -- the report -----------------------------------------------------------------------------------
 
 
@@ -894,6 +982,7 @@ DATA_TABLES = (
         },
     ),
 )
+CODING_HEADER = ("codec", "bpppc", "PSNR dB", "largest error", "encode MB/s", "decode MB/s")
 MODEL_HEADER = (
     *("model", "work", "side", "repeats", "baseline s", "ours s", "speed-up", "images/s", "MB/s"),
     *("baseline MB", "ours MB", "ratio", "baseline GFLOP", "ours GFLOP", "limit s", "share", "deviation"),

@@ -101,13 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from coding.fit import Fit
     from coding.network import load_network
     from coding.scene import compress_scene
+    from datasets.pool import sigterm_raises
     from utils.files import atomic_write
     from utils.scenes import open_scene
 
     output = check_output(args.output, args.scene, args.overwrite)
     num_workers = use_cores(args.num_workers)
     started = time.monotonic()
-    with open_scene(args.scene, args.nodata) as scene:
+    with sigterm_raises(), open_scene(args.scene, args.nodata) as scene:
         model_bands = bands_of(args, scene.info)
         network = load_network(args.model, args.checkpoint, args.num_channels, args.device)
         header = header_of(args, scene.info, network, model_bands)

@@ -73,12 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_info(args.info)
 
     from coding.scene import decompress_scene
+    from datasets.pool import sigterm_raises
     from utils.scenes import create_scene
 
     output = check_output(args.output, args.input, args.overwrite)
     num_workers = use_cores(args.num_workers)
     started = time.monotonic()
-    with open_file(args.input) as reader:
+    with sigterm_raises(), open_file(args.input) as reader:
         part = part_of(args, reader.header)
         coder = open_coder(reader, args.checkpoint, args.device)
         with (

@@ -32,7 +32,7 @@ VERSION = 1
 MIN_TILE_SIZE, MAX_TILE_SIZE = 8, 1024  # pixels
 MAX_SIDE = 2**24  # pixels
 MAX_BANDS = 65535
-MAX_TILE_SAMPLES = 2**28
+MAX_TILE_SAMPLES = 2**26
 MAX_TILES = 2**22
 MAX_HEADER_BYTES = 2**22
 """Of the header's text, and as it is stored. Parsing hostile JSON takes 20 times its size."""

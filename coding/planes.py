@@ -95,7 +95,7 @@ def _decode_jpegxl(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) ->
 
 
 def _encode_factorised(planes: np.ndarray) -> bytes:
-    from compressai.ans import RansEncoder
+    from compressai.ans import BufferedRansEncoder
 
     flat = planes.reshape(len(planes), -1)
     tables, offsets = [], []
@@ -104,9 +104,10 @@ def _encode_factorised(planes: np.ndarray) -> bytes:
         tables.append(_frequencies(counts, escapes=int(plane.size - counts.sum())))
         offsets.append(offset)
     model = _pack_tables(tables, offsets)
-    symbols = flat.ravel().astype(np.int32)
-    stream = RansEncoder().encode_with_indexes(symbols.tolist(), *_rans_arguments(tables, offsets, flat.shape[1]))
-    return join_blocks([model, stream])
+    encoder = BufferedRansEncoder()
+    for plane, table, offset in zip(flat, tables, offsets, strict=True):
+        encoder.encode_with_indexes(plane.tolist(), *_rans_arguments(table, offset, plane.size))
+    return join_blocks([model, encoder.flush()])
 
 
 def _decode_factorised(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
@@ -118,8 +119,12 @@ def _decode_factorised(data: bytes, shape: tuple[int, int, int], dtype: np.dtype
     # CompressAI's decoder does not look where its data ends: of damaged data it may take four bytes for a symbol,
     # and an escaped symbol in it may ask for 15 times what stands there.
     stream += bytes(8 * count * per_plane + 16 * len(stream) + 64)
-    values = RansDecoder().decode_with_indexes(stream, *_rans_arguments(tables, offsets, per_plane))
-    values = np.array(values, np.int64).reshape(shape)
+    decoder = RansDecoder()
+    decoder.set_stream(stream)
+    values = np.empty((count, per_plane), np.int64)
+    for plane, table, offset in zip(values, tables, offsets, strict=True):
+        plane[:] = decoder.decode_stream(*_rans_arguments(table, offset, per_plane))
+    values = values.reshape(shape)
     if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(dtype).max:
         raise DamagedError("factorised planes are damaged")
     return values
@@ -166,11 +171,10 @@ def _unpack_tables(data: bytes, count: int) -> tuple[list[np.ndarray], list[int]
     return tables, offsets.tolist()
 
 
-def _rans_arguments(tables: list[np.ndarray], offsets: list[int], per_plane: int) -> tuple:
-    """Indexes, cumulative distributions, their sizes and offsets, as CompressAI's coder takes them."""
-    distributions = [[0, *np.cumsum(table).tolist()] for table in tables]
-    indexes = np.repeat(np.arange(len(tables)), per_plane).tolist()
-    return indexes, distributions, [len(row) for row in distributions], offsets
+def _rans_arguments(table: np.ndarray, offset: int, size: int) -> tuple:
+    """Indexes, cumulative distributions, their sizes and offsets of one plane, as CompressAI's coder takes them."""
+    distribution = [0, *np.cumsum(table).tolist()]
+    return [0] * size, [distribution], [len(distribution)], [offset]
 
 
 plane_coders = {

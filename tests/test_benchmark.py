@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -31,7 +32,17 @@ SPEED = {
 }
 
 
+CODING = {
+    "-m/--model": "cae1d",
+    "--checkpoint": None,
+    "--num-channels": 202,
+    "--name": None,
+    "--save-dir": "./results/benchmarks/",
+}
 CURVES = {"--name": None, "--save-dir": "./results/benchmarks/"}
+
+
+POSITIONAL = {"curves": ["runs"], "coding": ["scenes"]}
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +75,12 @@ def actions(benchmark, command):
 # -- flags ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("command", "flags"), [("speed", SPEED), ("curves", CURVES)])
+@pytest.mark.parametrize(("command", "flags"), [("speed", SPEED), ("curves", CURVES), ("coding", CODING)])
 def test_flags_and_defaults(benchmark, command, flags):
     expected = {flag.split("--")[1].replace("-", "_"): default for flag, default in flags.items()}
-    positional = {"curves": ["RUN"]}.get(command, [])
+    positional = ["x"] if command in POSITIONAL else []
     found = vars(benchmark.parse_args([command, *positional]))
-    assert found == {"command": command, **expected, **({"runs": positional} if positional else {})}
+    assert found == {"command": command, **expected, **{name: positional for name in POSITIONAL.get(command, ())}}
     options = [action for action in actions(benchmark, command) if action.option_strings]
     assert {"/".join(action.option_strings) for action in options} == {"-h/--help", *flags}
     assert all(action.help for action in actions(benchmark, command))
@@ -201,6 +212,32 @@ def test_curves(benchmark, scripts, make_dataset, tmp_path, capsys):
     assert (tmp_path / "both" / "curves.png").read_bytes()[1:4] == b"PNG"
     with pytest.raises(UsageError, match=r"no folder of a run"):
         benchmark.main(["curves", str(tmp_path), "--save-dir", str(tmp_path)])
+
+
+def test_coding(benchmark, linear, monkeypatch, tmp_path, capsys):
+    import coding.network
+
+    monkeypatch.setattr(coding.network, "load_network", lambda *_: linear())
+    scene, threads = tmp_path / "scene.npy", torch.get_num_threads()
+    cube = np.random.default_rng(0).normal(3000, 20, (12, 24, 20)).astype(np.int16)
+    np.save(scene, cube)
+    try:
+        flags = ["coding", str(scene), "--name", "one", "--save-dir", str(tmp_path)]
+        assert benchmark.main(flags) == 0
+    finally:
+        torch.set_num_threads(threads)
+    (found,) = json.loads((tmp_path / "one" / "coding.json").read_text())["scenes"]
+    rows = {row["codec"]: row for row in found["rows"]}
+    assert rows["latents as float32"]["bpppc"] == pytest.approx(32 * 8 / 12)
+    for name, row in rows.items():
+        bound = {"lossless": 0}.get(name.rpartition(", ")[2]) if "lossless" in name else None
+        if name.startswith("error at most"):
+            bound = int(name.split()[-1])
+        assert bound is None or row["largest_error"] <= bound, name
+        assert row["bpppc"] > 0 and row["encode_seconds"] > 0 and row["decode_seconds"] > 0
+    assert rows["error at most 20"]["bpppc"] < rows["error at most 1"]["bpppc"] < rows["lossless"]["bpppc"]
+    assert "scene.npy, 12 x 24 x 20" in (tmp_path / "one" / "coding.md").read_text()
+    assert str(tmp_path) not in (tmp_path / "one" / "coding.json").read_text()
 
 
 def test_a_dataset_that_is_not_there(run, tmp_path):

@@ -1,6 +1,5 @@
 """compress.py and decompress.py: scenes to files and back, and what can go wrong with both."""
 
-import importlib.util
 import os
 import resource
 import signal
@@ -54,30 +53,14 @@ DECOMPRESS = {
 }
 
 
-@pytest.fixture(scope="module")
-def tools():
-    """The two scripts as modules."""
-
-    class Tools:
-        pass
-
-    for name in ("compress", "decompress"):
-        spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        setattr(Tools, name, module)
-    return Tools
+@pytest.fixture
+def compress(scripts):
+    return lambda *args: scripts.compress.main(list(map(str, args)))
 
 
 @pytest.fixture
-def compress(tools):
-    return lambda *args: tools.compress.main(list(map(str, args)))
-
-
-@pytest.fixture
-def decompress(tools):
-    return lambda *args: tools.decompress.main(list(map(str, args)))
+def decompress(scripts):
+    return lambda *args: scripts.decompress.main(list(map(str, args)))
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +107,8 @@ def make_cube():
 
 
 @pytest.mark.parametrize(("script", "flags"), [("compress", COMPRESS), ("decompress", DECOMPRESS)])
-def test_flags_and_defaults(tools, script, flags):
-    parser = getattr(tools, script).build_parser()
+def test_flags_and_defaults(scripts, script, flags):
+    parser = getattr(scripts, script).build_parser()
     options = {"/".join(action.option_strings): action for action in parser._actions if action.option_strings}
     assert options.keys() == {"-h/--help", *flags}
     assert {name: options[name].default for name in flags} == flags

@@ -1,6 +1,7 @@
 """The learned codec on cubes: round trips, bounds, rates, and decoders that round otherwise."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,24 +42,29 @@ def test_decoded_is_what_the_model_makes_of_quantised_latents(make_network, make
     assert 8 * len(data) / cube.size < 32  # not the float32 latents
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SIDES = st.one_of(st.integers(1, 30), st.sampled_from([64, 127, 200]))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    size=st.tuples(SIDES, SIDES),
+    bands=st.sampled_from([4, 12, 31]),
     dtype=st.sampled_from(["int16", "uint16", "float32"]),
     bound=st.sampled_from([0, 1, 5, 20, 300]),
     share=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
     step=st.sampled_from([2.0**-8, 0.1, 4.0]),
     seed=st.integers(0, 99),
 )
-def test_bounds_hold_and_gaps_stay(make_network, make_cube, size, dtype, bound, share, step, seed):
-    cube = make_cube((12, *size), dtype, seed)
+def test_bounds_hold_and_gaps_stay(make_network, make_cube, size, bands, dtype, bound, share, step, seed):
+    cube = make_cube((bands, *size), dtype, seed)
     rng = np.random.default_rng(seed)
     nodata = {"int16": -32768, "uint16": 2000, "float32": float("nan")}[dtype]
     gaps = rng.random(size) < share
     cube[:, gaps] = nodata
-    cube[rng.integers(12), rng.random(size) < share / 2] = nodata
+    cube[rng.integers(bands), rng.random(size) < share / 2] = nodata
     unit = 1e-4 if dtype == "float32" else 1
-    coded = codec(make_network(), dtype, wish=Wish(step=step), max_error=bound * unit, nodata=nodata, tile_size=16)
+    network, side = make_network(bands=bands), int(rng.choice([16, 128]))
+    coded = codec(network, dtype, wish=Wish(step=step), max_error=bound * unit, nodata=nodata, tile_size=side)
     decoded = coded.decode(coded.encode(cube))
     valid = ~np.isnan(cube) if dtype == "float32" else cube != nodata
     assert np.array_equal(~np.isnan(decoded) if dtype == "float32" else decoded != nodata, valid)
@@ -244,16 +250,53 @@ def test_cubes_that_no_model_takes_are_refused(make_network, cube, words):
 
 
 def test_damage_never_looks_like_data(make_network, make_cube):
-    """Bits flipped anywhere: one line, and no cube."""
+    """Twenty thousand files with bits flipped, bytes changed, cut out or put in: one line, and no cube."""
     coded = codec(make_network(), "int16", max_error=0, tile_size=8)
     data = coded.encode(make_cube((12, 8, 8)))
     rng = np.random.default_rng(0)
-    for _ in range(500):
-        mutated = bytearray(data)
-        mutated[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    for index in range(20_000):
+        mutated, place = bytearray(data), int(rng.integers(len(data)))
+        if index % 4 == 0:
+            mutated[place] ^= 1 << int(rng.integers(8))
+        elif index % 4 == 1:
+            mutated[place : place + 4] = rng.bytes(4)
+        elif index % 4 == 2:
+            del mutated[place : place + int(rng.integers(1, 40))]
+        else:
+            mutated[place:place] = rng.bytes(int(rng.integers(1, 9)))
+        if mutated == data:
+            continue
         with pytest.raises((DamagedError, CodingError)) as caught:
             coded.decode(bytes(mutated))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("coder", "zip"),
+        ("coder", None),
+        ("step", 0.0),
+        ("step", "fine"),
+        ("step", 2.0**40),
+        ("divisor", 0),
+        ("divisor", 1.5),
+        ("bound", None),
+        ("bound", -1),
+        ("bound", True),
+        ("extra_bands", [0]),
+        ("extra_bands", [1]),
+        ("extra_bands", "none"),
+    ],
+)
+def test_parameters_that_cannot_be_are_named(make_network, make_cube, name, value):
+    coded = codec(make_network(), "int16", max_error=0)
+    reader = Reader(io.BytesIO(coded.encode(make_cube((12, 8, 8)))), "x")
+    header = replace(reader.header, parameters={**reader.header.parameters, name: value})
+    with pytest.raises(DamagedError, match=f"parameters.{name}"):
+        open_tiles(header, reader.shared, coded.network)
+    with pytest.raises(DamagedError, match="shared block"):
+        open_tiles(reader.header, reader.shared + b"x", coded.network)
 
 
 def test_records_that_no_checksum_guards(make_network, make_cube):

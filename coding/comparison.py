@@ -1,0 +1,91 @@
+"""One cube by a learned codec, with and without bounds, beside the codecs that lose nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .base import CodingError
+from .fit import DEFAULT_QUALITY, Wish, step_of_quality
+from .learned_codec import LearnedCodec
+from .network import Network
+from .scene import measure, valid_mask
+
+BOUNDS = (0, 1, 5, 10, 20)
+
+
+@dataclass
+class Row:
+    """One way to code a cube.
+
+    Attributes:
+        codec: what it is.
+        bpppc: bits per sample, everything included.
+        psnr: in dB, peak 1; infinite without loss. Without a bound against the cube clipped to [0, scale].
+        largest_error: against the cube itself, in its own units; None where it comes back as floats.
+        encode_seconds, decode_seconds: of the whole.
+    """
+
+    codec: str
+    bpppc: float
+    psnr: float
+    largest_error: float | None
+    encode_seconds: float
+    decode_seconds: float
+
+
+def compare(cube: np.ndarray, network: Network, scale: float, nodata: float | None) -> Iterator[Row]:
+    """Rows for an integer cube (C, H, W), of all bands that `network` takes."""
+    valid = valid_mask(cube, nodata)
+
+    def row(name: str, encode, decode, is_bounded: bool) -> Row:
+        data, encode_seconds = _timed(encode)
+        decoded, decode_seconds = _timed(lambda: decode(data))
+        found = measure(cube, decoded, valid, scale, is_bounded)
+        rate = 8 * len(data) / cube.size
+        return Row(name, rate, found.psnr, found.largest_error, encode_seconds, decode_seconds)
+
+    yield _published(cube, network, scale, valid)
+    for coder in ("jpegxl", "factorised"):
+        codec = LearnedCodec(network, Wish(step=step_of_quality(DEFAULT_QUALITY)), None, scale, nodata, coder)
+        yield row(f"latents quantised, {coder}", codec.encode, codec.decode, False)
+    for bound in BOUNDS:
+        codec = LearnedCodec(network, Wish(smallest=True), bound, scale, nodata)
+        yield row("lossless" if bound == 0 else f"error at most {bound}", codec.encode, codec.decode, True)
+    for name, encode, decode in _lossless():
+        bands, encode_seconds = _timed(lambda encode=encode: [encode(band) for band in _unsigned(cube)])
+        decoded, decode_seconds = _timed(lambda decode=decode, bands=bands: [decode(band) for band in bands])
+        if not np.array_equal(decoded, _unsigned(cube)):
+            raise CodingError(f"{name} has lost something")
+        rate = 8 * sum(map(len, bands)) / cube.size
+        yield Row(f"{name}, lossless", rate, math.inf, 0.0, encode_seconds, decode_seconds)
+
+
+def _published(cube: np.ndarray, network: Network, scale: float, valid: np.ndarray) -> Row:
+    """The latents as float32, as the published rates count them."""
+    x = np.clip(cube.astype(np.float32) / np.float32(scale), 0, 1)
+    y, encode_seconds = _timed(lambda: network.encode(x))
+    x_hat, decode_seconds = _timed(lambda: network.decode(y, *cube.shape[1:]))
+    found = measure(np.where(valid, x, 0), x_hat, valid, 1.0, True)
+    return Row("latents as float32", 8 * y.nbytes / cube.size, found.psnr, None, encode_seconds, decode_seconds)
+
+
+def _lossless():
+    import imagecodecs
+
+    yield "JPEG-LS", imagecodecs.jpegls_encode, imagecodecs.jpegls_decode
+    yield "JPEG XL", lambda band: imagecodecs.jpegxl_encode(band, lossless=True, effort=7), imagecodecs.jpegxl_decode
+
+
+def _unsigned(cube: np.ndarray) -> np.ndarray:
+    return (cube.astype(np.int32) - np.iinfo(cube.dtype).min).astype(np.uint16)
+
+
+def _timed(function) -> tuple:
+    start = time.perf_counter()
+    value = function()
+    return value, time.perf_counter() - start
