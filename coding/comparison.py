@@ -42,20 +42,20 @@ def compare(cube: np.ndarray, network: Network, scale: float, nodata: float | No
     """Rows for an integer cube (C, H, W), of all bands that `network` takes."""
     valid = valid_mask(cube, nodata)
 
-    def row(name: str, encode, decode, is_bounded: bool) -> Row:
-        data, encode_seconds = _timed(encode)
-        decoded, decode_seconds = _timed(lambda: decode(data))
-        found = measure(cube, decoded, valid, scale, is_bounded)
+    def row(name: str, codec: LearnedCodec) -> Row:
+        data, encode_seconds = _timed(lambda: codec.encode(cube))
+        decoded, decode_seconds = _timed(lambda: codec.decode(data))
+        found = measure(cube, decoded, valid, scale, codec.max_error is not None)
         rate = 8 * len(data) / cube.size
         return Row(name, rate, found.psnr, found.largest_error, encode_seconds, decode_seconds)
 
     yield _published(cube, network, scale, valid)
     for coder in ("jpegxl", "factorised"):
-        codec = LearnedCodec(network, Wish(step=step_of_quality(DEFAULT_QUALITY)), None, scale, nodata, coder)
-        yield row(f"latents quantised, {coder}", codec.encode, codec.decode, False)
+        wish = Wish(step=step_of_quality(DEFAULT_QUALITY))
+        yield row(f"latents quantised, {coder}", LearnedCodec(network, wish, None, scale, nodata, coder))
     for bound in BOUNDS:
-        codec = LearnedCodec(network, Wish(smallest=True), bound, scale, nodata)
-        yield row("lossless" if bound == 0 else f"error at most {bound}", codec.encode, codec.decode, True)
+        name = "lossless" if bound == 0 else f"error at most {bound}"
+        yield row(name, LearnedCodec(network, Wish(smallest=True), bound, scale, nodata))
     for name, encode, decode in _lossless():
         bands, encode_seconds = _timed(lambda encode=encode: [encode(band) for band in _unsigned(cube)])
         decoded, decode_seconds = _timed(lambda decode=decode, bands=bands: [decode(band) for band in bands])

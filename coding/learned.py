@@ -148,7 +148,8 @@ class LearnedTiles(TileCoder):
                 samples[hit] = np.nextafter(samples[hit], np.float32(np.inf))
             return samples
         rounded = np.rint(np.clip(x_hat, 0, 1).astype(np.float64) * self.settings.scale).astype(np.int64)
-        rounded[rounded == numbers.nodata] += 1
+        if numbers.nodata is not None:
+            rounded[rounded == numbers.nodata] += 1 if numbers.clip(numbers.nodata + 1) > numbers.nodata else -1
         return numbers.samples(numbers.clip(rounded))
 
     # -- with a bound ---------------------------------------------------------------------------

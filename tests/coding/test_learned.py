@@ -84,6 +84,19 @@ def test_other_floats_keep_their_bound(make_network, make_cube):
         codec(make_network(), "float32", max_error=0).encode(cube)
 
 
+@pytest.mark.parametrize(("dtype", "nodata"), [("int16", 0), ("uint16", 65535), ("float32", 0.0)])
+def test_no_valid_sample_comes_back_as_nodata(linear, dtype, nodata):
+    """Where the model would say just that, here at the ends of reflectance."""
+    cube = np.full((12, 8, 8), nodata, dtype)
+    cube[:, ::2] = 1 if nodata == 0 else nodata - 1
+    if dtype == "float32":
+        cube[:, ::2] = -1e-6
+    scale = {"int16": 1e4, "uint16": 65535.0, "float32": 1.0}[dtype]
+    coded = codec(linear(channels=12), dtype, scale=scale, nodata=nodata, wish=Wish(step=4.0))
+    decoded = coded.decode(coded.encode(cube))
+    assert np.array_equal(decoded == nodata, cube == nodata)
+
+
 def test_values_at_the_ends_of_the_type(make_network):
     for dtype in ("int16", "uint16"):
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
