@@ -53,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--checkpoint", default=None, help="weights of the model; without, cae1d has some of the bundled sample")
     add("--num-channels", type=positive_int, default=202, help="bands that the model was made for")
     wish = parser.add_mutually_exclusive_group()
-    wish.add_argument("--quality", type=float, default=None, help="makes the step 2^(-QUALITY / 10); 42 if not given")
+    wish.add_argument(
+        "--quality", type=float, default=None, help="makes the step 2^(-QUALITY / 10); if none: 0.1 dB of loss"
+    )
     wish.add_argument("--step", type=positive_float, default=None, help="of the quantiser, in units of a channel")
     wish.add_argument("--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, peak 1")
     wish.add_argument(
@@ -175,7 +177,7 @@ def header_of(args: argparse.Namespace, info: SceneInfo, network, model_bands: S
 
 def wish_of(args: argparse.Namespace) -> Wish:
     """What the flags ask of the quantiser's step."""
-    from coding.fit import DEFAULT_QUALITY, Wish, step_of_quality
+    from coding.fit import DEFAULT_LOSS, Wish, step_of_quality
 
     if args.target_psnr is not None:
         return Wish(psnr=args.target_psnr)
@@ -183,9 +185,9 @@ def wish_of(args: argparse.Namespace) -> Wish:
         return Wish(bpppc=args.target_bpppc)
     if args.step is not None:
         return Wish(step=args.step)
-    if args.quality is None and args.max_error is not None:
-        return Wish(smallest=True)
-    return Wish(step=step_of_quality(DEFAULT_QUALITY if args.quality is None else args.quality))
+    if args.quality is not None:
+        return Wish(step=step_of_quality(args.quality))
+    return Wish(loss=DEFAULT_LOSS) if args.max_error is None else Wish(smallest=True)
 
 
 def rate_of(header: Header, found: Measures) -> float:

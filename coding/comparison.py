@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import CodingError
-from .fit import DEFAULT_QUALITY, Wish, step_of_quality
+from .fit import DEFAULT_LOSS, Wish
 from .learned_codec import LearnedCodec
 from .network import Network
 from .scene import measure, valid_mask
@@ -51,8 +51,8 @@ def compare(cube: np.ndarray, network: Network, scale: float, nodata: float | No
 
     yield _published(cube, network, scale, valid)
     for coder in ("jpegxl", "factorised"):
-        wish = Wish(step=step_of_quality(DEFAULT_QUALITY))
-        yield row(f"latents quantised, {coder}", LearnedCodec(network, wish, None, scale, nodata, coder))
+        codec = LearnedCodec(network, Wish(loss=DEFAULT_LOSS), None, scale, nodata, coder)
+        yield row(f"latents quantised, {coder}", codec)
     for bound in BOUNDS:
         name = "lossless" if bound == 0 else f"error at most {bound}"
         yield row(name, LearnedCodec(network, Wish(smallest=True), bound, scale, nodata))

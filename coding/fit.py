@@ -17,7 +17,7 @@ from .scene import Measures, in_threads, measure, split_bands, tiles_of, valid_m
 MAX_SAMPLED = 8  # tiles that a scene is judged by
 FINEST, COARSEST = 2.0**-10, 2.0**4  # steps to look for, in the channels' units
 PSNR_TOLERANCE, RATE_TOLERANCE = 0.1, 0.02  # dB; share of the rate
-DEFAULT_QUALITY = 42.0
+DEFAULT_LOSS = 0.09  # dB: just under a tenth
 _BOUNDED_QUALITIES = (0, 10, 20, 30, 40, 50)
 
 
@@ -28,12 +28,14 @@ class Wish:
     Attributes:
         step: itself, in the channels' units.
         psnr: in dB, peak 1.
+        loss: of PSNR against the latents before they are quantised, in dB.
         bpppc: size of the tiles' records in bits per sample of the coded bands.
         smallest: the smallest file with a bounded error.
     """
 
     step: float | None = None
     psnr: float | None = None
+    loss: float | None = None
     bpppc: float | None = None
     smallest: bool = False
 
@@ -103,6 +105,8 @@ class Fit:
         # By the step's logarithm, in which both PSNR and rate are nearly linear.
         if wish.psnr is not None:
             return self.tiles(bisect(self.psnr, wish.psnr, PSNR_TOLERANCE / 4))
+        if wish.loss is not None:
+            return self.tiles(bisect(self.psnr, self.psnr(None) - wish.loss, wish.loss / 10))
         return self.tiles(bisect(self.rate, wish.bpppc, wish.bpppc * RATE_TOLERANCE / 4))
 
     def rate(self, step: float) -> float:
@@ -111,12 +115,16 @@ class Fit:
         records = in_threads(lambda tile: coder.encode_latents(*tile.parts()), self._tiles, self._num_workers)
         return 8 * sum(len(data) for data, _ in records) / sum(tile.samples.size for tile in self._tiles)
 
-    def psnr(self, step: float) -> float:
-        """In dB, over the valid samples; nothing is coded for it."""
-        coder = self.tiles(step)
+    def psnr(self, step: float | None) -> float:
+        """In dB, over the valid samples, of latents quantised by `step` or as they are; nothing is coded for it."""
+        coder = self.tiles(step or 1.0)
 
         def found(tile: _Sample) -> Measures:
-            x_hat = coder.reconstruct(coder.levels(tile.latents), tile.samples.shape[1:])
+            size = tile.samples.shape[1:]
+            if step is None:
+                x_hat = self._network.decode(tile.latents, *size)
+            else:
+                x_hat = coder.reconstruct(coder.levels(tile.latents), size)
             return measure(tile.samples, coder.to_samples(x_hat), tile.valid, self._scale, False)
 
         return sum(in_threads(found, self._tiles, self._num_workers), Measures()).psnr

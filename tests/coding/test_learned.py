@@ -155,6 +155,7 @@ def test_targets_are_met(linear, make_cube):
 
     best = psnr(Wish(step=2.0**-10))
     assert psnr(Wish(psnr=best - 3)) == pytest.approx(best - 3, abs=0.1)
+    assert psnr(Wish(loss=0.1)) == pytest.approx(best - 0.1, abs=0.03)
     data = codec(network, "int16", wish=Wish(bpppc=3.0), tile_size=32).encode(cube)
     with io.BytesIO(data) as file:
         reader = Reader(file, "x")
