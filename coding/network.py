@@ -6,17 +6,20 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models import models
-from models.base import HSICompressionModel
 from utils.checkpoint import load_state_dict, load_weights
 from utils.distributed import use_device
 from utils.environment import configure_backends
 from utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from models.base import HSICompressionModel
 
 _SENSED = 64  # pixels a side by which sensitivities are judged
 _PROBES = 4
