@@ -16,6 +16,7 @@ of 202 codes those that HySpecNet-11k keeps; the others come back as nodata, or 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from coding import PLANE_CODERS
 from models import aliases, models, names_for_help
-from utils.errors import UsageError, run_script
+from utils.errors import ProjectError, UsageError, run_script
 from utils.options import HelpFormatter, natural_number, non_negative_float, positive_float, positive_int
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num-channels", type=positive_int, default=202, help="bands that the model was made for")
     wish = parser.add_mutually_exclusive_group()
     wish.add_argument(
-        "--quality", type=float, default=None, help="makes the step 2^(-QUALITY / 10); if none: 0.1 dB of loss"
+        "--quality", type=quality, default=None, help="makes the step 2^(-QUALITY / 10); if none: 0.1 dB of loss"
     )
     wish.add_argument("--step", type=positive_float, default=None, help="of the quantiser, in units of a channel")
     wish.add_argument("--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, peak 1")
@@ -69,12 +70,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--coder", default=PLANE_CODERS[0], choices=PLANE_CODERS, help="of the quantised latents")
     add("--tile-size", type=positive_int, default=128, help="side of the tiles, each coded on its own, in pixels")
-    add("--nodata", type=float, default=None, help="value of samples without data where the scene names none; also nan")
+    add(
+        "--nodata", type=float, default=None, help="value of samples without data, instead of the scene's own; also nan"
+    )
     add("--scale", type=positive_float, default=None, help="sample value of reflectance 1; 10000 for integers, else 1")
     add("--device", default="cpu", help="cpu, or the number of a GPU")
     add("-n", "--num-workers", type=natural_number, default=0, help="tiles at a time; 0: as many as there are cores")
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
     return parser
+
+
+def quality(text: str) -> float:
+    value = float(text)
+    if not -100 <= value <= 200:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from -100 to 200")
+    return value
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -87,6 +97,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.model = aliases.get(args.model, args.model)
     if args.info is None and not (args.scene and args.output):
         raise UsageError("give a SCENE and an OUTPUT, such as scene.tif scene.hsc, or --info FILE")
+    if (args.max_error or 0) >= 2**24:
+        raise UsageError(f"--max-error {args.max_error:g}: no sample is that far off, leave it out")
     if args.max_error is not None and (args.target_psnr or args.target_bpppc):
         raise UsageError("--max-error sets the size of the file: leave the target out, or give --quality or --step")
     return args
@@ -124,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file.truncate()
                 with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
                     found = compress_scene(scene, file, header, coder, num_workers, advance)
+                check_bound(args, found)
                 miss, can_mend = miss_of(args, header, found)
                 if not can_mend:
                     break
@@ -158,10 +171,11 @@ def header_of(args: argparse.Namespace, info: SceneInfo, network, model_bands: S
     Raises:
         UsageError: a size of tiles that no file can have.
     """
-    from coding.container import MAX_TILE_SIZE, MIN_TILE_SIZE, Header
+    from coding.container import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
 
-    if not MIN_TILE_SIZE <= args.tile_size <= MAX_TILE_SIZE:
-        raise UsageError(f"--tile-size {args.tile_size}: give {MIN_TILE_SIZE} to {MAX_TILE_SIZE}")
+    largest = min(MAX_TILE_SIZE, math.isqrt(MAX_TILE_SAMPLES // info.bands))
+    if not MIN_TILE_SIZE <= args.tile_size <= largest:
+        raise UsageError(f"--tile-size {args.tile_size}: give {MIN_TILE_SIZE} to {largest} for {info.bands} bands")
     others = tuple(band + 1 for band in sorted(set(range(info.bands)) - set(model_bands)))
     return Header(
         codec="learned",
@@ -211,6 +225,15 @@ def miss_of(args: argparse.Namespace, header: Header, found: Measures) -> tuple[
     if not is_less and header.parameters["step"] > COARSEST / 2:
         return f"{miss}: {args.model} goes no lower, this is the coarsest step", False
     return f"{miss}: the tiles by which the step was found differ from the rest", True
+
+
+def check_bound(args: argparse.Namespace, found: Measures) -> None:
+    """ProjectError, and no file, if a bound does not hold on the samples decoded here: that must not happen.
+
+    Floats may be off by the rounding of their type.
+    """
+    if args.max_error is not None and found.largest_error > args.max_error * (1 + 1e-6) + 1e-7:
+        raise ProjectError(f"{args.scene}: an error of {found.largest_error:g} under --max-error {args.max_error:g}")
 
 
 def mended(wish: Wish, args: argparse.Namespace, header: Header, found: Measures) -> Wish:

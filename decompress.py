@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         part = part_of(args, reader.header)
         coder = open_coder(reader, args.checkpoint, args.device)
         with (
-            create_scene(output, part.info(reader.header)) as scene,
+            create_scene(output, part.info(reader.header, args.keep_going)) as scene,
             pixel_bar("decompressing", part.height * part.width) as advance,
         ):
             problems = decompress_scene(reader, coder, scene.write, part, args.keep_going, num_workers, advance)

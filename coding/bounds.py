@@ -23,7 +23,7 @@ MARGIN = 0.02
 """Half the width, in steps of the samples, of the strip around a rounding boundary whose samples are listed."""
 
 _ESCAPE = 255
-_MAX_GRID = 2**15
+MAX_GRID = 2**15
 
 
 def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, bound: int) -> int:
@@ -37,7 +37,7 @@ def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, 
     """
     errors = np.abs(prediction - samples)[valid]
     typical = float(errors.mean()) if errors.size else 0.0
-    return int(np.clip(max(2 * bound + 1, typical) / 6, 1, _MAX_GRID))
+    return int(np.clip(max(2 * bound + 1, typical) / 6, 1, MAX_GRID))
 
 
 def round_to_grid(prediction: np.ndarray, grid: int) -> tuple[np.ndarray, bytes]:

@@ -243,9 +243,12 @@ class Reader:
 
     def damaged_tile(self, number: int, reason: str) -> DamagedTile:
         """The error, not raised, that says of one tile where it is and what is wrong with it."""
+        return DamagedTile(f"{self.tile_name(number)} is damaged: {reason}", number)
+
+    def tile_name(self, number: int) -> str:
+        """How messages call a tile: by file, number and place."""
         row, column, height, width = self.header.window(number)
-        where = f"tile {number} (row {row}, column {column}, {height} x {width} pixels)"
-        return DamagedTile(f"{self._name}: {where} is damaged: {reason}", number)
+        return f"{self._name}: tile {number} (row {row}, column {column}, {height} x {width} pixels)"
 
     def info(self) -> str:
         """What the file holds, for people: several lines without a line end at the last."""

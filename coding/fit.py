@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .base import CodingError
 from .container import Header
 from .learned import LearnedTiles, Settings, units_of
 from .network import Network
@@ -88,7 +89,11 @@ class Fit:
             valid = valid_mask(samples, header.scene.nodata)
             return _Sample(samples, valid, blank.latents(samples, valid))
 
-        self._tiles = list(in_threads(prepare, _some_tiles(scene, header), num_workers))
+        tiles = list(in_threads(prepare, _some_tiles(scene, header), num_workers))
+        self._tiles = [tile for tile in tiles if tile.valid.any()]
+        if not self._tiles:  # then the first that holds data, if there is one
+            rest = (prepare(tile) for _, tile in tiles_of(scene, header) if _has_data(tile, header))
+            self._tiles = [next(rest, tiles[0])]
         latents = [tile.latents for tile in self._tiles]
         self._units = units_of(latents, network.sensitivity(latents[len(latents) // 2]))
 
@@ -100,6 +105,8 @@ class Fit:
         """A coder for the scene's tiles that meets `wish` on those looked at, or comes as near to it as it gets."""
         if wish.step is not None:
             return self.tiles(wish.step)
+        if not self._tiles[0].valid.any():
+            return self.tiles(1.0)
         if wish.smallest:
             return self.tiles(min(map(step_of_quality, _BOUNDED_QUALITIES), key=self.rate))
         # By the step's logarithm, in which both PSNR and rate are nearly linear.
@@ -110,9 +117,12 @@ class Fit:
         return self.tiles(bisect(self.rate, wish.bpppc, wish.bpppc * RATE_TOLERANCE / 4))
 
     def rate(self, step: float) -> float:
-        """Bits per sample of the coded bands."""
+        """Bits per sample of the coded bands; infinite for a step that is too fine."""
         coder = self.tiles(step)
-        records = in_threads(lambda tile: coder.encode_latents(*tile.parts()), self._tiles, self._num_workers)
+        try:
+            records = list(in_threads(lambda tile: coder.encode_latents(*tile.parts()), self._tiles, self._num_workers))
+        except CodingError:
+            return math.inf
         return 8 * sum(len(data) for data, _ in records) / sum(tile.samples.size for tile in self._tiles)
 
     def psnr(self, step: float | None) -> float:
@@ -127,7 +137,10 @@ class Fit:
                 x_hat = coder.reconstruct(coder.levels(tile.latents), size)
             return measure(tile.samples, coder.to_samples(x_hat), tile.valid, self._scale, False)
 
-        return sum(in_threads(found, self._tiles, self._num_workers), Measures()).psnr
+        try:
+            return sum(in_threads(found, self._tiles, self._num_workers), Measures()).psnr
+        except CodingError:  # a step that is too fine
+            return math.inf
 
 
 @dataclass
@@ -148,6 +161,10 @@ def _some_tiles(scene, header: Header) -> Iterator[np.ndarray]:
         yield scene.read(*header.window((2 * index + 1) * header.tile_count // (2 * count)))
 
 
+def _has_data(tile: np.ndarray, header: Header) -> bool:
+    return bool(valid_mask(split_bands(tile, header)[0], header.scene.nodata).any())
+
+
 def _valid_samples(scene, header: Header) -> Iterator[np.ndarray]:
     for _, tile in tiles_of(scene, header):
         yield tile[valid_mask(tile, header.scene.nodata)]
@@ -156,7 +173,7 @@ def _valid_samples(scene, header: Header) -> Iterator[np.ndarray]:
 def bisect(measured: Callable[[float], float], target: float, tolerance: float) -> float:
     """The step at which a `measured` that falls with it comes within `tolerance` of `target`, or as near as it gets."""
     low, high = math.log2(FINEST), math.log2(COARSEST)
-    best, distance = low, math.inf
+    best, distance = high, math.inf
     while high - low > 1e-3:
         middle = (low + high) / 2
         value = measured(2.0**middle)

@@ -23,7 +23,7 @@ import numpy as np
 
 from .base import BoundNotGuaranteed, CodingError, DamagedError, TileCoder
 from .blocks import join_blocks, split_blocks
-from .bounds import choose_grid, quantise, round_as_listed, round_to_grid
+from .bounds import MAX_GRID, choose_grid, quantise, round_as_listed, round_to_grid
 from .container import Header
 from .masks import fill_gaps
 from .network import Network
@@ -32,6 +32,7 @@ from .planes import decode_planes, encode_planes, plane_coders
 
 DEFAULT_CODER = "jpegxl"
 _UNIT_STEPS, _UNIT_ZERO = 8, 128  # a unit u has the code 8 log2(u) + 128
+MAX_STEP = 2.0**32
 _MAX_LEVEL = 2**23  # of a quantised latent: beyond, float32 steps over whole numbers
 _BLOCKS = 6  # of a tile's record with a bound
 
@@ -74,6 +75,8 @@ class LearnedTiles(TileCoder):
         self.extra_bands = tuple(sorted(set(range(settings.num_bands)) - set(settings.model_bands)))
         if len(settings.model_bands) != network.num_bands:
             raise CodingError(f"{network.name} was made for {network.num_bands} bands, not {len(settings.model_bands)}")
+        if not 0 < settings.step < MAX_STEP:
+            raise CodingError(f"a step of {settings.step:g}: give one above 0 and below {MAX_STEP:g}")
         if self.extra_bands and settings.numbers.bound is None:
             raise CodingError("bands beside the model's need a bound on the error")
 
@@ -95,6 +98,8 @@ class LearnedTiles(TileCoder):
     def latents(self, samples: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Latents (planes, h, w) of a tile, those of pixels without data like their neighbours'."""
         bands = list(self.settings.model_bands)
+        if samples.dtype == np.float32 and not np.isfinite(samples[valid]).all():
+            raise CodingError("NaN or infinity among the samples: name it as nodata, or mend it")
         y = self.network.encode(fill_gaps(self.reflectance(samples[bands]), valid[bands]))
         used = valid[bands].any(axis=0)
         return y if used.all() else fill_gaps(y, _coarsen(used, self.network.multiple)[None])
@@ -123,8 +128,9 @@ class LearnedTiles(TileCoder):
         Raises:
             CodingError: the step is too fine for that.
         """
-        levels = np.rint(y / self._steps(len(y)))
-        if np.abs(levels).max(initial=0) > _MAX_LEVEL:
+        with np.errstate(all="ignore"):
+            levels = np.rint(y / self._steps(len(y)))
+        if not np.abs(levels).max(initial=0) <= _MAX_LEVEL:  # NaN, too
             raise CodingError(f"a step of {self.settings.step:g} makes more than 2^24 levels: give a coarser one")
         return levels.astype(np.int64)
 
@@ -147,10 +153,11 @@ class LearnedTiles(TileCoder):
                 hit = samples == np.float32(self.settings.nodata)
                 samples[hit] = np.nextafter(samples[hit], np.float32(np.inf))
             return samples
-        rounded = np.rint(np.clip(x_hat, 0, 1).astype(np.float64) * self.settings.scale).astype(np.int64)
+        x_hat = np.clip(np.nan_to_num(x_hat), 0, 1).astype(np.float64)
+        rounded = numbers.clip(np.rint(x_hat * self.settings.scale).astype(np.int64))
         if numbers.nodata is not None:
             rounded[rounded == numbers.nodata] += 1 if numbers.clip(numbers.nodata + 1) > numbers.nodata else -1
-        return numbers.samples(numbers.clip(rounded))
+        return numbers.samples(rounded)
 
     # -- with a bound ---------------------------------------------------------------------------
 
@@ -245,8 +252,8 @@ class LearnedTiles(TileCoder):
         if len(facts) != 8 or len(extra) < len(self.extra_bands):
             raise DamagedError("the record of a tile is damaged")
         grid, checksum = int.from_bytes(facts[:4], "little"), int.from_bytes(facts[4:], "little")
-        if grid < 1:
-            raise DamagedError("a grid of 0")
+        if not 1 <= grid <= MAX_GRID:
+            raise DamagedError(f"a grid of {grid}")
         bands = list(settings.model_bands)
         rounded = round_as_listed(self._predict(x_hat), grid, listed)
         decoded = np.zeros(shape, np.int32)
@@ -326,7 +333,7 @@ def open_tiles(header: Header, shared: bytes, network: Network) -> LearnedTiles:
     num_coded = len(header.coded_bands)
     rules = {
         "coder": lambda value: value in plane_coders,
-        "step": lambda value: isinstance(value, float) and 0 < value < 2.0**32,
+        "step": lambda value: type(value) in (int, float) and 0 < value < MAX_STEP,
         "divisor": lambda value: type(value) is int and 1 <= value <= 2**24,
         "bound": lambda value: (
             (value is None) == (header.max_error is None)

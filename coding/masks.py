@@ -42,9 +42,11 @@ def decode_mask(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         return np.ones(shape, bool)
     plane_bytes = -(-height * width // 8)
     content = inflate(data, limit=2 * bands + bands * plane_bytes)
+    if len(content) < 2 * bands:
+        raise DamagedError("the mask of a tile is damaged")
     kinds = np.frombuffer(content[: 2 * bands], "<u2")
     num_planes, rest = divmod(len(content) - 2 * bands, plane_bytes)
-    if len(kinds) < bands or rest or kinds.max(initial=0) > num_planes + 1:
+    if rest or kinds.max(initial=0) > num_planes + 1:
         raise DamagedError("the mask of a tile is damaged")
     packed = np.frombuffer(content, np.uint8, offset=2 * bands).reshape(num_planes, plane_bytes)
     planes = np.empty((num_planes + 2, height, width), bool)

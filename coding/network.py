@@ -26,7 +26,7 @@ _PROBES = 4
 
 SAMPLE_WEIGHTS = Path(__file__).resolve().parents[1] / "results/weights/sample/cae1d.pth.tar"
 SAMPLE_CAUTION = (
-    "weights of the bundled sample, which have seen two patches of dark water and know no land: "
+    "weights of the bundled sample, which have seen one patch of dark water and know no land: "
     "give others by --checkpoint, or a --max-error, which holds all the same"
 )
 

@@ -11,6 +11,7 @@ from .base import CodingError
 
 _RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (-(2**24), 2**24)}
 _DECIMAL = 10_000  # DATA.npy and other reflectances are whole numbers over this
+_MAX_BOUND = 2**24 - 1
 _MOST_BITS = 20  # of the fraction of other floats
 
 
@@ -59,7 +60,8 @@ def numbers_of(dtype: str, nodata: float | None, max_error: float | None, blocks
         CodingError: a bound that such floats cannot keep.
     """
     if dtype != "float32":
-        return Numbers(dtype, 1, None if max_error is None else int(max_error), number_of(nodata, dtype, 1))
+        bound = None if max_error is None else min(int(max_error), _MAX_BOUND)
+        return Numbers(dtype, 1, bound, number_of(nodata, dtype, 1))
     if max_error is None:
         return Numbers(dtype)
     is_decimal, is_whole, largest = True, True, 0.0
@@ -71,18 +73,23 @@ def numbers_of(dtype: str, nodata: float | None, max_error: float | None, blocks
         is_decimal = is_decimal and bool(np.array_equal(Numbers(dtype, _DECIMAL).samples(_decimals(block)), block))
     divisor = 1 if is_whole else _DECIMAL if is_decimal else None
     if divisor and largest * divisor <= _RANGES[dtype][1]:
-        return Numbers(dtype, divisor, math.floor(max_error * divisor + 1e-6), number_of(nodata, dtype, divisor))
+        return Numbers(
+            dtype, divisor, min(math.floor(max_error * divisor + 1e-6), _MAX_BOUND), number_of(nodata, dtype, divisor)
+        )
     if max_error == 0:
         raise CodingError(
             "a bound of 0 needs integers, or floats that are whole numbers over 10000, and these floats are neither: "
             "give a larger --max-error"
         )
-    bits = math.ceil(math.log2(8 / max_error))
-    if bits > _MOST_BITS or largest * 2.0**bits > _RANGES[dtype][1]:
+    is_fine = max_error * 2.0**_MOST_BITS < 8
+    bits = 0 if is_fine else max(math.ceil(math.log2(8 / max_error)), 0)
+    if is_fine or largest * 2.0**bits > _RANGES[dtype][1]:
         raise CodingError(f"a bound of {max_error:g} is too fine for floats of up to {largest:g}: give a larger one")
-    divisor = 2 ** max(bits, 0)
+    divisor = 2**bits
     # Half a step goes into rounding to whole numbers.
-    return Numbers(dtype, divisor, math.floor(max_error * divisor - 0.5), number_of(nodata, dtype, divisor))
+    return Numbers(
+        dtype, divisor, min(math.floor(max_error * divisor - 0.5), _MAX_BOUND), number_of(nodata, dtype, divisor)
+    )
 
 
 def _decimals(block: np.ndarray) -> np.ndarray:
@@ -94,5 +101,7 @@ def number_of(nodata: float | None, dtype: str, divisor: int) -> int | None:
     if nodata is None or not math.isfinite(nodata):
         return None
     number = round(nodata * divisor)
+    if not _RANGES[dtype][0] <= number <= _RANGES[dtype][1]:
+        return None
     is_hit = np.float32(number / divisor) == np.float32(nodata) if dtype == "float32" else number == nodata
     return number if is_hit else None

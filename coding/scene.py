@@ -36,9 +36,9 @@ class ArrayScene:
 
 
 def valid_mask(samples: np.ndarray, nodata: float | None) -> np.ndarray:
-    """True where there is data."""
+    """True where there is data. NaN is none where no other value is said to be."""
     if nodata is None:
-        return np.ones(samples.shape, bool)
+        return np.ones(samples.shape, bool) if samples.dtype != np.float32 else ~np.isnan(samples)
     return ~np.isnan(samples) if math.isnan(nodata) else samples != nodata
 
 
@@ -236,11 +236,11 @@ class Part:
             return None
         return first - self.row, start - self.column, slice(first - top, last - top), slice(start - left, end - left)
 
-    def info(self, header: Header) -> SceneInfo:
-        """Of the decoded part. Where bands are missing it has a nodata value, if need be a new one."""
+    def info(self, header: Header, may_have_gaps: bool = False) -> SceneInfo:
+        """Of the decoded part. Where bands, or tiles, may be missing it has a nodata value, if need be a new one."""
         info = header.scene.window(self.row, self.column, self.height, self.width).select_bands(self.bands)
-        is_missing = not set(self.bands) <= set(header.coded_bands)
-        return replace(info, nodata=fill_value(info)) if is_missing and info.nodata is None else info
+        has_gaps = may_have_gaps or not set(self.bands) <= set(header.coded_bands)
+        return replace(info, nodata=fill_value(info)) if has_gaps and info.nodata is None else info
 
 
 @dataclass
@@ -271,7 +271,7 @@ def decompress_scene(
     """
     header = reader.header
     problems = Problems()
-    fill = fill_value(part.info(header))
+    fill = fill_value(header.scene)
 
     def decode(job: tuple[int, bytes | DamagedTile]) -> tuple[int, np.ndarray, str | None, bool]:
         number, record = job
@@ -298,7 +298,7 @@ def decompress_scene(
 
     for number, samples, message, is_decoded in in_threads(decode, records(), num_workers):
         if message:
-            message = str(reader.damaged_tile(number, message)) if is_decoded else message
+            message = f"{reader.tile_name(number)}: {message}" if is_decoded else message
             (problems.unguaranteed if is_decoded else problems.damaged).append(message)
         window = header.window(number)
         row, column, rows, columns = part.overlap(window)

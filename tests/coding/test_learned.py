@@ -172,6 +172,37 @@ def test_the_smallest_file_for_a_bound_is_no_larger_than_that_of_any_step(make_n
     assert min(sizes.values()) == sizes[Wish(smallest=True)]
 
 
+def test_tiles_without_data_do_not_judge_the_scene(linear, make_cube):
+    cube = make_cube((12, 32, 32))
+    cube[:, 8:], cube[:, :, 8:] = -1, -1
+    for wish in (Wish(loss=0.1), Wish(psnr=40.0), Wish(smallest=True)):
+        coded = codec(linear(), "int16", wish=wish, nodata=-1, tile_size=8, max_error=3 if wish.smallest else None)
+        decoded = coded.decode(coded.encode(cube))
+        assert np.array_equal(decoded == -1, cube == -1)
+        assert np.abs(decoded[:, :8, :8].astype(int) - np.clip(cube[:, :8, :8], 0, 10000)).mean() < 200
+    cube[:] = -1
+    assert (coded.decode(coded.encode(cube)) == -1).all()
+
+
+def test_steps_that_are_too_fine_end_no_search(linear):
+    cube = np.full((12, 8, 8), 500, np.int16)
+    coded = codec(linear(), "int16", wish=Wish(psnr=120.0))
+    assert np.abs(coded.decode(coded.encode(cube)).astype(int) - 500).max() < 50
+    with pytest.raises(CodingError, match="give a coarser one"):
+        codec(linear(), "int16", wish=Wish(step=1e-12)).encode(cube)
+    with pytest.raises(CodingError, match="give one above 0"):
+        codec(linear(), "int16", wish=Wish(step=1e10)).encode(cube)
+
+
+def test_nan_is_a_gap_where_nothing_else_is(linear, make_cube):
+    cube = make_cube(dtype="float32")
+    cube[:, 2, 3:5] = np.nan
+    coded = codec(linear(), "float32")
+    assert np.array_equal(np.isnan(coded.decode(coded.encode(cube))), np.isnan(cube))
+    with pytest.raises(CodingError, match="NaN or infinity"):
+        codec(linear(), "float32", nodata=-1.0).encode(cube)
+
+
 # -- other machines -------------------------------------------------------------------------------
 
 

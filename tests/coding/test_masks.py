@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coding.base import DamagedError
+from coding.blocks import deflate
 from coding.masks import decode_mask, encode_mask, fill_gaps
 
 
@@ -30,7 +31,7 @@ def test_plain_masks_cost_next_to_nothing():
     assert len(encode_mask(valid)) < 100
 
 
-@pytest.mark.parametrize("data", [b"x", b"\0" * 50, encode_mask(np.zeros((3, 4, 4), bool))[:-1]])
+@pytest.mark.parametrize("data", [b"x", b"\0" * 50, deflate(b"\0" * 5), encode_mask(np.zeros((3, 4, 4), bool))[:-1]])
 def test_damaged_masks_are_refused(data):
     with pytest.raises(DamagedError):
         decode_mask(data, (3, 4, 4))

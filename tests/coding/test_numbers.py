@@ -27,6 +27,11 @@ def test_every_reflectance_of_data_npy_is_a_number():
     assert numbers_of("float32", None, 0.001, [samples]).bound == 10
 
 
+def test_what_is_no_number_of_the_type_is_no_nodata():
+    assert numbers_of("int16", -3.4e38, 1, []).nodata is None
+    assert numbers_of("int16", None, 1e9, []).bound == 2**24 - 1
+
+
 def test_whole_floats_are_numbers():
     numbers = numbers_of("float32", -9999.0, 0, [np.array([3.0, -7.0, 20000.0], np.float32)])
     assert numbers == Numbers("float32", 1, 0, -9999)
@@ -47,6 +52,8 @@ def test_other_floats_keep_a_bound(bound):
         ([0.12345678], 0, "a bound of 0 needs integers"),
         ([0.12345678], 1e-9, "too fine"),
         ([1.5e6 + 0.1], 0.001, "too fine"),
+        ([0.5, 5e8], 1000, "too fine"),
+        ([0.12345678], 1e-320, "too fine"),
         ([math.nan], 1, "NaN or infinity"),
         ([math.inf], 1, "NaN or infinity"),
     ],
