@@ -1,7 +1,7 @@
 """Measure this project against plain implementations of the same, and against what the machine allows.
 
 a first look, three minutes     python benchmark.py speed --quick
-all default models, an hour     python benchmark.py speed
+all default models, long        python benchmark.py speed
 a GPU, several precisions       python benchmark.py speed --devices 0 --precision fp32 bf16 fp16
 one model, nothing else         python benchmark.py speed --models sscnet --only models
 a narrow model on a small image python benchmark.py speed --models cae1d cae1d_1bpppc@32

@@ -258,7 +258,8 @@ def report(args: argparse.Namespace, header: Header, found: Measures, seconds: f
             f"{header.scale:g}, by up to {found.largest_clip:g}"
         )
     if found.lost:
-        lines.append(f"not coded without --max-error: {found.lost} valid samples in {len(info_dropped(header))} bands")
+        dropped = [band for bands in header.dropped.values() for band in bands]
+        lines.append(f"not coded without --max-error: {found.lost} valid samples in {len(dropped)} bands")
     figures = [
         f"{rate_of(header, found):.4f} bpppc",
         f"{Path(args.scene).stat().st_size / found.num_bytes:.2f} times smaller than the file",
@@ -269,10 +270,6 @@ def report(args: argparse.Namespace, header: Header, found: Measures, seconds: f
         f"{itemsize * num_samples / 1e6 / seconds:.2f} MB/s",
     ]
     return "\n".join([*lines, f"{args.output}: " + ", ".join(figures)])
-
-
-def info_dropped(header: Header) -> list[int]:
-    return [band for bands in header.dropped.values() for band in bands]
 
 
 if __name__ == "__main__":

@@ -42,24 +42,20 @@ def deflate(data: bytes) -> bytes:
     return zlib.compress(data, 9)
 
 
-def inflate(data: bytes, length: int | None = None, limit: int | None = None) -> bytes:
-    """What was given to `deflate`, with no more memory than its known length, or limit, takes.
+def inflate(data: bytes, limit: int) -> bytes:
+    """What was given to `deflate`, in no more memory than `limit` bytes take.
 
     Args:
-        length: how many bytes it must be; or
-        limit: how many it may be.
+        limit: how many bytes it may be.
 
     Raises:
-        DamagedError: no such data, or another length.
+        DamagedError: no such data, or more of it.
     """
-    most = limit if length is None else length
     decompressor = zlib.decompressobj()
     try:
-        value = decompressor.decompress(data, most + 1)
+        value = decompressor.decompress(data, limit + 1)
     except zlib.error as error:
         raise DamagedError(f"a deflated block is damaged ({error})") from None
-    if not decompressor.eof or decompressor.unused_data or len(value) > most:
+    if not decompressor.eof or decompressor.unused_data or len(value) > limit:
         raise DamagedError("a deflated block has another length than it should")
-    if length is not None and len(value) != length:
-        raise DamagedError(f"a deflated block holds {len(value)} bytes instead of {length}")
     return value

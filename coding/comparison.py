@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from utils.evaluation import timed
 
 from .base import CodingError
 from .fit import DEFAULT_LOSS, Wish
@@ -74,6 +76,11 @@ def _published(cube: np.ndarray, network: Network, scale: float, valid: np.ndarr
     return Row("latents as float32", 8 * y.nbytes / cube.size, found.psnr, None, encode_seconds, decode_seconds)
 
 
+def _timed(function: Callable) -> tuple:
+    """What `function` returns, and the seconds it took."""
+    return timed(function, torch.device("cpu"))
+
+
 def _lossless():
     import imagecodecs
 
@@ -83,9 +90,3 @@ def _lossless():
 
 def _unsigned(cube: np.ndarray) -> np.ndarray:
     return (cube.astype(np.int32) - np.iinfo(cube.dtype).min).astype(np.uint16)
-
-
-def _timed(function) -> tuple:
-    start = time.perf_counter()
-    value = function()
-    return value, time.perf_counter() - start

@@ -8,17 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from models import models
 from utils.errors import UsageError
-from utils.speed import num_cores
 
 from . import codecs
 from .base import DamagedError, TileCoder
 from .container import Reader
-from .network import load_network
+
+# torch is imported where it is used: --info must not wait for it.
 
 
 @contextlib.contextmanager
@@ -28,13 +27,11 @@ def open_file(path: str | os.PathLike) -> Iterator[Reader]:
     Raises:
         DamagedError: there is none, or it is damaged before its records.
     """
-    try:
-        file = open(path, "rb")  # noqa: SIM115
-    except FileNotFoundError:
-        raise DamagedError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise DamagedError(f"{path} is a folder: name a .hsc file") from None
-    with file:
+    if not os.path.exists(path):
+        raise DamagedError(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise DamagedError(f"{path} is a folder: name a .hsc file")
+    with open(path, "rb") as file:
         yield Reader(file, str(path))
 
 
@@ -66,6 +63,10 @@ def use_cores(num_workers: int) -> int:
     Args:
         num_workers: 0 for as many as there are cores.
     """
+    import torch
+
+    from utils.speed import num_cores
+
     cores = num_cores()
     num_workers = num_workers or cores
     torch.set_num_threads(max(1, cores // num_workers))
@@ -87,6 +88,8 @@ def open_coder(reader: Reader, checkpoint: str | None, device: str) -> TileCoder
         DamagedError: a codec or a model that is not known here, or parameters that cannot be.
         CodingError: other weights than the file was coded with.
     """
+    from .network import load_network
+
     header = reader.header
     if header.codec not in codecs:
         raise DamagedError(f"header field 'codec' is {header.codec!r}, known are {', '.join(codecs)}")

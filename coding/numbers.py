@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.scenes import INTEGER_RANGES
+
 from .base import CodingError
 
-_RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (-(2**24), 2**24)}
+_RANGES = {**INTEGER_RANGES, "float32": (-(2**24), 2**24)}  # of floats: whole numbers without gaps
 _DECIMAL = 10_000  # DATA.npy and other reflectances are whole numbers over this
 _MAX_BOUND = 2**24 - 1
 _MOST_BITS = 20  # of the fraction of other floats
