@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,6 +41,22 @@ class Codec(ABC):
         Raises:
             DamagedError: other bytes.
         """
+
+
+@dataclass(frozen=True)
+class Family:
+    """A codec whose fineness is still open: what each setting makes of it, None where it has none.
+
+    Attributes:
+        lossy: codec of a step, in units of the samples: about that of a uniform quantiser with the same squared
+            error, step^2 / 12. As it grows the rate falls.
+        bounded: codec of a whole number E that no sample's error exceeds, in units of the samples.
+        lossless: codec that returns what it was given.
+    """
+
+    lossy: Callable[[float], Codec] | None = None
+    bounded: Callable[[int], Codec] | None = None
+    lossless: Callable[[], Codec] | None = None
 
 
 class BoundNotGuaranteed(DamagedError):
