@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from utils.evaluation import timed
+from utils.speed import markdown_table
 
 from .base import CodingError
 from .fit import DEFAULT_LOSS, Wish
@@ -18,6 +19,7 @@ from .network import Network
 from .scene import measure, valid_mask
 
 BOUNDS = (0, 1, 5, 10, 20)
+_HEADER = ("codec", "bpppc", "PSNR dB", "largest error", "encode MB/s", "decode MB/s")
 
 
 @dataclass
@@ -65,6 +67,23 @@ def compare(cube: np.ndarray, network: Network, scale: float, nodata: float | No
             raise CodingError(f"{name} has lost something")
         rate = 8 * sum(map(len, bands)) / cube.size
         yield Row(f"{name}, lossless", rate, math.inf, 0.0, encode_seconds, decode_seconds)
+
+
+def comparison_table(rows: Iterable[Row], num_bytes: int) -> str:
+    """The rows for a cube of `num_bytes` as a Markdown table; speeds are of these bytes, in MB/s."""
+    megabytes = num_bytes / 1e6
+    cells = [
+        [
+            row.codec,
+            f"{row.bpppc:.3f}",
+            f"{row.psnr:.2f}" if row.psnr < math.inf else "lossless",
+            "–" if row.largest_error is None else f"{row.largest_error:g}",
+            f"{megabytes / row.encode_seconds:.2f}",
+            f"{megabytes / row.decode_seconds:.2f}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(_HEADER, cells)
 
 
 def _published(cube: np.ndarray, network: Network, scale: float, valid: np.ndarray) -> Row:

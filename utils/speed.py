@@ -26,6 +26,8 @@ from .evaluation import timed
 MEMINFO = Path("/proc/meminfo")
 CGROUP_MEMORY = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
+SEED = 0
+"""Of all weights, images and patches that are made up to be measured."""
 
 
 class OutOfMemory(Exception):
