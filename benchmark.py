@@ -7,9 +7,12 @@ one model, nothing else         python benchmark.py speed --models sscnet --only
 a narrow model on a small image python benchmark.py speed --models cae1d cae1d_1bpppc@32
 trainings over wall time        python benchmark.py curves results/trains/RUN results/trains/OTHER
 scenes by a learned codec       python benchmark.py coding SCENE.TIF --checkpoint results/trains/RUN/final.pth.tar
+all codecs on a split           python benchmark.py rd -d ./datasets/hyspecnet-11k/ --limit 20 --name hyspecnet
+some codecs on files            python benchmark.py rd A.TIF B.npy --int16 --codecs klt-jpegxl sperr --checkpoints
 
 Results of `speed` go to SAVE_DIR/<name>/speed.json and, as tables, speed.md, after every line that is finished,
-those of `curves` to curves.csv and curves.png, those of `coding` to coding.json and coding.md.
+those of `curves` to curves.csv and curves.png, those of `coding` to coding.json and coding.md, those of `rd` to
+rd.md, figures, points.csv, bd.csv, bands.csv and codecs/*.json, which `python -m compressai.utils.plot` reads.
 `python benchmark.py COMMAND --help` explains the flags.
 """
 
@@ -28,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from models import aliases, models, names_for_help
 from utils.errors import ProjectError, UsageError, run_script
-from utils.options import PRECISIONS, HelpFormatter, positive_int
+from utils.options import PRECISIONS, HelpFormatter, positive_float, positive_int
 
 if TYPE_CHECKING:
     from utils.speed_report import Report
@@ -56,6 +59,36 @@ rate of a large copy, whichever takes longer; both rates are measured in the sam
 are input, output and weights once; in training the batch once, weights and both moments of Adam read and
 written. Convolutions can beat the matrix product, so a share above 100 % is possible.
 """
+RD = """Learned and classical codecs on the same images: rates are 8 * bytes / samples of what the codec wrote.
+
+Images are reflectances in [0, 1] by HySpecNet-11k's rule (202 bands, clipped, whole numbers over 10000) or, with
+--int16, the original integers. Codecs get them as 16-bit integers and give such back. Samples without data are no
+part of any metric; the mask counts in every rate.
+
+codec          what it is
+jpeg2000       each band by JPEG 2000 (OpenJPEG), one distortion for all bands
+jpeg2000-mc    all bands as components of one JPEG 2000 file
+htj2k          each band by High-Throughput JPEG 2000 (OpenJPH)
+jpegxl         each band by JPEG XL
+jpegls         each band by JPEG-LS: lossless, or an error that is bounded
+klt-jpeg2000   Karhunen-Loeve transform over the bands, components by JPEG 2000, one distortion for all
+klt-jpegxl     the same, components equally quantised, JPEG XL
+klt-sperr      the same by SPERR
+pca-float32    Karhunen-Loeve coefficients as float32, as published models count theirs
+sperr, sz3, zfp    the cube in three dimensions
+aec            CCSDS 121.0-B-3 (libaec), lossless
+ccsds123       CCSDS 123.0-B-2: lossless, or an error that is bounded
+
+For every codec that has them: lossy points at the wanted --rates (the step is searched; a point is kept if it comes
+within 15 %), points at the --bounds on the error, and lossless. Of learned models the latents as float32 too.
+"""
+CODECS = (
+    *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
+    *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "pca-float32"),
+    *("sperr", "sz3", "zfp", "aec", "ccsds123"),
+)
+"""The keys of `coding.classical.classical`: `--help`, which lists them, must not import that."""
+ANCHOR = "klt-jpeg2000"
 PARTS = ("models", "data", "scripts", "scaling")
 WORKS = ("encode", "decode", "encode+decode", "train")
 DEFAULTS = {
@@ -82,6 +115,7 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
     add_speed(commands, QUICK if quick else DEFAULTS)
     add_curves(commands)
     add_coding(commands)
+    add_rd(commands)
     return parser
 
 
@@ -157,6 +191,40 @@ def add_coding(commands) -> None:
     add_report(add)
 
 
+def add_rd(commands) -> None:
+    rd = commands.add_parser(
+        "rd",
+        help="rate and distortion of learned and classical codecs",
+        description=RD,
+        formatter_class=HelpFormatter,
+        epilog=names_for_help(),
+    )
+    add = rd.add_argument
+    add("images", nargs="*", metavar="IMAGE", help=".tif or .npy in the place of a data set's split")
+    add("-d", "--dataset", default="./datasets/sample/", help="folder in HySpecNet-11k's layout")
+    add("--mode", default="easy", help="folder under splits/ of the data set")
+    add("--split", default="test", help="train, val or test")
+    add("--limit", type=positive_int, default=None, help="take the first so many images only")
+    add("--codecs", nargs="*", default=list(CODECS), metavar="CODEC", help="of the table above; nothing for none")
+    add(
+        "--checkpoints",
+        nargs="*",
+        default=None,
+        metavar="[MODEL=]PATH",
+        help="weights of learned models, MODEL where their layers do not tell; the bundled sample's if not given",
+    )
+    add("--num-channels", type=positive_int, default=202, help="bands of the learned models")
+    add("--rates", nargs="+", type=positive_float, default=[0.1, 0.25, 0.5, 1, 2, 4], help="to measure at, in bpppc")
+    add("--bounds", nargs="*", type=positive_int, default=[10], help="on the error, in digital numbers")
+    add("--int16", action="store_true", help="original integers, negatives and all, instead of [0, 1]")
+    add("--peak", type=positive_float, default=10000, help="with --int16: the integer that counts as 1 in metrics")
+    add("--anchor", default=None, metavar="CODEC", help=f"of BD-rates; {ANCHOR}, or the first, if not given")
+    add("--band-rate", type=positive_float, default=0.5, help="of the table and figure at one rate, in bpppc")
+    add("--num-workers", type=positive_int, default=None, help="processes beside each other; all cores if not given")
+    add("--resume", action="store_true", help="go on with the run --name: finished points are kept")
+    add_report(add)
+
+
 def add_report(add: Callable) -> None:
     add("--name", default=None, help="folder for the report; date and time, of `speed` the device too, if not given")
     add("--save-dir", default="./results/benchmarks/", help="folder for the reports' folders")
@@ -169,6 +237,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UsageError: a name that is none of the possible ones.
     """
     args = build_parser().parse_args(argv)
+    if args.command == "rd":
+        args.codecs = words(args.codecs)
+        for codec in args.codecs:
+            check_words("--codecs", [codec], CODECS)
+        if args.resume and not args.name:
+            raise UsageError("--resume needs the --name of the run to go on with")
     if args.command != "speed":
         return args
     if args.quick:
@@ -203,7 +277,7 @@ def check_words(flag: str, given: Sequence[str], possible: Sequence[str]) -> Non
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    return {"speed": run_speed, "curves": write_curves, "coding": run_coding}[args.command](args)
+    return {"speed": run_speed, "curves": write_curves, "coding": run_coding, "rd": run_rd}[args.command](args)
 
 
 # -- speed ----------------------------------------------------------------------------------------
@@ -471,6 +545,122 @@ def run_coding(args: argparse.Namespace) -> int:
             file.write(text)
     print(f"{text}\nwritten: {folder / 'coding.json'}, {folder / 'coding.md'}")
     return 0
+
+
+# -- rd -------------------------------------------------------------------------------------------
+
+
+def run_rd(args: argparse.Namespace) -> int:
+    """The points, tables and figures of `rd`."""
+    from functools import partial
+
+    import torch
+
+    from coding.rd import Job, run_jobs
+    from datasets.images import image_name, read_image, split_paths
+    from utils.environment import device_name, git_commit, versions
+    from utils.rd_report import write_report
+    from utils.results import write_json
+    from utils.speed import num_cores
+
+    paths = [Path(path) for path in args.images] or split_paths(
+        Path(args.dataset), args.mode, args.split, original=args.int16
+    )
+    paths = paths[: args.limit]
+    families = rd_families(args)
+    if not families:
+        raise UsageError("nothing to compare: give --codecs, --checkpoints or both")
+    codecs = [codec for codec, _, _ in families]
+    anchor = args.anchor or (ANCHOR if ANCHOR in codecs else codecs[0])
+    if anchor not in codecs:
+        raise UsageError(f"--anchor {anchor}: none of {', '.join(codecs)}")
+    processes = args.num_workers or num_cores()
+    folder = Path(args.save_dir) / (args.name or f"{datetime.now():%Y_%m_%d-%H_%M_%S}")
+    settings = {
+        "name": folder.name,
+        "dataset": None if args.images else Path(args.dataset).resolve().name,
+        "mode": None if args.images else args.mode,
+        "split": None if args.images else args.split,
+        "images": [image_name(path) for path in paths],
+        "original": args.int16,
+        "is_reflectance": not args.int16,
+        "peak": args.peak if args.int16 else 10000,
+        "rates": args.rates,
+        "bounds": args.bounds,
+        "device": device_name(torch.device("cpu")),
+        "processes": processes,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    kept = folder / ".points"
+    check_run(kept / "settings.json", settings, args.resume)
+    write_json(kept / "settings.json", settings)
+    jobs = [
+        Job(
+            codec=codec,
+            image=image_name(path),
+            family=family,
+            load=partial(read_image, path, args.int16, args.peak),
+            rates=args.rates,
+            bounds=args.bounds,
+            path=kept / key / f"{number:05}.jsonl",
+            num_threads=max(num_cores() // processes, 1),
+        )
+        for codec, key, family in families
+        for number, path in enumerate(paths)
+    ]
+    rows = run_jobs(jobs, processes, lambda text: print(text, file=sys.stderr, flush=True))
+    text = write_report(folder, rows, settings, anchor, args.band_rate, settings["images"], codecs)
+    print(f"{text}\nwritten: {folder / 'rd.md'}, the figures beside it, points.csv, bd.csv, bands.csv, codecs/*.json")
+    return 0
+
+
+def rd_families(args: argparse.Namespace) -> list[tuple[str, str, Callable]]:
+    """Name, key of its kept points and maker of the family of every codec that `rd` compares.
+
+    Raises:
+        UsageError: no such model.
+        CheckpointError: weights that cannot be had, or whose model their layers do not tell.
+    """
+    from functools import partial
+
+    from coding.classical import classical_family
+    from coding.learned_codec import learned_family
+    from coding.network import SAMPLE_WEIGHTS, load_network, recognise
+
+    families = [(name, name, partial(classical_family, name)) for name in args.codecs]
+    for text in args.checkpoints if args.checkpoints is not None else [str(SAMPLE_WEIGHTS)]:
+        model, is_named, path = text.rpartition("=")
+        if is_named and model not in (*models, *aliases):
+            raise UsageError(f"--checkpoints {text}: {model} is no model, give one of {', '.join(models)}")
+        model = aliases.get(model, model) or recognise(path, args.num_channels)
+        sha256 = load_network(model, path, args.num_channels, "cpu").sha256
+        names = {name for name, _, _ in families}
+        name = model if model not in names else f"{model}-{sha256[:8]}"
+        families.append((name, f"{model}-{sha256[:8]}", partial(learned_family, model, path, args.num_channels)))
+    return families
+
+
+def check_run(path: Path, settings: Mapping, resume: bool) -> None:
+    """Whether a run may go into a folder whose kept settings are at `path`, if there are any.
+
+    Raises:
+        UsageError: a run is there that is not to be gone on with, or one of other images.
+    """
+    import json
+
+    if not path.is_file():
+        return
+    if not resume:
+        raise UsageError(f"{path.parents[1]} holds a run: go on with it by --resume, or give another --name")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("dataset", "mode", "split", "images", "original", "peak"):
+        if kept[key] != settings[key]:
+            raise UsageError(
+                f"{path.parents[1]} was made with {key} {kept[key]}, not {settings[key]}: give another --name"
+            )
+    if kept["git_commit"] != settings["git_commit"]:
+        print("note: the kept points were measured with another version of the code", file=sys.stderr)
 
 
 if __name__ == "__main__":

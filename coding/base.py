@@ -52,11 +52,13 @@ class Family:
             error, step^2 / 12. As it grows the rate falls.
         bounded: codec of a whole number E that no sample's error exceeds, in units of the samples.
         lossless: codec that returns what it was given.
+        fixed: codec with nothing to set, at whatever rate and error it has.
     """
 
     lossy: Callable[[float], Codec] | None = None
     bounded: Callable[[int], Codec] | None = None
     lossless: Callable[[], Codec] | None = None
+    fixed: Callable[[], Codec] | None = None
 
 
 class BoundNotGuaranteed(DamagedError):

@@ -9,11 +9,12 @@ import numpy as np
 
 from utils.scenes import DTYPES
 
-from .base import Codec, CodingError, DamagedError
+from .base import Codec, CodingError, DamagedError, Family
+from .classical.header import pack_cube_header, unpack_cube_header
 from .container import Header, Reader
-from .fit import Fit, Wish
+from .fit import COARSEST, FINEST, Fit, Wish
 from .learned import DEFAULT_CODER, open_tiles
-from .network import Network
+from .network import Network, load_network
 from .scene import ArrayScene, Part, compress_scene, decompress_scene
 
 
@@ -79,3 +80,53 @@ class LearnedCodec(Codec):
         if problems.unguaranteed:
             raise DamagedError(problems.unguaranteed[0])
         return cube
+
+
+@dataclass
+class LatentCodec(Codec):
+    """Cubes of all the network's bands to its latents as float32, which is how the published rates count them.
+
+    Attributes:
+        network: a model with its weights.
+        scale: sample value of reflectance 1.0.
+    """
+
+    network: Network
+    scale: float = 1.0
+
+    def encode(self, cube: np.ndarray) -> bytes:
+        header = pack_cube_header(cube)
+        if len(cube) != self.network.num_bands:
+            raise CodingError(f"{len(cube)} bands, and {self.network.name} takes {self.network.num_bands}")
+        x = np.clip(cube.astype(np.float32) / np.float32(self.scale), 0, 1)
+        return header + self.network.encode(x).astype("<f4").tobytes()
+
+    def decode(self, data: bytes) -> np.ndarray:
+        dtype, (bands, height, width), content = unpack_cube_header(data)
+        size = self.network.latent_size(height, width)
+        if bands != self.network.num_bands or len(content) != 4 * int(np.prod(size)):
+            raise DamagedError(f"no latents of {self.network.name}")
+        y = np.frombuffer(content, "<f4").astype(np.float32).reshape(size)
+        x_hat = self.network.decode(y, height, width) * np.float32(self.scale)
+        return x_hat if dtype == np.float32 else np.rint(np.clip(x_hat, 0, np.iinfo(dtype).max)).astype(dtype)
+
+
+def learned_family(name: str, checkpoint: str, num_channels: int, peak: float) -> Family:
+    """A model of the registry with the weights of a file, as `LearnedCodec` with its latents quantised; `fixed` is
+    `LatentCodec`.
+
+    Args:
+        peak: sample value of reflectance 1.0. A step of 2^-8 of it is one of the quantiser's own units.
+    """
+    network = load_network(name, checkpoint, num_channels, "cpu")
+
+    def lossy(step: float) -> Codec:
+        own = step * 2.0**8 / peak
+        if not FINEST <= own <= COARSEST:
+            raise CodingError(f"a step of {own:g} is outside of what {name} is coded with")
+        return LearnedCodec(network, Wish(step=own), None, peak)
+
+    def bounded(max_error: float) -> Codec:
+        return LearnedCodec(network, Wish(smallest=True), max_error, peak)
+
+    return Family(lossy, bounded, lambda: bounded(0), lambda: LatentCodec(network, peak))

@@ -16,7 +16,7 @@ from models import models
 from utils.checkpoint import load_state_dict, load_weights
 from utils.distributed import use_device
 from utils.environment import configure_backends
-from utils.errors import UsageError
+from utils.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
@@ -130,3 +130,22 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
     model = models[name](src_channels=num_channels)
     load_weights(model, state_dict, checkpoint)
     return Network(name, model, used)
+
+
+def recognise(checkpoint: str, num_channels: int) -> str:
+    """The name in the registry of the model whose weights a file holds, by their keys and shapes.
+
+    Raises:
+        CheckpointError: a file of no model of `num_channels` bands, or of several that have the same layers.
+    """
+    given = {key: tensor.shape for key, tensor in load_state_dict(checkpoint).items()}
+    found = []
+    for name, factory in models.items():
+        with torch.device("meta"):
+            own = factory(src_channels=num_channels).state_dict()
+        if {key: tensor.shape for key, tensor in own.items()} == given:
+            found.append(name)
+    if len(found) != 1:
+        whose = f"weights of {' or '.join(found)}" if found else f"weights of no model of {num_channels} bands"
+        raise CheckpointError(f"{checkpoint}: {whose}: name the model, as MODEL=PATH")
+    return found[0]

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import pytorch_msssim
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SSIM_MIN_SIZE = 11
@@ -82,6 +83,54 @@ def image_metrics(x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
         metrics["ssim"] = ssim(x_hat, x)
     metrics["sa"] = spectral_angle(x_hat, x)
     return metrics
+
+
+def valid_metrics(x_hat: Tensor, x: Tensor, valid: Tensor) -> dict[str, float | None]:
+    """The metrics of one image (C, H, W) over the samples that `valid`, bool (C, H, W), says hold data.
+
+    Without gaps the same as `image_metrics`. The SSIM is the mean over the windows that lie in valid samples
+    only, None where there is none; the spectral angle that of the valid bands, over the pixels that have any.
+
+    Raises:
+        ValueError: shapes that differ, or nothing is valid.
+    """
+    _check_pair(x_hat, x, dimensions=3)
+    if valid.shape != x.shape or not valid.any():
+        raise ValueError(f"valid {tuple(valid.shape)} is empty, or not of the shape {tuple(x.shape)}")
+    if valid.all():
+        metrics = {key: float(value) for key, value in image_metrics(x_hat[None], x[None]).items()}
+        return {"ssim": None, **metrics}
+    x_hat, x = (torch.where(valid, image, 0) for image in at_least_float32(x_hat, x))
+    error = (x_hat.double() - x.double()).square().sum() / valid.sum()
+    used = valid.any(dim=0)
+    angle = _image_spectral_angle(x_hat[:, None, used], x[:, None, used])
+    similarity = _valid_ssim(x_hat, x, valid)
+    return {"mse": float(error), "psnr": float(psnr_from_mse(error)), "ssim": similarity, "sa": float(angle)}
+
+
+def _valid_ssim(x_hat: Tensor, x: Tensor, valid: Tensor) -> float | None:
+    """Mean of `ssim` over the windows without a gap, over the bands that have one."""
+    if min(x.shape[1:]) < SSIM_MIN_SIZE:
+        return None
+    (taps,) = _ssim_window(1, x.device)[0, 0].double()
+    values = []
+    for a, b, mask in zip(x_hat.double(), x.double(), valid, strict=True):
+        is_whole = F.max_pool2d((~mask).double()[None, None], SSIM_MIN_SIZE, 1)[0, 0] == 0
+        if is_whole.any():
+            values.append(_ssim_map(a, b, taps)[is_whole].mean())
+    return float(torch.stack(values).mean()) if values else None
+
+
+def _ssim_map(a: Tensor, b: Tensor, taps: Tensor) -> Tensor:
+    """SSIM of every window of two bands (H, W) by Wang's formula, see `ssim`."""
+    planes = torch.stack([a, b, a * a, b * b, a * b])[:, None]
+    for kernel in (taps[:, None], taps[None, :]):
+        planes = F.conv2d(planes, kernel[None, None])
+    mean_a, mean_b, square_a, square_b, product = planes[:, 0]
+    first, second = 0.01**2, 0.03**2
+    variances = square_a + square_b - mean_a**2 - mean_b**2
+    luminance = (2 * mean_a * mean_b + first) / (mean_a**2 + mean_b**2 + first)
+    return luminance * (2 * (product - mean_a * mean_b) + second) / (variances + second)
 
 
 def batch_ssim(x_hat: Tensor, x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ the memory of work on the CPU is not measured.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib
 import math
 import multiprocessing
@@ -91,14 +93,36 @@ def peak_growth(function: Callable, device: torch.device) -> int | None:
         return grown
     if not (PROCESS / "status").exists():
         return None
-    # Not ru_maxrss: a process inherits the peak of the one that started it.
-    with contextlib.suppress(OSError):
-        (PROCESS / "clear_refs").write_text("5")
-    before = _process_bytes("VmRSS")
+    before = resident_bytes()
+    reset_peak()
     value = function()
-    grown = _process_bytes("VmHWM") - before
+    grown = peak_bytes() - before
     del value
     return max(grown, 0)
+
+
+def release_memory() -> None:
+    """Give memory that is free back to the system, so that what is taken next counts as growth."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process; None where the system does not tell."""
+    return _process_bytes("VmRSS") if (PROCESS / "status").exists() else None
+
+
+def reset_peak() -> None:
+    """Let `peak_bytes` count from now."""
+    with contextlib.suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def peak_bytes() -> int | None:
+    """The most resident memory of this process since `reset_peak`; None where the system does not tell."""
+    # Not ru_maxrss: a process inherits the peak of the one that started it.
+    return _process_bytes("VmHWM") if (PROCESS / "status").exists() else None
 
 
 def in_fresh_process(target: str, *args, preload: Iterable[str] = ()):

@@ -1,0 +1,210 @@
+"""Karhunen-Loeve transform along the bands, then the components as images: by JPEG 2000, JPEG XL, SPERR or as floats.
+
+The classical way to code a hyperspectral image at high quality (Penna, Tillo, Magli and Olmo, IEEE TGRS 45(5), 2007,
+doi 10.1109/TGRS.2007.894565): the transform takes the redundancy between the bands, a coder of images what is left
+within a component. All components have one squared error, by reverse water-filling; see `coding.klt`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..base import Codec, CodingError, DamagedError
+from ..blocks import join_blocks, split_blocks
+from ..klt import Klt, fit_klt, principal_components, unpack_klt
+from ..planes import decode_planes, encode_planes
+from .header import pack_cube_header
+from .settings import check_step
+from .streams import join_streams, seal, split_streams, unseal
+
+_DTYPES = ("uint16", "int16", "float32")
+_GROUP = 16  # components in an image of JPEG XL
+_FRACTION = 16  # whole numbers in a step, for JPEG 2000
+_BITS = 26  # of these numbers, the most that imagecodecs takes: OpenJPEG measures errors against it
+_LARGEST = 2**21  # of these numbers: beyond twice that, OpenJPEG's wavelet overflows
+
+
+@dataclass(frozen=True)
+class _KltCodec(Codec):
+    """Takes uint16, int16 and float32. On images the squared error is 0.6 to 1.1 times step^2 / 12.
+
+    It is less where the mean alone errs less, and rounding to integers adds 1 / 12.
+
+    Attributes:
+        step: see `Family.lossy`.
+
+    Raises:
+        CodingError: a step that is no number from 1e-9 to 1e9; from `encode`, NaN or infinity, or samples too large
+            for the step.
+    """
+
+    step: float
+
+    def __post_init__(self):
+        check_step(self.step)
+
+    def encode(self, cube: np.ndarray) -> bytes:
+        header = pack_cube_header(cube, _DTYPES)
+        klt, transform = fit_klt(cube, self.step**2 / 12)
+        components = klt.forward(cube)
+        try:
+            coded = self._encode(components) if components.size else b""
+        except (RuntimeError, OverflowError) as error:
+            raise CodingError(
+                f"{len(components)} components of {cube.shape} cannot be coded ({_line(error)})"
+            ) from None
+        return seal(header, join_blocks([transform, coded]))
+
+    def decode(self, data: bytes) -> np.ndarray:
+        dtype, shape, body = unseal(data, _DTYPES)
+        transform, coded = split_blocks(body, 2)
+        klt = unpack_klt(transform, shape[0], shape[1] * shape[2])
+        planes = klt.basis.shape[1], *shape[1:]
+        try:
+            components = self._decode(coded, planes) if planes[0] else np.zeros(planes)
+        except (RuntimeError, ValueError) as error:
+            raise DamagedError(f"the components of a cube of {shape} are damaged ({_line(error)})") from None
+        if components.shape != planes:
+            raise DamagedError(f"components of {components.shape} where {planes} should be")
+        return _restore(klt.inverse(components), dtype)
+
+    @abstractmethod
+    def _encode(self, components: np.ndarray) -> bytes:
+        """Components (K, H, W), float64, in steps, to bytes; what a library raises goes through."""
+
+    @abstractmethod
+    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """The components (K, H, W) of `_encode`, in steps, with a squared error of about 1 / 12 in each."""
+
+
+class KltJpegxl(_KltCodec):
+    """KLT, components rounded to whole steps and coded without loss by JPEG XL (ISO/IEC 18181-1).
+
+    JPEG XL learns its contexts from all samples of an image, which pays as long as they are alike: one image of all
+    components took up to 7 % more bytes than images of 16 each, an image of each component up to 5 % more.
+    """
+
+    def _encode(self, components):
+        numbers = np.rint(components).astype(np.int64)
+        return join_streams([encode_planes(numbers[k : k + _GROUP], "jpegxl") for k in range(0, len(numbers), _GROUP)])
+
+    def _decode(self, data, shape):
+        count = shape[0]
+        sizes = [min(_GROUP, count - k) for k in range(0, count, _GROUP)]
+        groups = zip(split_streams(data, len(sizes)), sizes, strict=True)
+        return np.concatenate([decode_planes(stream, (size, *shape[1:])) for stream, size in groups])
+
+
+class KltJpeg2000(_KltCodec):
+    """KLT, components below one another as one image of JPEG 2000 (ISO/IEC 15444-1, Part 1): irreversible, 9/7.
+
+    In one image a single threshold ends the coding of all components where a bit gains least; images of their own took
+    a tenth more bytes, channels of one image up to 4 %. OpenJPEG works with floats whose error, in noise, is
+    2^-15 of the largest: components of noise have a larger error than asked for where they exceed 2^12 steps, and those
+    that exceed 2^17 are refused.
+    """
+
+    def _encode(self, components):
+        import imagecodecs
+
+        numbers = np.rint(components * _FRACTION)
+        if np.abs(numbers).max() >= _LARGEST:
+            raise CodingError(
+                f"a step of {self.step:g} is too fine for JPEG 2000 on these samples: ask for a larger one"
+            )
+        return imagecodecs.jpeg2k_encode(
+            numbers.astype(np.int32).reshape(-1, components.shape[2]),
+            level=20 * math.log10(2**_BITS - 1) - 10 * math.log10(_FRACTION**2 / 12),
+            codecformat="j2k",
+            reversible=False,
+            bitspersample=_BITS,
+            numthreads=1,
+        )
+
+    def _decode(self, data, shape):
+        import imagecodecs
+
+        return imagecodecs.jpeg2k_decode(data, numthreads=1).reshape(shape) / _FRACTION
+
+
+class KltSperr(_KltCodec):
+    """KLT, each component an image of SPERR (Li, Lindstrom and Clyne, doi 10.1109/IPDPS54959.2023.00104), to a PSNR."""
+
+    def _encode(self, components):
+        import imagecodecs
+
+        # SPERR's peak is the range of the image.
+        levels = 10 * np.log10(12 * np.ptp(components, axis=(1, 2)) ** 2)
+        return join_streams(
+            [
+                imagecodecs.sperr_encode(component, max(level, 1.0), "psnr", header=False, numthreads=1)
+                for component, level in zip(components, levels, strict=True)
+            ]
+        )
+
+    def _decode(self, data, shape):
+        import imagecodecs
+
+        return np.stack(
+            [
+                imagecodecs.sperr_decode(stream, shape=shape[1:], dtype=np.float64, header=False, numthreads=1)
+                for stream in split_streams(data, shape[0])
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class PcaFloat32(Codec):
+    """Principal components as float32, the fewest whose error is small enough: no quantiser, no entropy coder.
+
+    What dimensionality reduction alone gives, and the linear counterpart of autoencoders that store float32 latents.
+    Published rates of such models count the latents, here the components, alone. Here the mean and the basis count as
+    well, for the decoder knows nothing of the image.
+
+    Takes uint16, int16 and float32.
+
+    Attributes:
+        step: see `Family.lossy`; the squared error is at most step^2 / 12 before integers are rounded.
+
+    Raises:
+        CodingError: a step that is no number from 1e-9 to 1e9; from `encode`, NaN or infinity.
+    """
+
+    step: float
+
+    def __post_init__(self):
+        check_step(self.step)
+
+    def encode(self, cube: np.ndarray) -> bytes:
+        header = pack_cube_header(cube, _DTYPES)
+        mean, variances, vectors = principal_components(cube)
+        left = np.append(variances[::-1].cumsum()[::-1], 0)  # squared error after the first 0, 1, ..., C components
+        count = int((left <= self.step**2 / 12 * len(cube)).argmax())
+        klt = Klt(mean.astype("<f4"), vectors[:, :count].astype("<f4"), step=1)
+        components = klt.forward(cube).astype("<f4")
+        return seal(header, klt.mean.tobytes() + klt.basis.tobytes() + components.tobytes())
+
+    def decode(self, data: bytes) -> np.ndarray:
+        dtype, shape, body = unseal(data, _DTYPES)
+        bands, pixels = shape[0], shape[1] * shape[2]
+        count, rest = divmod(len(body) - 4 * bands, 4 * (bands + pixels))
+        if rest or not 0 <= count <= bands:
+            raise DamagedError(f"{len(body)} bytes hold no principal components of a cube of {shape}")
+        mean, basis, components = np.split(np.frombuffer(body, "<f4"), [bands, bands * (1 + count)])
+        klt = Klt(mean, basis.reshape(bands, count), step=1)
+        return _restore(klt.inverse(components.reshape(count, *shape[1:])), dtype)
+
+
+def _restore(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return samples.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(samples), limits.min, limits.max).astype(dtype)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

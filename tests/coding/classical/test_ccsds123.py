@@ -1,0 +1,265 @@
+"""CCSDS 123.0-B-2: bytes as the equations have them, errors within the bound, damage that ends in one line."""
+
+from dataclasses import fields
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coding.base import CodingError, DamagedError
+from coding.classical.ccsds123 import LOCAL_SUMS, Ccsds123
+from coding.classical.ccsds123_kernels import compiled
+from tests.coding.classical.ccsds123_plain import plain_encode
+
+
+def smooth(shape, dtype="int16", seed=0, noise=3.0):
+    """Bands that are alike, each a ramp with waves and noise."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices(shape)
+    image = 900 + 7 * z + 200 * np.sin(x / 9 + y / 13) * (1 + 0.02 * z) + rng.normal(0, noise, shape)
+    return image.round().astype(dtype)
+
+
+def extremes(shape, dtype, seed=0):
+    limits = np.iinfo(dtype)
+    return np.random.default_rng(seed).choice([limits.min, limits.max], shape).astype(dtype)
+
+
+def error(cube, codec):
+    decoded = Ccsds123().decode(codec.encode(cube))
+    assert decoded.dtype == cube.dtype and decoded.shape == cube.shape
+    return int(np.abs(decoded.astype(int) - cube.astype(int)).max())
+
+
+@st.composite
+def codecs(draw):
+    resolution, count = draw(st.integers(0, 4)), draw(st.integers(1, 8))
+    first = draw(st.integers(-6, 9))
+    return Ccsds123(
+        max_error=draw(st.sampled_from([0, 0, 1, 7, 300, 32767])),
+        prediction_bands=draw(st.sampled_from([0, 1, 3, 15])),
+        full_prediction=draw(st.booleans()),
+        local_sums=draw(st.sampled_from(LOCAL_SUMS)),
+        weight_resolution=draw(st.integers(4, 19)),
+        weight_interval_exponent=draw(st.integers(4, 11)),
+        weight_exponent_first=first,
+        weight_exponent_last=draw(st.integers(first, 9)),
+        representative_resolution=resolution,
+        damping=draw(st.integers(0, 2**resolution - 1)),
+        offset=draw(st.integers(0, 2**resolution - 1)),
+        unary_limit=draw(st.integers(8, 32)),
+        initial_count_exponent=count,
+        rescaling_exponent=draw(st.integers(max(4, count + 1), 11)),
+        accumulator_exponent=draw(st.integers(0, 14)),
+    )
+
+
+@st.composite
+def cubes(draw):
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 8)))
+    dtype = draw(st.sampled_from(["uint16", "int16"]))
+    kind, seed = draw(st.sampled_from(["noise", "extremes", "smooth", "constant"])), draw(st.integers(0, 99))
+    limits, rng = np.iinfo(dtype), np.random.default_rng(seed)
+    if kind == "noise":
+        return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
+    if kind == "constant":
+        return np.full(shape, rng.integers(limits.min, limits.max + 1), dtype)
+    return extremes(shape, dtype, seed) if kind == "extremes" else smooth(shape, dtype, seed)
+
+
+@settings(max_examples=250, deadline=None)
+@given(cube=cubes(), codec=codecs())
+def test_bytes_and_samples_of_the_equations(cube, codec):
+    data, decoded = plain_encode(cube, codec)
+    assert codec.encode(cube) == data
+    assert np.array_equal(Ccsds123().decode(data), decoded)
+    assert np.abs(decoded.astype(int) - cube.astype(int)).max() <= codec.max_error
+
+
+@pytest.mark.parametrize("max_error", [0, 1, 7])
+@pytest.mark.parametrize("local_sums", LOCAL_SUMS)
+@pytest.mark.parametrize("full_prediction", [True, False])
+@pytest.mark.parametrize("prediction_bands", [0, 1, 3])
+def test_bytes_of_the_equations_in_every_mode(prediction_bands, full_prediction, local_sums, max_error):
+    """Long enough bands that weights and counters are rescaled."""
+    cube = smooth((5, 9, 14), noise=20)
+    codec = Ccsds123(max_error, prediction_bands, full_prediction, local_sums, damping=1)
+    data, decoded = plain_encode(cube, codec)
+    assert codec.encode(cube) == data
+    assert np.array_equal(codec.decode(data), decoded)
+
+
+def test_two_samples_by_hand():
+    """D = 2 and s_mid = 2: the first delta is 0 in two bits; for the second s~ = 5, theta = 1, so 1 in unary."""
+    header = bytes.fromhex("00 0002 0001 0001 05 0000 08 00  0c 00 f2 6b 00  92 20")
+    assert Ccsds123().encode(np.array([[[2, 3]]], np.uint16)) == header + bytes([0b0001_0000])
+
+
+def test_an_escaped_sample_by_hand():
+    """D = 16, Sigma = 95 and Gamma = 2, so k = 5; delta = 65535 has more zeros than U_max = 18 and stands as it is."""
+    header = bytes.fromhex("00 0002 0001 0001 81 0000 08 00  0c 00 f2 6b 00  92 2a")
+    body = (0xFFFF << 6).to_bytes(7, "big")  # 16 zeros, 18 zeros, 16 ones, 6 to fill
+    assert Ccsds123().encode(np.array([[[0, -32768]]], np.int16)) == header + body
+
+
+def test_the_bound_by_hand():
+    """D = 3, m = 1: a residual of 2 is one step of 3; Sigma = 5 and Gamma = 2, so its delta 1 takes k = 1."""
+    data = Ccsds123(max_error=1).encode(np.array([[[0, 2]]], np.int16))
+    predictor = "4c 00 f2 6b 00" + "01 80" + "03 00 06"  # D_A and the limit; Theta, phi and psi
+    header = bytes.fromhex("00 0002 0001 0001 87 0000 08 40" + predictor + "92 22")
+    assert data == header + bytes([0b000_11_000])
+    assert Ccsds123().decode(data).tolist() == [[[0, 3]]]
+
+
+@pytest.mark.parametrize("max_error", [0, 1, 7, 32767])
+@pytest.mark.parametrize("dtype", ["uint16", "int16"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 20, 30), (4, 1, 9), (4, 9, 1), (7, 1, 1), (426, 2, 3), (3, 40, 2), (2, 3, 300)]
+)
+def test_shapes_and_limits_of_the_types(shape, dtype, max_error):
+    for codec in (Ccsds123(max_error), Ccsds123(max_error, local_sums="narrow neighbour", damping=3)):
+        assert error(extremes(shape, dtype), codec) <= max_error
+        assert error(smooth(shape, dtype), codec) <= max_error
+
+
+@pytest.mark.parametrize("value", [-32768, -1, 0, 32767])
+def test_constant_cubes_take_a_bit_a_sample(value):
+    cube = np.full((5, 30, 40), value, np.int16)
+    assert error(cube, Ccsds123()) == 0
+    assert 8 * len(Ccsds123().encode(cube)) < 1.2 * cube.size
+
+
+def test_the_longest_sides():
+    for shape in [(2**16, 1, 1), (1, 2**16, 1), (1, 1, 2**16)]:
+        assert error(np.arange(2**16).astype(np.uint16).reshape(shape), Ccsds123()) == 0
+
+
+def test_smooth_cubes_compress():
+    cube = smooth((20, 40, 50))
+    rate = [8 * len(Ccsds123(max_error).encode(cube)) / cube.size for max_error in (0, 1, 3, 10)]
+    assert rate[0] < 5  # 3.6 bits are the noise
+    assert rate == sorted(rate, reverse=True) and rate[-1] < 2
+
+
+def test_preceding_bands_help():
+    cube = smooth((20, 40, 50), noise=0) + np.random.default_rng(0).integers(0, 200, (40, 50), np.int16)
+    assert 2 * len(Ccsds123().encode(cube)) < len(Ccsds123(prediction_bands=0).encode(cube))
+
+
+def test_views_are_taken():
+    cube = smooth((40, 30, 6)).transpose(2, 0, 1)[:, ::2, ::-1]
+    assert error(cube, Ccsds123()) == 0
+
+
+@pytest.mark.parametrize("codec", [Ccsds123(), Ccsds123(max_error=2, local_sums="narrow column", unary_limit=32)])
+def test_damaged_bytes_end_in_one_line_or_in_samples(codec):
+    rng = np.random.default_rng(0)
+    data = codec.encode(smooth((4, 10, 12)))
+    refused = 0
+    for _ in range(1500):
+        damaged = bytearray(data[: rng.integers(len(data) + 1)] if rng.integers(2) else data)
+        for place in rng.integers(0, max(len(damaged), 1), rng.integers(1, 4)):
+            damaged[place : place + 1] = bytes([rng.integers(256)])
+        try:
+            Ccsds123().decode(bytes(damaged))
+        except DamagedError as damage:
+            assert "\n" not in str(damage)
+            refused += 1
+    assert refused > 800
+
+
+def test_cut_and_lengthened_images_are_refused():
+    data = Ccsds123().encode(smooth((3, 8, 9)))
+    for end in range(len(data)):
+        with pytest.raises(DamagedError):
+            Ccsds123().decode(data[:end])
+    with pytest.raises(DamagedError, match="goes on"):
+        Ccsds123().decode(data + b"\0")
+
+
+def test_headers_that_claim_too_much_are_refused_before_memory_is_taken():
+    data = bytearray(Ccsds123().encode(smooth((3, 8, 9))))
+    data[1:7] = bytes(6)  # 65536 columns, rows and bands
+    with pytest.raises(DamagedError, match="too few"):
+        Ccsds123().decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("byte", "value"),
+    [
+        (7, 0b0000_0011),  # D = 1
+        (7, 0b0010_0001),  # D above 16
+        (7, 0b0001_1000),  # band-interleaved order
+        (10, 0b0000_1010),  # hybrid entropy coder
+        (11, 0b1000_0000),  # relative error limit
+        (12, 0b0000_1101),  # weight exponent offsets
+        (15, 0b1111_0000),  # v_min above v_max
+        (17, 0b0011_1010),  # U_max = 7
+        (18, 0b0011_1110),  # table of accumulators
+    ],
+)
+def test_other_options_of_the_standard_are_refused(byte, value):
+    data = bytearray(Ccsds123().encode(smooth((3, 8, 9))))
+    data[byte] = value
+    with pytest.raises(DamagedError):
+        Ccsds123().decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "cube",
+    [
+        np.zeros((2, 3), np.int16),
+        np.zeros((0, 3, 3), np.int16),
+        np.zeros((1, 2, 2), np.float32),
+        np.zeros((1, 2, 2), np.int32),
+        np.zeros((1, 1, 2**16 + 1), np.int16),
+    ],
+)
+def test_cubes_that_it_cannot_take(cube):
+    with pytest.raises(CodingError):
+        Ccsds123().encode(cube)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_error": -1},
+        {"max_error": 32768},
+        {"max_error": 0.5},
+        {"prediction_bands": 16},
+        {"local_sums": "wide"},
+        {"weight_exponent_first": 4, "weight_exponent_last": 3},
+        {"representative_resolution": 2, "damping": 4, "offset": 0},
+        {"representative_resolution": 0},  # the default offset is too large
+        {"initial_count_exponent": 6},  # the default rescaling exponent is too small
+        {"unary_limit": 7},
+        {"accumulator_exponent": 15},
+    ],
+)
+def test_parameters_out_of_range(parameters):
+    with pytest.raises(CodingError, match=r"takes whole numbers|choose from"):
+        Ccsds123(**parameters)
+
+
+def test_numbers_of_numpy_are_numbers():
+    cube = smooth((3, 8, 9))
+    assert Ccsds123(max_error=np.int32(3)).encode(cube) == Ccsds123(max_error=3).encode(cube)
+
+
+def test_every_parameter_is_documented():
+    for field in fields(Ccsds123):
+        assert f"        {field.name}: " in Ccsds123.__doc__
+
+
+def test_no_folder_for_compiled_code(monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "/proc/no/such/folder")
+    with pytest.raises(RuntimeError):
+        numba.njit(cache=True)(abs_of)
+    assert compiled(abs_of)(-3) == 3
+
+
+def abs_of(value):
+    return -value if value < 0 else value

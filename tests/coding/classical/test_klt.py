@@ -1,0 +1,129 @@
+"""Karhunen-Loeve transform and coders of images: the error that was asked for, on any cube."""
+
+import numpy as np
+import pytest
+
+from coding.base import CodingError, DamagedError
+from coding.classical import classical
+from coding.classical.header import pack_cube_header
+from coding.classical.streams import seal, unseal
+from coding.klt import principal_components
+
+CODERS = ("klt-jpeg2000", "klt-jpegxl", "klt-sperr")
+NAMES = (*CODERS, "pca-float32")
+RNG = np.random.default_rng(0)
+EDGES = {
+    "one band": RNG.integers(0, 3000, (1, 12, 17)).astype(np.uint16),
+    "one pixel": RNG.integers(-300, 9000, (40, 1, 1)).astype(np.int16),
+    "one row": RNG.integers(0, 9000, (20, 1, 50)).astype(np.int16),
+    "six pixels": RNG.integers(0, 9000, (30, 2, 3)).astype(np.int16),
+    "constant": np.full((20, 8, 9), 65535, np.uint16),
+    "noise": RNG.integers(-(2**15), 2**15, (12, 24, 25)).astype(np.int16),
+    "limits": RNG.choice(np.array([-(2**15), 2**15 - 1], np.int16), (9, 16, 16)),
+    "many bands": RNG.integers(0, 9000, (426, 8, 8)).astype(np.int16),
+}
+
+
+def image(dtype="int16"):
+    """60 bands of 48x40 pixels: eight smooth components with noise."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:48, :40] / 20
+    maps = np.stack([np.sin((k + 1) * x + k) * np.cos(k * y) + 0.05 * rng.normal(size=x.shape) for k in range(8)])
+    spectra = rng.normal(size=(8, 60)).cumsum(axis=1) * (120 * 0.7 ** np.arange(8))[:, None]
+    cube = np.tensordot(spectra.T, maps, axes=1) + rng.normal(0, 6, (60, 48, 40)) + 4000
+    return (cube / 10000).astype(np.float32) if dtype == "float32" else np.rint(cube).astype(dtype)
+
+
+def squared_error(cube, decoded):
+    return ((decoded.astype(np.float64) - cube) ** 2).mean()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_families_are_lossy_alone(name):
+    family = classical[name]
+    assert family.lossy and not family.bounded and not family.lossless
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("edge", EDGES)
+def test_edges(name, edge):
+    cube = EDGES[edge]
+    codec = classical[name].lossy(64)
+    decoded = codec.decode(codec.encode(cube))
+    assert decoded.shape == cube.shape and decoded.dtype == cube.dtype
+    assert squared_error(cube, decoded) < 1.3 * 64**2 / 12
+
+
+@pytest.mark.parametrize("name", CODERS)
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
+def test_squared_error_and_rate_follow_the_step(name, dtype):
+    cube = image(dtype)
+    unit = 1e-4 if dtype == "float32" else 1
+    sizes = []
+    for step in (8, 32, 128):
+        data = classical[name].lossy(step * unit).encode(cube)
+        decoded = classical[name].lossy(1).decode(data)
+        assert 0.6 < squared_error(cube, decoded) / ((step * unit) ** 2 / 12) < 1.15
+        sizes.append(len(data))
+    assert sizes[0] > 1.5 * sizes[1] > 1.5**2 * sizes[2]
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_less_than_a_quarter_of_principal_components(name):
+    cube = image()
+    floats, coded = (len(classical[other].lossy(32).encode(cube)) for other in ("pca-float32", name))
+    assert coded < floats / 4
+
+
+def test_principal_components_are_the_fewest_that_do():
+    cube = image()
+    _, variances, _ = principal_components(cube)
+    for step in (40, 100, 300):
+        data = classical["pca-float32"].lossy(step).encode(cube)
+        count, rest = divmod(len(data) - len(seal(pack_cube_header(cube), b"")) - 4 * 60, 4 * (60 + 48 * 40))
+        assert rest == 0 and count > 0
+        assert variances[count:].sum() / 60 <= step**2 / 12 < variances[count - 1 :].sum() / 60
+        decoded = classical["pca-float32"].lossy(step).decode(data)
+        assert squared_error(cube, decoded) <= step**2 / 12 + 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_and_cubes_that_cannot_be(name):
+    for step in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(CodingError):
+            classical[name].lossy(step)
+    for cube in (np.zeros((3, 4)), np.zeros((3, 0, 4), np.int16), np.full((2, 3, 4), np.nan, np.float32)):
+        with pytest.raises(CodingError):
+            classical[name].lossy(1).encode(cube)
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_a_step_too_fine_is_refused(name):
+    with pytest.raises(CodingError, match="larger"):
+        classical[name].lossy(1e-7).encode(EDGES["noise"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_bytes_are_refused(name):
+    codec = classical[name].lossy(64)
+    data = codec.encode(image()[:20, :16, :16])
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        mutated = bytearray(data)
+        mutated[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        with pytest.raises(DamagedError):
+            codec.decode(bytes(mutated))
+        with pytest.raises(DamagedError):
+            codec.decode(data[: rng.integers(len(data))])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_of_other_lengths_are_refused_behind_a_checksum_that_fits(name):
+    cube = image()[:20, :16, :16]
+    codec = classical[name].lossy(64)
+    header = pack_cube_header(cube)
+    _, _, body = unseal(codec.encode(cube), ("int16",))
+    for part in (b"", body[:3], body[:-1], body[:-7], body + b"\1"):
+        with pytest.raises(DamagedError) as caught:
+            codec.decode(seal(header, part))
+        assert "\n" not in str(caught.value)

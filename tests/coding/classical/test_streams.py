@@ -1,0 +1,58 @@
+"""What lies around the streams of a library: no byte of it can change unnoticed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coding.base import DamagedError
+from coding.classical.header import pack_cube_header
+from coding.classical.streams import join_streams, seal, split_streams, unseal
+
+
+@settings(max_examples=200, deadline=None)
+@given(start=st.binary(max_size=300), ends=st.lists(st.binary(max_size=300), min_size=1, max_size=9))
+def test_streams_come_back(start, ends):
+    streams = [start + end for end in ends]
+    assert split_streams(join_streams(streams), len(streams)) == streams
+
+
+def test_a_common_header_is_paid_for_once():
+    streams = [bytes(100) + bytes([band]) * 10 for band in range(1, 21)]
+    assert len(join_streams(streams)) == 21 + 100 + 20 * 10
+
+
+@pytest.mark.parametrize("length", [0, 127, 128, 16383, 16384, 3_000_000])
+def test_lengths(length):
+    assert split_streams(join_streams([b"a" * length, b"b"]), 2) == [b"a" * length, b"b"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 2**32 - 1])
+def test_another_number_of_streams_is_refused(count):
+    with pytest.raises(DamagedError):
+        split_streams(join_streams([b"first", b"second"]), count)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=60), count=st.integers(1, 8))
+def test_any_bytes_are_streams_or_damaged(data, count):
+    try:
+        assert len(split_streams(data, count)) == count
+    except DamagedError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_length_without_an_end():
+    with pytest.raises(DamagedError, match="no end"):
+        split_streams(b"\xff" * 100, 1)
+
+
+def test_every_byte_is_under_the_checksum():
+    cube = np.zeros((3, 4, 5), np.int16)
+    sealed = seal(pack_cube_header(cube), b"a body")
+    assert unseal(sealed, ("int16",)) == (np.dtype("int16"), (3, 4, 5), b"a body")
+    damaged = [sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :] for place in range(len(sealed))]
+    damaged += [sealed[:length] for length in range(len(sealed))] + [sealed + b"\0"]
+    for data in damaged:
+        with pytest.raises(DamagedError):
+            unseal(data, ("uint16", "int16", "float32"))
