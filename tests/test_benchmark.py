@@ -1,5 +1,6 @@
 """benchmark.py: its flags, what a tiny run writes, and the tools that measure. No time is asserted."""
 
+import csv
 import importlib.util
 import json
 import math
@@ -42,7 +43,32 @@ CODING = {
 CURVES = {"--name": None, "--save-dir": "./results/benchmarks/"}
 
 
-POSITIONAL = {"curves": ["runs"], "coding": ["scenes"]}
+RD = {
+    "-d/--dataset": "./datasets/sample/",
+    "--mode": "easy",
+    "--split": "test",
+    "--limit": None,
+    "--codecs": [
+        *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
+        *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "pca-float32"),
+        *("sperr", "sz3", "zfp", "aec", "ccsds123"),
+    ],
+    "--checkpoints": None,
+    "--num-channels": 202,
+    "--rates": [0.1, 0.25, 0.5, 1, 2, 4],
+    "--bounds": [10],
+    "--int16": False,
+    "--peak": 10000,
+    "--anchor": None,
+    "--band-rate": 0.5,
+    "--num-workers": None,
+    "--resume": False,
+    "--name": None,
+    "--save-dir": "./results/benchmarks/",
+}
+
+
+POSITIONAL = {"curves": ["runs"], "coding": ["scenes"], "rd": ["images"]}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +101,7 @@ def actions(benchmark, command):
 # -- flags ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("command", "flags"), [("speed", SPEED), ("curves", CURVES), ("coding", CODING)])
+@pytest.mark.parametrize(("command", "flags"), [("speed", SPEED), ("curves", CURVES), ("coding", CODING), ("rd", RD)])
 def test_flags_and_defaults(benchmark, command, flags):
     expected = {flag.split("--")[1].replace("-", "_"): default for flag, default in flags.items()}
     positional = ["x"] if command in POSITIONAL else []
@@ -263,6 +289,127 @@ def test_bf16_where_the_processor_has_it(run, monkeypatch, tmp_path, flags, is_n
             "bf16 on cpu: this processor has no bf16 arithmetic: emulated, it would run for hours"
         ]
         assert f"Left out: {content['left_out'][0]}." in table
+
+
+# -- rd -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cubes(tmp_path):
+    """Paths of two small cubes of digital numbers that follow a line in their spectra."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for name in ("a", "b"):
+        cube = np.linspace(500, 4000, 12)[:, None, None] * rng.random((1, 24, 24)) + rng.normal(0, 20, (12, 24, 24))
+        np.save(tmp_path / f"{name}.npy", np.clip(cube, 0, 10000).astype(np.uint16))
+        paths.append(tmp_path / f"{name}.npy")
+    return paths
+
+
+def rd_flags(tmp_path, *args):
+    return ["rd", *map(str, args), "--checkpoints", "--name", "tiny", "--save-dir", str(tmp_path / "out")]
+
+
+def test_all_codecs_are_in_the_help(benchmark):
+    from coding.classical import classical
+
+    assert set(benchmark.CODECS) == set(classical)
+    assert all(f"\n{name}" in benchmark.RD or f", {name}" in benchmark.RD for name in classical)
+
+
+def test_rd_writes_a_report(benchmark, cubes, tmp_path, capsys):
+    """What `python -m compressai.utils.plot` is given, points of every image, figures, and no path of this machine."""
+    from compressai.utils.plot.__main__ import parse_json_file
+
+    names = ["jpegls", "klt-jpegxl", "sperr", "aec"]
+    flags = rd_flags(tmp_path, *cubes, "--codecs", *names, "--rates", 0.5, 1, 2, 4, "--anchor", "sperr")
+    assert benchmark.main(flags) == 0
+    folder = tmp_path / "out" / "tiny"
+    assert {path.name for path in (folder / "codecs").iterdir()} == {f"{name}.json" for name in names}
+    content = json.loads((folder / "codecs" / "klt-jpegxl.json").read_text())
+    assert content["results"]["bpppc"] == pytest.approx([0.5, 1, 2, 4], rel=0.16)
+    assert content["results"]["psnr"] == sorted(content["results"]["psnr"])
+    assert json.loads((folder / "codecs" / "aec.json").read_text())["results"]["psnr"] == [None]
+    for name in names:
+        parse_json_file(str(folder / "codecs" / f"{name}.json"), "psnr")
+    with open(folder / "points.csv", newline="") as file:
+        points = list(csv.DictReader(file))
+    assert {(row["codec"], row["image"]) for row in points} == {(name, image) for name in names for image in "ab"}
+    for row in points:
+        assert float(row["bpppc"]) == pytest.approx(8 * int(row["num_bytes"]) / (12 * 24 * 24))
+    with open(folder / "bd.csv", newline="") as file:
+        rates = {(row["codec"], row["image"]): row["bd_rate"] for row in csv.DictReader(file)}
+    assert float(rates["klt-jpegxl", "a"]) < 0  # a line in the spectra is what the transform is for
+    for name in ("psnr", "ssim", "spectral_angle", "encoding", "decoding", "bands"):
+        for suffix in (".png", ".pdf"):
+            assert (folder / (name + suffix)).stat().st_size > 1000
+    text = (folder / "rd.md").read_text()
+    assert text in capsys.readouterr().out and all(name in text for name in names)
+    for path in folder.rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_rd_goes_on_only_when_asked_to(benchmark, cubes, tmp_path, capsys):
+    flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "--rates", 1, 2)
+    assert benchmark.main(flags) == 0
+    points = sorted((tmp_path / "out" / "tiny" / ".points").rglob("*.jsonl"))
+    before = [path.read_text() for path in points]
+    with pytest.raises(UsageError, match="--resume"):
+        benchmark.main(flags)
+    with pytest.raises(UsageError, match="another --name"):
+        benchmark.main([*flags, "--resume", "--int16"])
+    assert benchmark.main([*flags, "--resume"]) == 0
+    assert [path.read_text() for path in points] == before
+    assert benchmark.main(rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "aec", "--resume")) == 0
+    assert {path.name for path in (tmp_path / "out" / "tiny" / "codecs").iterdir()} == {"jpegls.json", "aec.json"}
+
+
+def test_a_killed_rd_keeps_its_points(cubes, tmp_path, start, wait_for):
+    flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "jpegxl", "--rates", 1, 2)
+    kept = tmp_path / "out" / "tiny" / ".points"
+    process = start("benchmark.py", *flags)
+    wait_for(lambda: any(path.stat().st_size for path in kept.rglob("*.jsonl")), process)
+    process.kill()
+    process.wait()
+    before = {path: path.read_text().splitlines() for path in kept.rglob("*.jsonl")}
+    process = start("benchmark.py", *flags, "--resume")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    for path, lines in before.items():
+        whole = [line for line in lines if line.endswith("}")]
+        assert path.read_text().splitlines()[: len(whole)] == whole
+    assert (tmp_path / "out" / "tiny" / "rd.md").is_file()
+
+
+def test_rd_of_a_learned_model(benchmark, make_dataset, tmp_path):
+    """The weights of the bundled sample on floats, which codecs of integers cannot take."""
+    root = make_dataset(test=1)
+    flags = ["rd", "-d", str(root), "--codecs", "jpegls", "--rates", "1", "--bounds", "--name", "tiny"]
+    assert benchmark.main([*flags, "--save-dir", str(tmp_path / "out")]) == 0
+    folder = tmp_path / "out" / "tiny"
+    assert {path.name for path in (folder / "codecs").iterdir()} == {"cae1d.json", "cae1d-float32.json"}
+    (rate,) = json.loads((folder / "codecs" / "cae1d-float32.json").read_text())["results"]["bpppc"]
+    assert rate == pytest.approx(8.0792, rel=1e-2)  # small images make the header show
+    text = (folder / "rd.md").read_text()
+    assert "jpegls" in text and "uint16" in text  # left out, and why
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--codecs", "jpeg"], ["--codecs jpeg", "jpeg2000-mc"]),
+        (["--codecs"], ["nothing to compare"]),
+        (["--codecs", "aec", "--anchor", "sz3"], ["--anchor sz3", "aec"]),
+        (["--resume"], ["--name"]),
+        (["--checkpoints", "vgg=x.pth.tar"], ["vgg", "cae1d"]),
+    ],
+)
+def test_rd_refuses_what_cannot_be(benchmark, cubes, tmp_path, flags, words):
+    given = ["rd", *map(str, cubes), "--save-dir", str(tmp_path / "out"), "--checkpoints", *flags]
+    with pytest.raises(UsageError) as error:
+        benchmark.main(given)
+    assert all(word in str(error.value) for word in words)
+    assert not (tmp_path / "out").exists()
 
 
 # -- tools ----------------------------------------------------------------------------------------

@@ -195,3 +195,45 @@ def test_cuda_gives_the_figures_of_the_cpu(pair, channels):
     for key, value in metrics.image_metrics(x_hat.cuda(), x.cuda()).items():
         assert value.is_cuda
         np.testing.assert_allclose(value.cpu(), expected[key], rtol=1e-6, err_msg=key)
+
+
+# -- images with gaps -----------------------------------------------------------------------------
+
+
+def test_without_gaps_an_image_has_its_usual_metrics(pair):
+    x_hat, x = pair[0][0], pair[1][0]
+    found = metrics.valid_metrics(x_hat, x, torch.ones_like(x, dtype=bool))
+    expected = metrics.image_metrics(x_hat[None], x[None])
+    assert found == {key: float(value) for key, value in expected.items()}
+    assert metrics.valid_metrics(x_hat[:, :5], x[:, :5], torch.ones(5, 5, 14, dtype=bool))["ssim"] is None
+
+
+def test_gaps_count_for_nothing(pair):
+    """Columns that are gaps in all bands leave the metrics of the rest, whatever stands in them."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(3, 20, 30, generator=generator)
+    x_hat = x + 0.05 * torch.randn(x.shape, generator=generator)
+    valid = torch.ones_like(x, dtype=bool)
+    valid[:, :, :7] = False
+    x_hat[~valid], x[~valid] = math.nan, -3.0
+    expected = metrics.valid_metrics(x_hat[:, :, 7:], x[:, :, 7:], valid[:, :, 7:])
+    found = metrics.valid_metrics(x_hat, x, valid)
+    for key in ("mse", "psnr", "sa"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-12)
+    assert found["ssim"] == pytest.approx(expected["ssim"], abs=1e-6)  # in float32 and float64
+
+
+def test_gaps_of_single_bands(pair):
+    x_hat, x = pair[0][0], pair[1][0]
+    valid = torch.ones_like(x, dtype=bool)
+    valid[0] = False
+    valid[1:, 3, 3] = False  # so that no band has a window of 11 x 11 in rows 0 to 10 without it
+    found = metrics.valid_metrics(x_hat, x, valid)
+    assert found["mse"] == pytest.approx(float((x_hat - x)[valid].double().square().mean()), rel=1e-6)
+    mask = valid.any(dim=0)
+    spectra = [image[1:, mask][None, :, None] for image in (x_hat, x)]
+    assert found["sa"] == pytest.approx(float(metrics.spectral_angle(*spectra)), rel=1e-6)
+    valid[:, :, ::4] = False
+    assert metrics.valid_metrics(x_hat, x, valid)["ssim"] is None
+    with pytest.raises(ValueError, match="empty"):
+        metrics.valid_metrics(x_hat, x, torch.zeros_like(valid))
