@@ -609,6 +609,8 @@ def run_rd(args: argparse.Namespace) -> int:
         for codec, key, family in families
         for number, path in enumerate(paths)
     ]
+    # Learned models take longest: begun first, they leave no core waiting at the end.
+    jobs.sort(key=lambda job: job.codec in CODECS)
     rows = run_jobs(jobs, processes, lambda text: print(text, file=sys.stderr, flush=True))
     text = write_report(folder, rows, settings, anchor, args.band_rate, settings["images"], codecs)
     print(f"{text}\nwritten: {folder / 'rd.md'}, the figures beside it, points.csv, bd.csv, bands.csv, codecs/*.json")

@@ -226,6 +226,7 @@ class Bench:
             per_band = np.square(errors / self.peak).sum(axis=(1, 2)) / self.valid.sum(axis=(1, 2))
         megabytes = self.cube.nbytes / 1e6
         return {
+            "bands": len(self.cube),
             "setting": trial.setting,
             "num_bytes": len(trial.data),
             "bpppc": trial.rate,

@@ -62,7 +62,7 @@ class Published:
 
 
 def published() -> list[Published]:
-    """The table of published weights, in the order in which it is printed."""
+    """The rows of the table that have weights, in the order in which it is printed."""
     with open(TABLE, encoding="utf-8", newline="") as file:
         return [
             Published(
@@ -76,6 +76,7 @@ def published() -> list[Published]:
                 verified=row["verified"] == "yes",
             )
             for row in csv.DictReader(file)
+            if row["file"]  # figures alone are published too
         ]
 
 
