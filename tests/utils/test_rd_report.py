@@ -4,12 +4,17 @@ import csv
 import json
 import math
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from compressai.utils.plot.__main__ import main as plot
 
+from utils import rd_report
 from utils.rd_report import Results, published_points, write_report
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ["one", "two"]
 SETTINGS = {
     "name": "tiny",
@@ -168,3 +173,64 @@ def test_a_figure_that_an_image_lacks_is_no_mean(rows):
     results = Results(rows, IMAGES, ["plain", "good"])
     mean = results.mean("good", "lossy", 0.5)
     assert mean["ssim"] is None and mean["psnr"] is not None
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Drawing takes seconds."""
+    monkeypatch.setattr(rd_report, "write_figures", lambda *args: None)
+
+
+def test_reading_the_report_needs_no_torch():
+    code = "import sys, utils.rd_report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_notes_that_differ_in_figures_only_are_one_without_folders(without_figures, tmp_path):
+    row = {"codec": "aec", "kind": "lossy", "target": 0.5}
+    rows = [
+        row | {"image": "one", "note": "no rate near 0.5 bpppc at 9 MB/s, the nearest is 0.6100"},
+        row | {"image": "two", "note": "no rate near 0.5 bpppc at 9 MB/s, the nearest is 0.6000"},
+        row | {"image": "one", "target": 1, "note": "No such file: '/home/someone/data.npy'"},
+    ]
+    text = write_report(tmp_path, rows, SETTINGS, "aec", 0.5, IMAGES, ["aec"])
+    assert "- aec, lossy 0.5, 2 images: no rate near 0.5 bpppc at 9 MB/s, the nearest is 0.6000 to 0.6100\n" in text
+    assert "No such file: 'data.npy'" in text and "someone" not in text
+
+
+def test_a_point_of_some_images_only_is_named(report):
+    assert "- plain, lossy 4: on 1 of 2 images only, in no mean" in report[1]
+
+
+def test_tables_and_figures_of_before_do_not_stay(report):
+    folder, _ = report
+    note = {"codec": "aec", "image": "one", "kind": "lossless", "target": None, "note": "takes no floats"}
+    write_report(folder, [note], SETTINGS, "aec", 0.5, ["one"], ["aec"])
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["rd.md"]
+
+
+def rates_of(text, codec):
+    table = text.split("## PSNR at wanted rates")[1].split("##")[0]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {codec} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_a_rate_too_high_is_not_the_best(without_figures, tmp_path):
+    rows = [point("near", "one", "lossy", 1, 1.02, 40.0), point("dear", "one", "lossy", 1, 1.1, 41.0)]
+    text = write_report(tmp_path, rows, SETTINGS, "near", 1, ["one"], ["near", "dear"])
+    assert rates_of(text, "near") == ["**40.00**"] and rates_of(text, "dear") == ["41.00 at 1.1"]
+
+
+def test_a_lossy_point_that_is_exact_is_above_all(without_figures, tmp_path):
+    rows = [point("good", "one", "lossy", 8, 8.0, 90.0), point("exact", "one", "lossy", 8, 8.0, None)]
+    text = write_report(tmp_path, rows, SETTINGS, "good", 8, ["one"], ["good", "exact"])
+    assert rates_of(text, "exact") == ["**∞**"] and rates_of(text, "good") == ["90.00"]
+    assert text.index("| exact") < text.index("| good")
+
+
+def test_images_of_different_bands(without_figures, tmp_path):
+    rows = [point("good", "one", "lossy", 1, 1.0, 40.0), point("good", "two", "lossy", 1, 2.0, 40.0)]
+    rows[1] |= {"bands": 5, "band_psnr": [40.0] * 5}
+    write_report(tmp_path, rows, SETTINGS, "good", 1, IMAGES, ["good"])
+    assert read_json(tmp_path / "codecs" / "good.json")["bpp"] == [(3 * 1 + 5 * 2) / 2]
+    assert not (tmp_path / "bands.csv").exists()
