@@ -561,12 +561,16 @@ def run_rd(args: argparse.Namespace) -> int:
     from utils.environment import device_name, git_commit, versions
     from utils.rd_report import write_report
     from utils.results import write_json
+    from utils.scenes import open_scene
     from utils.speed import num_cores
 
     paths = [Path(path) for path in args.images] or split_paths(
         Path(args.dataset), args.mode, args.split, original=args.int16
     )
     paths = paths[: args.limit]
+    for path in paths:
+        with open_scene(path):
+            pass  # what is no image is said before anything is measured
     families = rd_families(args)
     if not families:
         raise UsageError("nothing to compare: give --codecs, --checkpoints or both")

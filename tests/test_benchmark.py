@@ -412,6 +412,13 @@ def test_rd_refuses_what_cannot_be(benchmark, cubes, tmp_path, flags, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_rd_names_a_file_that_is_no_image_before_it_measures(benchmark, cubes, tmp_path):
+    (tmp_path / "c.npy").write_bytes(b"no cube")
+    with pytest.raises(DatasetError, match=r"c\.npy: damaged"):
+        benchmark.main(rd_flags(tmp_path, *cubes, tmp_path / "c.npy", "--codecs", "aec"))
+    assert not (tmp_path / "out").exists()
+
+
 # -- tools ----------------------------------------------------------------------------------------
 
 
