@@ -74,6 +74,8 @@ jpegls         each band by JPEG-LS: lossless, or an error that is bounded
 klt-jpeg2000   Karhunen-Loeve transform over the bands, components by JPEG 2000, one distortion for all
 klt-jpegxl     the same, components equally quantised, JPEG XL
 klt-sperr      the same by SPERR
+klt-cm         the same by this project's own coder: wavelets, trellis-coded quantisation, mixed contexts; with a bound
+               or without loss, bands are predicted from bands instead
 pca-float32    Karhunen-Loeve coefficients as float32, as published models count theirs
 sperr, sz3, zfp    the cube in three dimensions
 aec            CCSDS 121.0-B-3 (libaec), lossless
@@ -84,7 +86,7 @@ within 15 %), points at the --bounds on the error, and lossless. Of learned mode
 """
 CODECS = (
     *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
-    *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "pca-float32"),
+    *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "klt-cm", "pca-float32"),
     *("sperr", "sz3", "zfp", "aec", "ccsds123"),
 )
 """The keys of `coding.classical.classical`: `--help`, which lists them, must not import that."""

@@ -10,9 +10,9 @@ Nothing here computes with floating point, so that every machine decodes the sam
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .base import DamagedError
+from .compiled import compiled
 
 _CERTAINTY = 2**16  # a probability of 1
 _LEAST = 2**5  # smallest probability of a decision: no surprise costs more than 11 bits
@@ -64,7 +64,7 @@ def _best_weights(rows: np.ndarray) -> np.ndarray:
 # -- the model ------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _encode(rows, weights, data):
     """Code `rows` (R, L) into `data`; returns how many bytes of it that took."""
     coder = np.zeros(6, np.int64)
@@ -74,7 +74,7 @@ def _encode(rows, weights, data):
     return _finish(coder, data)
 
 
-@njit(cache=True)
+@compiled
 def _decode(rows, data):
     """Fill `rows` (R, L) from `data`; returns how many bytes the encoder had before it dropped zeros at the end."""
     coder = np.zeros(6, np.int64)
@@ -86,7 +86,7 @@ def _decode(rows, data):
     return coder[_POSITION]
 
 
-@njit(cache=True)
+@compiled
 def _code_rows(rows, weights, coder, data):
     """Both directions in one walk, so that they cannot differ: an encoder reads `rows`, a decoder fills it."""
     weight_model = _fresh_model(1, 16)
@@ -109,7 +109,7 @@ def _code_rows(rows, weights, coder, data):
         above = sizes
 
 
-@njit(cache=True)
+@compiled
 def _context(sizes, above, i, j):
     """How large a remainder probably is, in half octaves: from two before it and three of the row above it."""
     left = 2 * sizes[j - 1] + sizes[j - 2] if j > 1 else 3 * sizes[0] if j else 0
@@ -126,7 +126,7 @@ def _context(sizes, above, i, j):
     return min(2 * bits - 2 + ((total >> (bits - 2)) & 1), _SIZES - 1)
 
 
-@njit(cache=True)
+@compiled
 def _code_number(coder, data, bits_model, mantissa_model, sign_model, number):
     """A whole number of at most `_MOST_BITS` bits; an encoder is given it."""
     magnitude = abs(number)
@@ -144,7 +144,7 @@ def _code_number(coder, data, bits_model, mantissa_model, sign_model, number):
     return -decoded if _code_bit(coder, data, sign_model, int(number < 0)) else decoded
 
 
-@njit(cache=True)
+@compiled
 def _code_bits(coder, data, model, number, count):
     """A number of `count` bits, by a tree of decisions."""
     node = 1
@@ -153,7 +153,7 @@ def _code_bits(coder, data, model, number, count):
     return node - (1 << count)
 
 
-@njit(cache=True)
+@compiled
 def _bit_length(number):
     bits = 0
     while number >> bits:
@@ -164,7 +164,7 @@ def _bit_length(number):
 # -- the coder ------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _fresh_model(rows, columns):
     """Of each context, the probability of a 0 and 2 + how many decisions it rests on."""
     model = np.empty((rows, columns, 2), np.int64)
@@ -173,7 +173,7 @@ def _fresh_model(rows, columns):
     return model
 
 
-@njit(cache=True)
+@compiled
 def _code_bit(coder, data, model, bit):
     """Code one decision and learn from it; an encoder is given `bit`, both return it."""
     bound = (coder[_WIDTH] // _CERTAINTY) * model[0]
@@ -194,7 +194,7 @@ def _code_bit(coder, data, model, bit):
     return bit
 
 
-@njit(cache=True)
+@compiled
 def _shift(coder, data):
     """Move the interval's first 8 bits out of the encoder's `low`, or the next 8 bits into the decoder's."""
     if coder[_IS_DECODER]:
@@ -216,13 +216,13 @@ def _shift(coder, data):
     coder[_LOW] = (coder[_LOW] & ((1 << (_INTERVAL - 8)) - 1)) << 8
 
 
-@njit(cache=True)
+@compiled
 def _put(coder, data, byte):
     data[coder[_POSITION]] = byte
     coder[_POSITION] += 1
 
 
-@njit(cache=True)
+@compiled
 def _finish(coder, data):
     """Write the number of the interval with the most zeros at its end, without these; returns the length."""
     zeros = _INTERVAL

@@ -27,7 +27,8 @@ from .bounds import MAX_GRID, choose_grid, quantise, round_as_listed, round_to_g
 from .container import Header
 from .masks import fill_gaps
 from .network import Network
-from .numbers import Numbers, number_of
+from .nodata import avoid_nodata, restore_moves, round_samples
+from .numbers import MOST_DIVISOR, Numbers, number_of
 from .planes import decode_planes, encode_planes, plane_coders
 
 DEFAULT_CODER = "jpegxl"
@@ -146,18 +147,12 @@ class LearnedTiles(TileCoder):
 
     def to_samples(self, x_hat: np.ndarray) -> np.ndarray:
         """Reflectances in the scene's type, none of them its nodata value."""
-        numbers = self.settings.numbers
-        if numbers.dtype == "float32":
-            samples = (np.clip(x_hat, 0, 1) * np.float32(self.settings.scale)).astype(np.float32)
-            if self.settings.nodata is not None:
-                hit = samples == np.float32(self.settings.nodata)
-                samples[hit] = np.nextafter(samples[hit], np.float32(np.inf))
-            return samples
-        x_hat = np.clip(np.nan_to_num(x_hat), 0, 1).astype(np.float64)
-        rounded = numbers.clip(np.rint(x_hat * self.settings.scale).astype(np.int64))
-        if numbers.nodata is not None:
-            rounded[rounded == numbers.nodata] += 1 if numbers.clip(numbers.nodata + 1) > numbers.nodata else -1
-        return numbers.samples(rounded)
+        settings = self.settings
+        if settings.numbers.dtype == "float32":
+            values = np.clip(x_hat, 0, 1) * np.float32(settings.scale)
+        else:
+            values = np.clip(np.nan_to_num(x_hat), 0, 1).astype(np.float64) * settings.scale
+        return round_samples(values, settings.numbers, settings.nodata)
 
     # -- with a bound ---------------------------------------------------------------------------
 
@@ -186,7 +181,7 @@ class LearnedTiles(TileCoder):
             kinds.append(kind)
             extra.append(level)
             decoded[band] = self._restore(self._extra_prediction(decoded, band, kind), level)
-        decoded, below = self._avoid_nodata(decoded, targets, valid)
+        moved = avoid_nodata(decoded, targets, valid, numbers.nodata)
         decoded[~valid] = 0
         shape = samples.shape[1:]
         record = join_blocks(
@@ -196,7 +191,7 @@ class LearnedTiles(TileCoder):
                 grid.to_bytes(4, "little") + zlib.crc32(decoded.astype("<i4", copy=False)).to_bytes(4, "little"),
                 encode_planes(levels, DEFAULT_CODER),
                 bytes(kinds) + encode_planes(np.array(extra, np.int64).reshape(-1, *shape), DEFAULT_CODER),
-                below,
+                moved,
             ]
         )
         return record, numbers.samples(decoded)
@@ -230,16 +225,6 @@ class LearnedTiles(TileCoder):
             return (value - low) % 2**16 + low
         return numbers.clip(value)
 
-    def _avoid_nodata(self, decoded, targets, valid) -> tuple[np.ndarray, bytes]:
-        """Move valid numbers off the one that would read as nodata: up, or down where that is listed.
-
-        Towards the original, so that the bound still holds.
-        """
-        hit = self._nodata_hits(decoded, valid)
-        up = targets.ravel()[hit] > self.settings.numbers.nodata if len(hit) else np.zeros(0, bool)
-        decoded.ravel()[hit] += np.where(up, 1, -1)
-        return decoded, np.packbits(up).tobytes()
-
     def decode_tile(self, data: bytes, valid: np.ndarray) -> np.ndarray:
         settings, numbers = self.settings, self.settings.numbers
         shape = valid.shape
@@ -262,26 +247,12 @@ class LearnedTiles(TileCoder):
         extra_levels = decode_planes(extra[len(kinds) :], (len(kinds), *shape[1:]))
         for band, kind, level in zip(self.extra_bands, kinds, extra_levels, strict=True):
             decoded[band] = self._restore(self._extra_prediction(decoded, band, kind), level)
-        is_same = self._move_off_nodata(decoded, valid, moved)
+        is_same = restore_moves(decoded, valid, numbers.nodata, moved)
         decoded[~valid] = 0
         samples = numbers.samples(decoded)
         if not is_same or zlib.crc32(decoded.astype("<i4", copy=False)) != checksum:
             raise BoundNotGuaranteed(samples)
         return samples
-
-    def _move_off_nodata(self, decoded: np.ndarray, valid: np.ndarray, moved: bytes) -> bool:
-        """Do what `_avoid_nodata` did; whether there were as many numbers to move."""
-        hit = self._nodata_hits(decoded, valid)
-        if len(moved) != -(-len(hit) // 8):
-            return False
-        up = np.unpackbits(np.frombuffer(moved, np.uint8), count=len(hit))
-        decoded.ravel()[hit] += np.where(up, 1, -1)
-        return True
-
-    def _nodata_hits(self, decoded: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Where valid numbers would read as nodata."""
-        nodata = self.settings.numbers.nodata
-        return np.flatnonzero((decoded == nodata) & valid) if nodata is not None else np.zeros(0, np.int64)
 
 
 def _coarsen(mask: np.ndarray, multiple: int) -> np.ndarray:
@@ -334,7 +305,7 @@ def open_tiles(header: Header, shared: bytes, network: Network) -> LearnedTiles:
     rules = {
         "coder": lambda value: value in plane_coders,
         "step": lambda value: type(value) in (int, float) and 0 < value < MAX_STEP,
-        "divisor": lambda value: type(value) is int and 1 <= value <= 2**24,
+        "divisor": lambda value: type(value) is int and 1 <= value <= MOST_DIVISOR,
         "bound": lambda value: (
             (value is None) == (header.max_error is None)
             and (value is None or (type(value) is int and 0 <= value < 2**24))

@@ -15,6 +15,7 @@ _RANGES = {**INTEGER_RANGES, "float32": (-(2**24), 2**24)}  # of floats: whole n
 _DECIMAL = 10_000  # DATA.npy and other reflectances are whole numbers over this
 _MAX_BOUND = 2**24 - 1
 _MOST_BITS = 20  # of the fraction of other floats
+MOST_DIVISOR = 2**24
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..base import Family
+from ..kltcm.codec import KltCm
 from .aec import Aec
 from .ccsds123 import Ccsds123
 from .jpeg2000 import Htj2k, Jpeg2000, Jpeg2000Components
@@ -27,6 +28,7 @@ classical: dict[str, Family] = {
     "klt-jpeg2000": Family(lossy=KltJpeg2000),
     "klt-jpegxl": Family(lossy=KltJpegxl),
     "klt-sperr": Family(lossy=KltSperr),
+    "klt-cm": Family(lossy=KltCm, bounded=KltCm.of_bound, lossless=KltCm.of_bound),
     "pca-float32": Family(lossy=PcaFloat32),
 }
 """Name -> family, by the names of the README."""

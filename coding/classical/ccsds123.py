@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..base import Codec, CodingError, DamagedError
-from .settings import bound_of_step
+from ..settings import bound_of_step
 
 if TYPE_CHECKING:
     from .ccsds123_kernels import Settings

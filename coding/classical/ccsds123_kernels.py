@@ -13,11 +13,12 @@ took two thirds of the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
 import numpy as np
+
+from ..compiled import compiled
 
 CODE_BITS = 16
 """Bits of a codeword beyond its zeros, at most: the largest D."""
@@ -69,14 +70,6 @@ class Settings(NamedTuple):
     count_bits: int
     rescale_bits: int
     accumulator_bits: int
-
-
-def compiled(function: Callable) -> Callable:
-    """`function` compiled by numba, kept on disk for the next process if there is a folder to write it to."""
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:
-        return numba.njit(function)
 
 
 @numba.njit(forceinline=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base import CodingError
-from .settings import check_max_error, check_step
+from ..settings import check_max_error, check_step
 from .volumes import VolumeCodec, tolerance_of
 
 

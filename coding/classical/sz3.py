@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .settings import check_max_error, check_step
+from ..settings import check_max_error, check_step
 from .volumes import VolumeCodec, tolerance_of
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 
 from coding.base import CodingError, DamagedError
 from coding.classical.ccsds123 import LOCAL_SUMS, Ccsds123
-from coding.classical.ccsds123_kernels import compiled
 from tests.coding.classical.ccsds123_plain import plain_encode
 
 
@@ -251,15 +249,3 @@ def test_numbers_of_numpy_are_numbers():
 def test_every_parameter_is_documented():
     for field in fields(Ccsds123):
         assert f"        {field.name}: " in Ccsds123.__doc__
-
-
-def test_no_folder_for_compiled_code(monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "/proc/no/such/folder")
-    with pytest.raises(RuntimeError):
-        numba.njit(cache=True)(abs_of)
-    assert compiled(abs_of)(-3) == 3
-
-
-def abs_of(value):
-    return -value if value < 0 else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..base import CodingError
+from .base import CodingError
 
 _STEPS = (1e-9, 1e9)  # what float32 still divides and multiplies by
 _MAX_ERRORS = range(2**16)  # beyond, any cube of integers does

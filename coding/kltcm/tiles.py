@@ -1,0 +1,79 @@
+"""`klt-cm` on tiles: any bands, any sensor, no weights.
+
+Without a bound a tile's bands are transformed by their own Karhunen-Loeve transform (`coding.klt`), and its components
+coded as planes (`coefficients`). With one they are coded as whole numbers, predicted band by band (`samples`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..base import CodingError, DamagedError, TileCoder
+from ..blocks import join_blocks, split_blocks
+from ..klt import fit_klt, unpack_klt
+from ..masks import fill_gaps
+from ..nodata import avoid_nodata, restore_moves, round_samples
+from ..numbers import Numbers
+from .coefficients import decode_coefficients, encode_coefficients
+from .samples import decode_samples, encode_samples
+
+
+@dataclass(frozen=True)
+class KltTiles(TileCoder):
+    """The tiles of one scene.
+
+    Attributes:
+        numbers: how samples become whole numbers, with the bound on their error.
+        step: of the quantiser without a bound, in the samples' units: the squared error is about step^2 / 12.
+            None with one.
+        nodata: of the scene.
+    """
+
+    numbers: Numbers
+    step: float | None
+    nodata: float | None
+
+    codec = "klt-cm"
+    clips_to_scale = False
+
+    def parameters(self) -> dict:
+        return {"step": self.step, "divisor": self.numbers.divisor, "bound": self.numbers.bound}
+
+    def shared(self) -> bytes:
+        return b""
+
+    def encode_tile(self, samples: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """See `TileCoder`.
+
+        Raises:
+            CodingError: NaN or infinity among the valid samples, or a step or a bound too fine for them.
+        """
+        filled = fill_gaps(samples, valid)
+        if samples.dtype == np.float32 and not np.isfinite(filled).all():
+            raise CodingError("NaN or infinity among the samples: name it as nodata, or mend it")
+        if self.numbers.bound is None:
+            klt, transform = fit_klt(filled, self.step**2 / 12)
+            components = klt.forward(filled)
+            coded, decoded = encode_coefficients(components) if len(components) else (b"", components)
+            return join_blocks([transform, coded]), round_samples(klt.inverse(decoded), self.numbers, self.nodata)
+        targets = self.numbers.of(filled)
+        coded, decoded = encode_samples(targets, self.numbers.bound)
+        moved = avoid_nodata(decoded, targets, valid, self.numbers.nodata)
+        return join_blocks([coded, moved]), self.numbers.samples(decoded)
+
+    def decode_tile(self, data: bytes, valid: np.ndarray) -> np.ndarray:
+        first, second = split_blocks(data, 2)
+        if self.numbers.bound is None:
+            bands, *size = valid.shape
+            klt = unpack_klt(first, bands, size[0] * size[1])
+            count = klt.basis.shape[1]
+            if not count and second:
+                raise DamagedError("a tile without components has bytes of them")
+            components = decode_coefficients(second, (count, *size)) if count else np.zeros((0, *size))
+            return round_samples(klt.inverse(components), self.numbers, self.nodata)
+        decoded = decode_samples(first, valid.shape, self.numbers.bound)
+        if not restore_moves(decoded, valid, self.numbers.nodata, second):
+            raise DamagedError("a tile has other samples at its nodata value than it says")
+        return self.numbers.samples(self.numbers.clip(decoded))
