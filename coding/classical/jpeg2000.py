@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base import CodingError
-from .images import BandCodec, ImageCodec
 from ..settings import check_step
+from .images import BandCodec, ImageCodec
 
 _LEVELS = 2**16  # of the images
 _ROOM = 16  # steps, a quarter of them at either end: HTJ2K's errors reached 2.1 steps either way

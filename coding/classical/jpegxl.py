@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base import Codec, CodingError, DamagedError
+from ..settings import check_step
 from .header import pack_cube_header
 from .images import BandCodec
-from ..settings import check_step
 from .streams import join_streams, seal, split_streams, unseal
 
 _DTYPES = ("uint16", "int16", "float32")

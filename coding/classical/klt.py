@@ -17,8 +17,8 @@ from ..base import Codec, CodingError, DamagedError
 from ..blocks import join_blocks, split_blocks
 from ..klt import Klt, fit_klt, principal_components, unpack_klt
 from ..planes import decode_planes, encode_planes
-from .header import pack_cube_header
 from ..settings import check_step
+from .header import pack_cube_header
 from .streams import join_streams, seal, split_streams, unseal
 
 _DTYPES = ("uint16", "int16", "float32")

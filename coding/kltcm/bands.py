@@ -146,7 +146,6 @@ def code_band(
     height, width = sizes.shape[1] - 2, sizes.shape[2] - 4
     here, before, second = sizes[band % 3], sizes[(band + 2) % 3], sizes[(band + 1) % 3]
     quantiser = 2 * bound + 1
-    half = 1 << (FRACTION - 1)
     by_band = _BY_BAND + band * 8 * NODES
     left, second_left = np.int64(0), np.int64(0)
     for i in range(len(places)):
@@ -212,9 +211,7 @@ def code_band(
                 * NODES,
                 by_band + (fine & 7) * NODES,
             )
-            coded = code_magnitude(
-                coder, data, counters, bases, inputs, weights, scale * NODES, 255, magnitude >> k
-            )
+            coded = code_magnitude(coder, data, counters, bases, inputs, weights, scale * NODES, 255, magnitude >> k)
             if k > 0:
                 below = magnitude & ((1 << k) - 1)
                 slots = (_BY_LOW + min(coded, 7), _BY_LOW + 8 + 2 * fine_index + int(coded > 0))

@@ -79,7 +79,7 @@ class Regression:
     def __init__(self, cube: np.ndarray, quantiser: int):
         self._pixels = cube[0].size
         self._noise = quantiser**2 / 12
-        height, width = cube.shape[1:]
+        height = cube.shape[1]
         self._rows = slice(0, height, math.ceil(self._pixels / _TRAINING_PIXELS))
         weights = _pixel_weights(cube)[self._rows]
         self._scale = np.sqrt(weights / weights.mean())
