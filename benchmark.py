@@ -504,11 +504,11 @@ def run_coding(args: argparse.Namespace) -> int:
     from coding.comparison import compare, comparison_table
     from coding.network import load_network
     from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS, SCALE
+    from utils.cores import num_cores
     from utils.environment import device_name, git_commit, versions
     from utils.files import atomic_write
     from utils.results import write_json
     from utils.scenes import open_scene
-    from utils.speed import num_cores
 
     torch.set_num_threads(num_cores())
     name = aliases.get(args.model, args.model)
@@ -560,11 +560,11 @@ def run_rd(args: argparse.Namespace) -> int:
 
     from coding.rd import Job, run_jobs
     from datasets.images import image_name, read_image, split_paths
+    from utils.cores import num_cores
     from utils.environment import device_name, git_commit, versions
     from utils.rd_report import write_report
     from utils.results import write_json
     from utils.scenes import open_scene
-    from utils.speed import num_cores
 
     paths = [Path(path) for path in args.images] or split_paths(
         Path(args.dataset), args.mode, args.split, original=args.int16

@@ -1,16 +1,19 @@
 """Compress a scene into a file of real bytes.
 
-weights of the sample       python compress.py SCENE.TIF SCENE.hsc
-weights of one's own        python compress.py SCENE.TIF SCENE.hsc --checkpoint RUN/final.pth.tar
+without loss                python compress.py SCENE.TIF SCENE.hsc
 every sample within 10      python compress.py SCENE.TIF SCENE.hsc --max-error 10
-without loss                python compress.py SCENE.TIF SCENE.hsc --max-error 0
-a PSNR, or a rate           python compress.py SCENE.TIF SCENE.hsc --target-psnr 45
+a PSNR, or a rate           python compress.py SCENE.TIF SCENE.hsc --target-psnr 55
                             python compress.py SCENE.TIF SCENE.hsc --target-bpppc 0.5
+by a model's weights        python compress.py SCENE.TIF SCENE.hsc --checkpoint RUN/final.pth.tar
 what is in a file           python compress.py --info SCENE.hsc
 
-SCENE is a GeoTIFF or a .npy cube (bands, rows, columns) of int16, uint16 or float32. Of EnMAP's 224 bands a model
-of 202 codes those that HySpecNet-11k keeps; the others come back as nodata, or with --max-error as exactly as all.
-`python decompress.py SCENE.hsc SCENE.TIF` makes the scene again, with the same weights.
+SCENE is a GeoTIFF or a .npy cube (bands, rows, columns) of int16, uint16 or float32. Two codecs:
+
+klt-cm     needs no weights and takes any bands: the default
+learned    a model, the default where --checkpoint or --model is given. Of EnMAP's 224 bands a model of 202 codes
+           those that HySpecNet-11k keeps; the others come back as nodata, or with --max-error as exactly as all
+
+`python decompress.py SCENE.hsc SCENE.TIF` makes the scene again; of a model, with the same weights.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +33,11 @@ from utils.errors import ProjectError, UsageError, run_script
 from utils.options import HelpFormatter, natural_number, non_negative_float, positive_float, positive_int
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from coding.base import TileCoder
     from coding.container import Header
-    from coding.fit import Wish
+    from coding.fit import Fit, Wish
     from coding.scene import Measures
     from utils.scenes import SceneInfo
 
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 INTEGER_SCALE = 10_000.0  # EnMAP's, and that of most products of surface reflectance
 DROPPED_FOR = "not among the model's bands"
 ATTEMPTS = 3  # the step is found on some tiles, and mended by what the whole scene gave
+CODECS = ("klt-cm", "learned")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,14 +57,29 @@ def build_parser() -> argparse.ArgumentParser:
     add("scene", nargs="?", metavar="SCENE", help=".tif or .npy to compress")
     add("output", nargs="?", metavar="OUTPUT", help=".hsc to write")
     add("--info", default=None, metavar="FILE", help="print what a .hsc file holds, and do nothing else")
-    add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
+    add("--codec", default=None, choices=CODECS, help="klt-cm; learned where --checkpoint or --model is given")
+    add(
+        *("-m", "--model"),
+        default=None,
+        choices=[*models, *aliases],
+        metavar="MODEL",
+        help="see the list below; cae1d if none is named",
+    )
     add("--checkpoint", default=None, help="weights of the model; without, cae1d has some of the bundled sample")
     add("--num-channels", type=positive_int, default=202, help="bands that the model was made for")
     wish = parser.add_mutually_exclusive_group()
     wish.add_argument(
-        "--quality", type=quality, default=None, help="makes the step 2^(-QUALITY / 10); if none: 0.1 dB of loss"
+        "--quality",
+        type=quality,
+        default=None,
+        help="makes the step 2^(-QUALITY / 10) of a channel's unit, or with klt-cm of a 256th of the scale",
     )
-    wish.add_argument("--step", type=positive_float, default=None, help="of the quantiser, in units of a channel")
+    wish.add_argument(
+        "--step",
+        type=positive_float,
+        default=None,
+        help="of the quantiser, in units of a channel, or with klt-cm of the samples",
+    )
     wish.add_argument("--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, peak 1")
     wish.add_argument(
         "--target-bpppc", type=positive_float, default=None, metavar="RATE", help="size of the file in bits per sample"
@@ -66,9 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-error",
         type=non_negative_float,
         default=None,
-        help="bound on the error of every sample, in its own units; 0 is lossless",
+        help="bound on the error of every sample, in its own units; 0 is lossless, klt-cm's default",
     )
-    add("--coder", default=PLANE_CODERS[0], choices=PLANE_CODERS, help="of the quantised latents")
+    add("--coder", default=PLANE_CODERS[0], choices=PLANE_CODERS, help="of a model's quantised latents")
     add("--tile-size", type=positive_int, default=128, help="side of the tiles, each coded on its own, in pixels")
     add(
         "--nodata", type=float, default=None, help="value of samples without data, instead of the scene's own; also nan"
@@ -94,57 +116,108 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UsageError: a combination that cannot work.
     """
     args = build_parser().parse_args(argv)
-    args.model = aliases.get(args.model, args.model)
+    if args.codec is None:
+        args.codec = "learned" if args.checkpoint or args.model else "klt-cm"
+    elif args.codec == "klt-cm" and (args.checkpoint or args.model):
+        raise UsageError("--codec klt-cm has no model: leave --model and --checkpoint out")
+    args.model = aliases.get(args.model, args.model) or "cae1d"
     if args.info is None and not (args.scene and args.output):
         raise UsageError("give a SCENE and an OUTPUT, such as scene.tif scene.hsc, or --info FILE")
     if (args.max_error or 0) >= 2**24:
         raise UsageError(f"--max-error {args.max_error:g}: no sample is that far off, leave it out")
     if args.max_error is not None and (args.target_psnr or args.target_bpppc):
         raise UsageError("--max-error sets the size of the file: leave the target out, or give --quality or --step")
+    if args.codec == "klt-cm":
+        has_step = args.quality is not None or args.step is not None
+        if args.max_error is not None and has_step:
+            raise UsageError("--max-error leaves klt-cm no step to choose: leave --quality and --step out")
+        if not has_step and args.target_psnr is None and args.target_bpppc is None and args.max_error is None:
+            args.max_error = 0.0
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from coding.files import check_output, pixel_bar, print_info, use_cores
+    from coding.files import check_output, print_info, use_cores
 
     if args.info is not None:
         return print_info(args.info)
 
-    from coding.fit import Fit
-    from coding.network import load_network
-    from coding.scene import compress_scene
     from datasets.pool import sigterm_raises
     from utils.files import atomic_write
     from utils.scenes import open_scene
 
     output = check_output(args.output, args.scene, args.overwrite)
-    num_workers = use_cores(args.num_workers)
     started = time.monotonic()
     with sigterm_raises(), open_scene(args.scene, args.nodata) as scene:
-        model_bands = bands_of(args, scene.info)
-        network = load_network(args.model, args.checkpoint, args.num_channels, args.device)
-        header = header_of(args, scene.info, network, model_bands)
-        fit = Fit(scene, header, network, args.coder, model_bands, num_workers)
-        wish = wish_of(args)
+        if args.codec == "learned":
+            import torch  # noqa: F401 - before the cores are shared out
+        num_workers = use_cores(args.num_workers)
+        header, fit = (fit_learned if args.codec == "learned" else fit_klt)(args, scene, num_workers)
         with atomic_write(output) as file:
-            for _ in range(ATTEMPTS):
-                coder = fit.coder(wish)
-                header = replace(header, parameters=coder.parameters())
-                file.seek(0)
-                file.truncate()
-                with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
-                    found = compress_scene(scene, file, header, coder, num_workers, advance)
-                check_bound(args, found)
-                miss, can_mend = miss_of(args, header, found)
-                if not can_mend:
-                    break
-                wish = mended(wish, args, header, found)
+            header, found, miss = write(args, scene, file, header, fit, num_workers)
     print(report(args, header, found, time.monotonic() - started))
     if miss is not None:
-        print(f"note: {miss}", file=sys.stderr)
+        print(f"note: {miss.text}", file=sys.stderr)
     return 0
+
+
+def fit_learned(args: argparse.Namespace, scene, num_workers: int) -> tuple[Header, Fit]:
+    """What the file says of the scene but for the codec's parameters, and the model on the scene."""
+    from coding.learned_fit import LearnedFit
+    from coding.network import load_network
+
+    model_bands = bands_of(args, scene.info)
+    network = load_network(args.model, args.checkpoint, args.num_channels, args.device)
+    model = {"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands}
+    header = header_of(args, scene.info, model, model_bands)
+    return header, LearnedFit(scene, header, network, args.coder, model_bands, num_workers)
+
+
+def fit_klt(args: argparse.Namespace, scene, num_workers: int) -> tuple[Header, Fit]:
+    """As `fit_learned`, for klt-cm."""
+    from coding.kltcm.fit import KltFit
+
+    header = header_of(args, scene.info, None, range(scene.info.bands))
+    return header, KltFit(scene, header, num_workers)
+
+
+def write(
+    args: argparse.Namespace, scene, file: BinaryIO, header: Header, fit: Fit, num_workers: int
+) -> tuple[Header, Measures, Miss | None]:
+    """Compress the scene, again where a target was missed and another step may meet it; the nearest attempt stays.
+
+    Returns:
+        The header and the figures of what is in the file, and by what it missed the target.
+
+    Raises:
+        ProjectError: a bound does not hold.
+    """
+    from coding.files import pixel_bar
+    from coding.scene import compress_scene
+
+    def attempt(coder: TileCoder) -> tuple[Header, Measures, Miss | None]:
+        tried = replace(header, parameters=coder.parameters())
+        file.seek(0)
+        file.truncate()
+        with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
+            found = compress_scene(scene, file, tried, coder, num_workers, advance)
+        check_bound(args, found)
+        return tried, found, miss_of(args, tried, found, fit)
+
+    wish = wish_of(args, header)
+    nearest = None
+    for _ in range(ATTEMPTS):
+        coder = fit.coder(wish)
+        result = attempt(coder)
+        miss = result[2]
+        if miss is None or not miss.can_mend:
+            return result
+        if nearest is None or miss.distance < nearest[0]:
+            nearest = miss.distance, coder
+        wish = mended(wish, args, *result[:2])
+    return result if nearest[1] is coder else attempt(nearest[1])
 
 
 def bands_of(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
@@ -165,8 +238,12 @@ def bands_of(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
     )
 
 
-def header_of(args: argparse.Namespace, info: SceneInfo, network, model_bands: Sequence[int]) -> Header:
+def header_of(args: argparse.Namespace, info: SceneInfo, model: dict | None, coded_bands: Sequence[int]) -> Header:
     """What the file says of the scene, but for the codec's parameters.
+
+    Args:
+        model: name, hash and channels of the network; None where there is none.
+        coded_bands: 0-based; with a bound all are coded.
 
     Raises:
         UsageError: a size of tiles that no file can have.
@@ -176,11 +253,11 @@ def header_of(args: argparse.Namespace, info: SceneInfo, network, model_bands: S
     largest = min(MAX_TILE_SIZE, math.isqrt(MAX_TILE_SAMPLES // info.bands))
     if not MIN_TILE_SIZE <= args.tile_size <= largest:
         raise UsageError(f"--tile-size {args.tile_size}: give {MIN_TILE_SIZE} to {largest} for {info.bands} bands")
-    others = tuple(band + 1 for band in sorted(set(range(info.bands)) - set(model_bands)))
+    others = tuple(band + 1 for band in sorted(set(range(info.bands)) - set(coded_bands)))
     return Header(
-        codec="learned",
+        codec=args.codec,
         parameters={},
-        model={"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands},
+        model=model,
         scene=info,
         scale=args.scale or (1.0 if info.dtype == "float32" else INTEGER_SCALE),
         dropped={DROPPED_FOR: others} if others and args.max_error is None else {},
@@ -189,9 +266,9 @@ def header_of(args: argparse.Namespace, info: SceneInfo, network, model_bands: S
     )
 
 
-def wish_of(args: argparse.Namespace) -> Wish:
+def wish_of(args: argparse.Namespace, header: Header) -> Wish:
     """What the flags ask of the quantiser's step."""
-    from coding.fit import DEFAULT_LOSS, Wish, step_of_quality
+    from coding.fit import Wish
 
     if args.target_psnr is not None:
         return Wish(psnr=args.target_psnr)
@@ -199,6 +276,12 @@ def wish_of(args: argparse.Namespace) -> Wish:
         return Wish(bpppc=args.target_bpppc)
     if args.step is not None:
         return Wish(step=args.step)
+    if args.codec == "klt-cm":
+        from coding.kltcm.fit import step_of_quality
+
+        return Wish(smallest=True) if args.quality is None else Wish(step=step_of_quality(args.quality, header.scale))
+    from coding.learned_fit import DEFAULT_LOSS, step_of_quality
+
     if args.quality is not None:
         return Wish(step=step_of_quality(args.quality))
     return Wish(loss=DEFAULT_LOSS) if args.max_error is None else Wish(smallest=True)
@@ -209,22 +292,42 @@ def rate_of(header: Header, found: Measures) -> float:
     return 8 * found.num_bytes / (header.scene.height * header.scene.width * len(header.coded_bands))
 
 
-def miss_of(args: argparse.Namespace, header: Header, found: Measures) -> tuple[str | None, bool]:
-    """What to say of a target that was missed, None of one that was met, and whether another step may meet it."""
-    from coding.fit import COARSEST, FINEST, PSNR_TOLERANCE, RATE_TOLERANCE
+@dataclass(frozen=True)
+class Miss:
+    """How a file misses its target.
+
+    Attributes:
+        text: for people.
+        distance: from the target, in units of the tolerance.
+        can_mend: whether another step may come nearer.
+    """
+
+    text: str
+    distance: float
+    can_mend: bool
+
+
+def miss_of(args: argparse.Namespace, header: Header, found: Measures, fit: Fit) -> Miss | None:
+    """What to say of a target that was missed, None of one that was met or where there is none."""
+    from coding.fit import PSNR_TOLERANCE, RATE_TOLERANCE
+    from coding.scene import psnr_text
 
     rate = rate_of(header, found)
-    if args.target_psnr is not None and abs(found.psnr - args.target_psnr) > PSNR_TOLERANCE:
-        miss, is_less = f"{found.psnr:.2f} dB instead of {args.target_psnr:g} dB", found.psnr < args.target_psnr
-    elif args.target_bpppc is not None and abs(rate / args.target_bpppc - 1) > RATE_TOLERANCE:
-        miss, is_less = f"{rate:.4f} bpppc instead of {args.target_bpppc:g} bpppc", rate < args.target_bpppc
-    else:
-        return None, False
-    if is_less and header.parameters["step"] < 2 * FINEST:
-        return f"{miss}: {args.model} with these weights does no better, however fine the step", False
-    if not is_less and header.parameters["step"] > COARSEST / 2:
-        return f"{miss}: {args.model} goes no lower, this is the coarsest step", False
-    return f"{miss}: the tiles by which the step was found differ from the rest", True
+    if args.target_psnr is not None:
+        distance = (found.psnr - args.target_psnr) / PSNR_TOLERANCE
+        text, is_less = f"{psnr_text(found.psnr)} instead of {args.target_psnr:g} dB", distance < 0
+    elif args.target_bpppc is not None:
+        distance = (rate / args.target_bpppc - 1) / RATE_TOLERANCE
+        text, is_less = f"{rate:.4f} bpppc instead of {args.target_bpppc:g} bpppc", distance < 0
+    if (args.target_psnr is None and args.target_bpppc is None) or abs(distance) <= 1:
+        return None
+    what = f"{args.model} with these weights" if args.codec == "learned" else args.codec
+    if is_less and header.parameters["step"] < 2 * fit.finest:
+        lossless = "" if args.codec == "learned" else " with a loss; --max-error 0 has none"
+        return Miss(f"{text}: {what} does no better{lossless}, however fine the step", abs(distance), False)
+    if not is_less and header.parameters["step"] > fit.coarsest / 2:
+        return Miss(f"{text}: {what.split()[0]} goes no lower, this is the coarsest step", abs(distance), False)
+    return Miss(f"{text}: the tiles by which the step was found differ from the rest", abs(distance), True)
 
 
 def check_bound(args: argparse.Namespace, found: Measures) -> None:

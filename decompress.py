@@ -1,13 +1,14 @@
 """Make a scene again from a file of compress.py.
 
 all of it               python decompress.py SCENE.hsc SCENE.TIF
-with other weights      python decompress.py SCENE.hsc SCENE.TIF --checkpoint results/trains/RUN/final.pth.tar
+of a model              python decompress.py SCENE.hsc SCENE.TIF --checkpoint results/trains/RUN/final.pth.tar
 a part                  python decompress.py SCENE.hsc PART.TIF --window 512 0 256 256 --bands 44 29 11
 what is still whole     python decompress.py SCENE.hsc SCENE.TIF --keep-going
 what is in a file       python decompress.py --info SCENE.hsc
 
-Needed are this file and the weights that compress.py used; others are refused. The output is a GeoTIFF with the
-scene's type, nodata value, coordinates, descriptions and tags, or a .npy cube (bands, rows, columns).
+Needed are this file and, where a model coded it, the weights that compress.py used; others are refused. The output
+is a GeoTIFF with the scene's type, nodata value, coordinates, descriptions and tags, or a .npy cube (bands, rows,
+columns).
 Exit status 1: a tile is damaged, or this machine rounds so differently that a bound is not guaranteed.
 """
 
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("input", nargs="?", metavar="INPUT", help=".hsc to decompress")
     add("output", nargs="?", metavar="OUTPUT", help=".tif or .npy to write")
     add("--info", default=None, metavar="FILE", help="print what a .hsc file holds, and do nothing else")
-    add("--checkpoint", default=None, help="the weights used to compress; without, those of the sample")
+    add("--checkpoint", default=None, help="of a model, the weights used to compress; without, those of the sample")
     add(
         "--window",
         nargs=4,
@@ -77,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.scenes import create_scene
 
     output = check_output(args.output, args.input, args.overwrite)
-    num_workers = use_cores(args.num_workers)
     started = time.monotonic()
     with sigterm_raises(), open_file(args.input) as reader:
         part = part_of(args, reader.header)
         coder = open_coder(reader, args.checkpoint, args.device)
+        num_workers = use_cores(args.num_workers)
         with (
             create_scene(output, part.info(reader.header, args.keep_going)) as scene,
             pixel_bar("decompressing", part.height * part.width) as advance,

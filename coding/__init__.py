@@ -14,5 +14,11 @@ def _open_learned(*args):
     return open_tiles(*args)
 
 
-codecs: dict[str, Callable] = {"learned": _open_learned}
+def _open_klt_cm(*args):
+    from .kltcm.tiles import open_tiles
+
+    return open_tiles(*args)
+
+
+codecs: dict[str, Callable] = {"klt-cm": _open_klt_cm, "learned": _open_learned}
 """Name -> function of a file's `Header`, its shared bytes and a `Network` (None for codecs without weights)."""

@@ -78,9 +78,12 @@ class TileCoder(ABC):
 
     Attributes:
         codec: the codec's name in the registry.
+        clips_to_scale: whether samples come back within 0 and the scale, wherever they were: errors count against
+            samples that were clipped to it, too.
     """
 
     codec: str
+    clips_to_scale: bool
 
     @abstractmethod
     def parameters(self) -> dict:

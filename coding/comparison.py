@@ -13,8 +13,9 @@ from utils.evaluation import timed
 from utils.speed import markdown_table
 
 from .base import CodingError
-from .fit import DEFAULT_LOSS, Wish
+from .fit import Wish
 from .learned_codec import LearnedCodec
+from .learned_fit import DEFAULT_LOSS
 from .network import Network
 from .scene import measure, valid_mask
 
@@ -49,7 +50,7 @@ def compare(cube: np.ndarray, network: Network, scale: float, nodata: float | No
     def row(name: str, codec: LearnedCodec) -> Row:
         data, encode_seconds = _timed(lambda: codec.encode(cube))
         decoded, decode_seconds = _timed(lambda: codec.decode(data))
-        found = measure(cube, decoded, valid, scale, codec.max_error is not None)
+        found = measure(cube, decoded, valid, scale, codec.max_error is None)
         rate = 8 * len(data) / cube.size
         return Row(name, rate, found.psnr, found.largest_error, encode_seconds, decode_seconds)
 
@@ -91,7 +92,7 @@ def _published(cube: np.ndarray, network: Network, scale: float, valid: np.ndarr
     x = np.clip(cube.astype(np.float32) / np.float32(scale), 0, 1)
     y, encode_seconds = _timed(lambda: network.encode(x))
     x_hat, decode_seconds = _timed(lambda: network.decode(y, *cube.shape[1:]))
-    found = measure(np.where(valid, x, 0), x_hat, valid, 1.0, True)
+    found = measure(np.where(valid, x, 0), x_hat, valid, 1.0, False)
     return Row("latents as float32", 8 * y.nbytes / cube.size, found.psnr, None, encode_seconds, decode_seconds)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from models import models
+from utils.cores import limit_threads, num_cores
 from utils.errors import UsageError
 
 from . import codecs
-from .base import DamagedError, TileCoder
+from .base import CodingError, DamagedError, TileCoder
 from .container import Reader
 
 # torch is imported where it is used: --info must not wait for it.
@@ -63,13 +64,9 @@ def use_cores(num_workers: int) -> int:
     Args:
         num_workers: 0 for as many as there are cores.
     """
-    import torch
-
-    from utils.speed import num_cores
-
     cores = num_cores()
     num_workers = num_workers or cores
-    torch.set_num_threads(max(1, cores // num_workers))
+    limit_threads(max(1, cores // num_workers))
     return num_workers
 
 
@@ -86,10 +83,8 @@ def open_coder(reader: Reader, checkpoint: str | None, device: str) -> TileCoder
 
     Raises:
         DamagedError: a codec or a model that is not known here, or parameters that cannot be.
-        CodingError: other weights than the file was coded with.
+        CodingError: other weights than the file was coded with, or any where it needs none.
     """
-    from .network import load_network
-
     header = reader.header
     if header.codec not in codecs:
         raise DamagedError(f"header field 'codec' is {header.codec!r}, known are {', '.join(codecs)}")
@@ -98,5 +93,9 @@ def open_coder(reader: Reader, checkpoint: str | None, device: str) -> TileCoder
         name = header.model["name"]
         if name not in models:
             raise DamagedError(f"header field 'model.name' is {name!r}, which is no model of the registry")
+        from .network import load_network
+
         network = load_network(name, checkpoint, header.model["num_channels"], device)
+    elif checkpoint is not None:
+        raise CodingError(f"the file was coded by {header.codec}, which has no weights: leave --checkpoint out")
     return codecs[header.codec](header, reader.shared, network)

@@ -1,25 +1,20 @@
-"""Fitting a learned codec to a scene: the units of its latents, and the step that meets a wish."""
+"""Finding the step that meets a wish, by a few tiles of a scene."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from .base import CodingError
+from .base import TileCoder
 from .container import Header
-from .learned import LearnedTiles, Settings, units_of
-from .network import Network
-from .numbers import numbers_of
-from .scene import Measures, in_threads, measure, split_bands, tiles_of, valid_mask
+from .scene import split_bands, tiles_of, valid_mask
 
-MAX_SAMPLED = 8  # tiles that a scene is judged by
-FINEST, COARSEST = 2.0**-10, 2.0**4  # steps to look for, in the channels' units
 PSNR_TOLERANCE, RATE_TOLERANCE = 0.1, 0.02  # dB; share of the rate
-DEFAULT_LOSS = 0.09  # dB: just under a tenth
-_BOUNDED_QUALITIES = (0, 10, 20, 30, 40, 50)
+_NARROWEST = 1e-3  # octaves between two steps that are told apart
 
 
 @dataclass(frozen=True)
@@ -27,9 +22,9 @@ class Wish:
     """What the step is to bring about; exactly one field is set.
 
     Attributes:
-        step: itself, in the channels' units.
+        step: itself, in the codec's units.
         psnr: in dB, peak 1.
-        loss: of PSNR against the latents before they are quantised, in dB.
+        loss: of PSNR against the latents before they are quantised, in dB; for learned codecs.
         bpppc: size of the tiles' records in bits per sample of the coded bands.
         smallest: the smallest file with a bounded error.
     """
@@ -41,145 +36,83 @@ class Wish:
     smallest: bool = False
 
 
-def step_of_quality(quality: float) -> float:
-    """The step that belongs to `--quality`: 1 at 0, halved every 10."""
-    return 2.0 ** (-quality / 10)
+class Fit(Protocol):
+    """A codec on one scene, whose step is still open.
+
+    Attributes:
+        finest, coarsest: steps between which one is looked for, in the codec's units.
+    """
+
+    finest: float
+    coarsest: float
+
+    def coder(self, wish: Wish) -> TileCoder:
+        """A coder for the scene's tiles that meets `wish` on those looked at, or comes as near to it as it gets."""
+        ...
 
 
-class Fit:
-    """Up to eight tiles spread over a scene, by which it is judged; their latents are computed once.
+def sampled_tiles(scene, header: Header, most: int) -> Iterator[np.ndarray]:
+    """At most `most` tiles (bands, H, W), spread over the scene; one that holds data where none of these does.
 
     Args:
         scene: with `read` as in `utils.scenes`.
-        header: of the file, but for the codec's parameters.
-        network: whose bands are `model_bands`.
-        coder: of the quantised latents, one of `plane_coders`.
-        model_bands: 0-based numbers of the scene's bands that the network takes, in its order.
-        num_workers: threads.
-
-    Raises:
-        CodingError: a bound that the samples cannot keep, or bands that the network cannot take.
     """
-
-    def __init__(
-        self,
-        scene,
-        header: Header,
-        network: Network,
-        coder: str,
-        model_bands: Sequence[int],
-        num_workers: int = 1,
-    ):
-        place = {band: index for index, band in enumerate(header.coded_bands)}
-        numbers = numbers_of(header.scene.dtype, header.scene.nodata, header.max_error, _valid_samples(scene, header))
-        self._network, self._num_workers, self._scale = network, num_workers, header.scale
-        self._settings = Settings(
-            coder=coder,
-            step=1.0,
-            scale=header.scale,
-            nodata=header.scene.nodata,
-            numbers=numbers,
-            model_bands=tuple(place[band] for band in model_bands),
-            num_bands=len(place),
-        )
-        blank = LearnedTiles(network, self._settings, np.zeros(network.channels, np.uint8))
-
-        def prepare(tile: np.ndarray) -> _Sample:
-            samples, _ = split_bands(tile, header)
-            valid = valid_mask(samples, header.scene.nodata)
-            return _Sample(samples, valid, blank.latents(samples, valid))
-
-        tiles = list(in_threads(prepare, _some_tiles(scene, header), num_workers))
-        self._tiles = [tile for tile in tiles if tile.valid.any()]
-        if not self._tiles:  # then the first that holds data, if there is one
-            rest = (prepare(tile) for _, tile in tiles_of(scene, header) if _has_data(tile, header))
-            self._tiles = [next(rest, tiles[0])]
-        latents = [tile.latents for tile in self._tiles]
-        self._units = units_of(latents, network.sensitivity(latents[len(latents) // 2]))
-
-    def tiles(self, step: float) -> LearnedTiles:
-        """A coder for the scene's tiles with this step."""
-        return LearnedTiles(self._network, replace(self._settings, step=step), self._units)
-
-    def coder(self, wish: Wish) -> LearnedTiles:
-        """A coder for the scene's tiles that meets `wish` on those looked at, or comes as near to it as it gets."""
-        if wish.step is not None:
-            return self.tiles(wish.step)
-        if not self._tiles[0].valid.any():
-            return self.tiles(1.0)
-        if wish.smallest:
-            return self.tiles(min(map(step_of_quality, _BOUNDED_QUALITIES), key=self.rate))
-        # By the step's logarithm, in which both PSNR and rate are nearly linear.
-        if wish.psnr is not None:
-            return self.tiles(bisect(self.psnr, wish.psnr, PSNR_TOLERANCE / 4))
-        if wish.loss is not None:
-            return self.tiles(bisect(self.psnr, self.psnr(None) - wish.loss, wish.loss / 10))
-        return self.tiles(bisect(self.rate, wish.bpppc, wish.bpppc * RATE_TOLERANCE / 4))
-
-    def rate(self, step: float) -> float:
-        """Bits per sample of the coded bands; infinite for a step that is too fine."""
-        coder = self.tiles(step)
-        try:
-            records = list(in_threads(lambda tile: coder.encode_latents(*tile.parts()), self._tiles, self._num_workers))
-        except CodingError:
-            return math.inf
-        return 8 * sum(len(data) for data, _ in records) / sum(tile.samples.size for tile in self._tiles)
-
-    def psnr(self, step: float | None) -> float:
-        """In dB, over the valid samples, of latents quantised by `step` or as they are; nothing is coded for it."""
-        coder = self.tiles(step or 1.0)
-
-        def found(tile: _Sample) -> Measures:
-            size = tile.samples.shape[1:]
-            if step is None:
-                x_hat = self._network.decode(tile.latents, *size)
-            else:
-                x_hat = coder.reconstruct(coder.levels(tile.latents), size)
-            return measure(tile.samples, coder.to_samples(x_hat), tile.valid, self._scale, False)
-
-        try:
-            return sum(in_threads(found, self._tiles, self._num_workers), Measures()).psnr
-        except CodingError:  # a step that is too fine
-            return math.inf
-
-
-@dataclass
-class _Sample:
-    """A tile with its latents."""
-
-    samples: np.ndarray
-    valid: np.ndarray
-    latents: np.ndarray
-
-    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.latents, self.samples, self.valid
-
-
-def _some_tiles(scene, header: Header) -> Iterator[np.ndarray]:
-    count = min(header.tile_count, MAX_SAMPLED)
+    count = min(header.tile_count, most)
+    found = False
+    first = None
     for index in range(count):
-        yield scene.read(*header.window((2 * index + 1) * header.tile_count // (2 * count)))
+        tile = scene.read(*header.window((2 * index + 1) * header.tile_count // (2 * count)))
+        first = tile if first is None else first
+        if _has_data(tile, header):
+            found = True
+            yield tile
+    if not found:
+        yield next((tile for _, tile in tiles_of(scene, header) if _has_data(tile, header)), first)
+
+
+def valid_samples(scene, header: Header) -> Iterator[np.ndarray]:
+    """The samples with data of each tile, (samples,)."""
+    for _, tile in tiles_of(scene, header):
+        yield tile[valid_mask(tile, header.scene.nodata)]
 
 
 def _has_data(tile: np.ndarray, header: Header) -> bool:
     return bool(valid_mask(split_bands(tile, header)[0], header.scene.nodata).any())
 
 
-def _valid_samples(scene, header: Header) -> Iterator[np.ndarray]:
-    for _, tile in tiles_of(scene, header):
-        yield tile[valid_mask(tile, header.scene.nodata)]
+def find_step(
+    measured: Callable[[float], float], target: float, tolerance: float, finest: float, coarsest: float, first: float
+) -> float:
+    """The step by which a figure comes within `tolerance` of `target`, or as near as it gets.
 
-
-def bisect(measured: Callable[[float], float], target: float, tolerance: float) -> float:
-    """The step at which a `measured` that falls with it comes within `tolerance` of `target`, or as near as it gets."""
-    low, high = math.log2(FINEST), math.log2(COARSEST)
-    best, distance = high, math.inf
-    while high - low > 1e-3:
-        middle = (low + high) / 2
-        value = measured(2.0**middle)
+    Args:
+        measured: of a step: falls with it, and about linearly with its logarithm as PSNR and rates do. May be infinite.
+        finest, coarsest: where to look.
+        first: step to begin with.
+    """
+    low, high = math.log2(finest), math.log2(coarsest)
+    place, stride = min(max(math.log2(first), low), high), 2.0
+    at_low = at_high = None  # figures at both ends of what is left, where they were measured
+    best, distance = place, math.inf
+    while True:
+        value = measured(2.0**place)
         if abs(value - target) < distance:
-            best, distance = middle, abs(value - target)
+            best, distance = place, abs(value - target)
         if distance <= tolerance:
-            break
-        low, high = (middle, high) if value > target else (low, middle)
-    return 2.0**best
+            return 2.0**best
+        if value > target:
+            low, at_low, is_end = place, value, place >= high
+        else:
+            high, at_high, is_end = place, value, place <= low
+        if is_end:
+            return 2.0**place  # the figure hardly changes there, and need not be nearest at the very end
+        if high - low < _NARROWEST:
+            return 2.0**best
+        if at_low is None or at_high is None:
+            place = min(place + stride, high) if at_high is None else max(place - stride, low)
+            stride *= 2
+            continue
+        share = 0.5
+        if math.isfinite(at_low) and at_low > at_high:
+            share = min(max((at_low - target) / (at_low - at_high), 0.1), 0.9)
+        place = low + share * (high - low)

@@ -28,7 +28,8 @@ from .container import Header
 from .masks import fill_gaps
 from .network import Network
 from .nodata import avoid_nodata, restore_moves, round_samples
-from .numbers import MOST_DIVISOR, Numbers, number_of
+from .numbers import Numbers, number_of
+from .parameters import check_parameters, is_step, number_rules
 from .planes import decode_planes, encode_planes, plane_coders
 
 DEFAULT_CODER = "jpegxl"
@@ -70,6 +71,10 @@ class LearnedTiles(TileCoder):
     """
 
     codec = "learned"
+
+    @property
+    def clips_to_scale(self) -> bool:
+        return self.settings.numbers.bound is None
 
     def __init__(self, network: Network, settings: Settings, units: np.ndarray):
         self.network, self.settings, self.units = network, settings, units
@@ -287,7 +292,7 @@ def units_of(latents: Sequence[np.ndarray], sensitivity: np.ndarray) -> np.ndarr
     return np.clip(np.rint(_UNIT_STEPS * units) + _UNIT_ZERO, 0, 255).astype(np.uint8)
 
 
-def open_tiles(header: Header, shared: bytes, network: Network) -> LearnedTiles:
+def open_tiles(header: Header, shared: bytes, network: Network | None) -> LearnedTiles:
     """The coder by which the tiles of a file can be decoded.
 
     Raises:
@@ -295,30 +300,25 @@ def open_tiles(header: Header, shared: bytes, network: Network) -> LearnedTiles:
         DamagedError: a header that this codec did not write.
     """
     model, parameters = header.model, header.parameters
-    if model is None or model["name"] != network.name or model["sha256"] != network.sha256:
-        wanted = f"{model['name']} ({model['sha256'][:12]}...)" if model else "no model"
+    if model is None or network is None:
+        raise DamagedError("the header names the codec 'learned' and no model")
+    if model["name"] != network.name or model["sha256"] != network.sha256:
         raise CodingError(
-            f"the file was coded with the weights of {wanted}, not of {network.name} ({network.sha256[:12]}...): "
-            "give those by --checkpoint"
+            f"the file was coded with the weights of {model['name']} ({model['sha256'][:12]}...), "
+            f"not of {network.name} ({network.sha256[:12]}...): give those by --checkpoint"
         )
     num_coded = len(header.coded_bands)
     rules = {
         "coder": lambda value: value in plane_coders,
-        "step": lambda value: type(value) in (int, float) and 0 < value < MAX_STEP,
-        "divisor": lambda value: type(value) is int and 1 <= value <= MOST_DIVISOR,
-        "bound": lambda value: (
-            (value is None) == (header.max_error is None)
-            and (value is None or (type(value) is int and 0 <= value < 2**24))
-        ),
+        "step": lambda value: is_step(value, MAX_STEP),
+        **number_rules(header),
         "extra_bands": lambda value: (
             isinstance(value, list)
             and all(type(band) is int and 1 <= band <= num_coded for band in value)
             and len(value) == len(set(value)) == num_coded - network.num_bands
         ),
     }
-    for name, is_right in rules.items():
-        if name not in parameters or not is_right(parameters[name]):
-            raise DamagedError(f"header field 'parameters.{name}' is {parameters.get(name)!r}, which cannot be")
+    check_parameters(header, rules)
     if len(shared) != network.channels:
         raise DamagedError(f"the shared block has {len(shared)} bytes, {network.channels} channels need one each")
     extra = {band - 1 for band in parameters["extra_bands"]}

@@ -12,8 +12,9 @@ from utils.scenes import DTYPES
 from .base import Codec, CodingError, DamagedError, Family
 from .classical.header import pack_cube_header, unpack_cube_header
 from .container import Header, Reader
-from .fit import COARSEST, FINEST, Fit, Wish
+from .fit import Wish
 from .learned import DEFAULT_CODER, open_tiles
+from .learned_fit import COARSEST, FINEST, LearnedFit
 from .network import Network, load_network
 from .scene import ArrayScene, Part, compress_scene, decompress_scene
 
@@ -56,7 +57,7 @@ class LearnedCodec(Codec):
             tile_size=self.tile_size,
             max_error=self.max_error,
         )
-        coder = Fit(scene, header, network, self.coder, range(len(cube))).coder(self.wish)
+        coder = LearnedFit(scene, header, network, self.coder, range(len(cube))).coder(self.wish)
         file = io.BytesIO()
         compress_scene(scene, file, replace(header, parameters=coder.parameters()), coder)
         return file.getvalue()

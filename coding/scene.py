@@ -52,7 +52,7 @@ class Measures:
     """Sums over the tiles of a scene; add them up with `+`.
 
     Figures are of the valid samples of the coded bands; errors of the signal are in reflectance, against the
-    original itself where its error is bounded, else against it clipped to what the codec can express.
+    original itself, or against it clipped to what the codec can express, see `TileCoder.clips_to_scale`.
     """
 
     num_bytes: int = 0
@@ -86,13 +86,13 @@ class Measures:
         return self.angles / max(self.spectra, 1)
 
 
-def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, is_bounded: bool) -> Measures:
+def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, clips: bool) -> Measures:
     """The figures of one tile (C, H, W)."""
     original = np.where(valid, samples, 0).astype(np.float32)
     decoded = np.where(valid, decoded, 0).astype(np.float32)
     difference = decoded - original
     found = Measures(samples=int(valid.sum()), largest_error=_largest(difference))
-    if not is_bounded:
+    if clips:
         expressible = np.clip(original, 0, scale)
         distance = np.subtract(expressible, original, out=original)
         found.clipped, found.largest_clip = int(np.count_nonzero(distance)), _largest(distance)
@@ -173,14 +173,14 @@ def compress_scene(
         Figures of the whole scene, with the bytes of the whole file.
     """
     writer = Writer(file, header, coder.shared())
-    nodata, is_bounded = header.scene.nodata, header.max_error is not None
+    nodata = header.scene.nodata
 
     def code(job: tuple[int, np.ndarray]) -> tuple[int, bytes, Measures]:
         number, tile = job
         samples, dropped = split_bands(tile, header)
         valid = valid_mask(samples, nodata)
         data, decoded = coder.encode_tile(samples, valid)
-        found = measure(samples, decoded, valid, header.scale, is_bounded)
+        found = measure(samples, decoded, valid, header.scale, coder.clips_to_scale)
         found.lost = int(valid_mask(dropped, nodata).sum())
         return number, join_blocks([encode_mask(valid), data]), found
 

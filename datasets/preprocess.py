@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
 import sys
 import time
 import warnings
@@ -43,6 +42,7 @@ from datasets.enmap import (
     npy_path_of,
 )
 from datasets.pool import Terminated, run_in_processes, sigterm_raises
+from utils.cores import num_cores
 from utils.errors import DatasetError, UsageError, run_script
 from utils.files import atomic_write
 from utils.options import positive_int
@@ -187,7 +187,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num-workers",
         type=positive_int,
-        default=_num_cores(),
+        default=num_cores(),
         help="processes (default: all cores, %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="make finished files again")
@@ -199,12 +199,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="list what would be made, and make nothing")
     return parser.parse_args(argv)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # the cores that a batch system lent, not all of the machine
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

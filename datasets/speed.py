@@ -20,8 +20,9 @@ from datasets.enmap import MAX_VALUE, NUM_CHANNELS
 from datasets.hyspecnet11k import HySpecNet11k
 from datasets.pool import run_in_processes
 from datasets.transforms import get_transform
+from utils.cores import num_cores
 from utils.errors import DatasetError
-from utils.speed import SEED, drop_from_cache, interleaved, num_cores, read_files, read_raster
+from utils.speed import SEED, drop_from_cache, interleaved, read_files, read_raster
 
 PATCH_SIDE = 128  # of generated patches for the loader
 _LOADER_BATCH = 2  # train.py's default

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from utils import precision, speed
+from utils.cores import num_cores
 from utils.errors import DatasetError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -208,7 +209,7 @@ def test_data_and_scripts(run, monkeypatch, tmp_path):
     monkeypatch.setattr("datasets.speed.PATCH_SIDE", 16)
     content = run("--only", "data,scripts", "--quick")
     assert content["models"] == [] and content["limits"] == []
-    assert {row["processes"] for row in content["preprocessing"]} == {1, speed.num_cores()}
+    assert {row["processes"] for row in content["preprocessing"]} == {1, num_cores()}
     assert len(content["loading"]) == 16
     for row in (*content["preprocessing"], *content["loading"]):
         assert row["patches_per_second"] > 0 and row["reading_patches_per_second"] > 0 and row["share_of_reading"] > 0

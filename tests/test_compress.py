@@ -25,7 +25,8 @@ SAMPLE = sorted((ROOT / "datasets/sample/patches").rglob("*-SPECTRAL_IMAGE.TIF")
 
 COMPRESS = {
     "--info": None,
-    "-m/--model": "cae1d",
+    "--codec": None,
+    "-m/--model": None,
     "--checkpoint": None,
     "--num-channels": 202,
     "--quality": None,
@@ -132,7 +133,7 @@ def test_help_does_not_wait_for_torch(script):
 
 def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_path, capsys):
     scene, coded, decoded = SAMPLE[1], tmp_path / "scene.hsc", tmp_path / "scene.tif"
-    assert compress(scene, coded) == 0
+    assert compress(scene, coded, "--codec", "learned") == 0
     out, err = capsys.readouterr()
     assert "dark water" in err and "clipped before coding, as in training" in out
     assert "bpppc" in out and "PSNR" in out and "MB/s" in out and "not coded" not in out
@@ -152,7 +153,7 @@ def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_p
 
 def test_lossless_in_all_bands(compress, decompress, tmp_path):
     scene, coded, decoded = SAMPLE[0], tmp_path / "scene.hsc", tmp_path / "scene.tif"
-    assert compress(scene, coded, "--max-error", 0, "--quality", 20) == 0
+    assert compress(scene, coded, "-m", "cae1d", "--max-error", 0, "--quality", 20) == 0
     assert coded.stat().st_size < 0.6 * 2 * 202 * 128 * 128
     assert decompress(coded, decoded) == 0
     with rasterio.open(scene) as one, rasterio.open(decoded) as other:
@@ -167,14 +168,14 @@ def test_a_bound_holds_in_the_dropped_bands_too(compress, decompress, tmp_path, 
     scene = tmp_path / "scene.tif"
     with create_scene(scene, info) as file:
         file.write(0, 0, cube)
-    assert compress(scene, tmp_path / "a.hsc", "--max-error", 7) == 0
+    assert compress(scene, tmp_path / "a.hsc", "--codec", "learned", "--max-error", 7) == 0
     assert "not coded" not in capsys.readouterr().out
     assert decompress(tmp_path / "a.hsc", tmp_path / "a.npy") == 0
     decoded = np.load(tmp_path / "a.npy")
     assert np.array_equal(decoded == -32768, cube == -32768)
     assert np.abs(decoded.astype(int) - cube).max() == 7
     # Without a bound they are lost, and that is said.
-    assert compress(scene, tmp_path / "b.hsc") == 0
+    assert compress(scene, tmp_path / "b.hsc", "--codec", "learned") == 0
     lost = int((cube[[band - 1 for band in DROPPED_BANDS]] != -32768).sum())
     assert f"{lost} valid samples in 22 bands" in capsys.readouterr().out
 
@@ -212,19 +213,24 @@ def test_workers_change_nothing(compress, decompress, tmp_path, small):
     assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "3.npy").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("codec", "flags"), [("learned", ["--max-error", 0, "--quality", 30]), ("klt-cm", ["--max-error", 0])]
+)
 @pytest.mark.parametrize("level", ["default", "avx2"])
-def test_other_instructions_decode_the_same(compress, tmp_path, level):
+def test_other_instructions_decode_the_same(compress, tmp_path, level, codec, flags):
     coded, decoded = tmp_path / "scene.hsc", tmp_path / "scene.npy"
-    assert compress(SAMPLE[1], coded, "--max-error", 0, "--quality", 30) == 0
-    flags = ["--window", "0", "0", "128", "128"]
+    assert compress(SAMPLE[1], coded, "--codec", codec, *flags) == 0
+    window = ["--window", "0", "0", "128", "128"]
     done = subprocess.run(
-        [sys.executable, "decompress.py", coded, decoded, *flags],
+        [sys.executable, "decompress.py", coded, decoded, *window],
         cwd=ROOT,
         env={
             **os.environ,
             "ATEN_CPU_CAPABILITY": level,
             "ONEDNN_MAX_CPU_ISA": "AVX2",
             "OMP_NUM_THREADS": "1",
+            "NUMBA_CPU_NAME": "generic" if level == "default" else "haswell",
+            "OPENBLAS_CORETYPE": "Haswell",
         },
         capture_output=True,
         text=True,
@@ -353,7 +359,10 @@ def test_a_full_disk_leaves_nothing(tmp_path, small):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "12 bands, the model takes 202"),
+        (["--codec", "learned"], "12 bands, the model takes 202"),
+        (["--codec", "klt-cm", "-m", "sscnet"], "has no model"),
+        (["--max-error", 3, "--quality", 40], "leaves klt-cm no step"),
+        (["--tile-size", 7], "--tile-size 7"),
         (["--num-channels", 12], "--checkpoint is needed"),
         (["--max-error", 3, "--target-psnr", 40], "--max-error sets the size"),
         (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--tile-size", 7], "--tile-size 7"),

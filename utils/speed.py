@@ -36,11 +36,6 @@ class OutOfMemory(Exception):
     """Work in a process of its own needs more memory than the machine has to give."""
 
 
-def num_cores() -> int:
-    """Cores that this process may use: those that a batch system lent, not all of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # -- time ---------------------------------------------------------------------------------------
 
 

@@ -12,12 +12,16 @@ import numpy as np
 
 from ..base import CodingError, DamagedError, TileCoder
 from ..blocks import join_blocks, split_blocks
+from ..container import Header
 from ..klt import fit_klt, unpack_klt
 from ..masks import fill_gaps
 from ..nodata import avoid_nodata, restore_moves, round_samples
-from ..numbers import Numbers
+from ..numbers import Numbers, number_of
+from ..parameters import check_parameters, is_step, number_rules
 from .coefficients import decode_coefficients, encode_coefficients
 from .samples import decode_samples, encode_samples
+
+_MOST_STEP = 2.0**128  # float32 ends there
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,23 @@ class KltTiles(TileCoder):
     def shared(self) -> bytes:
         return b""
 
+    def check(self, samples: np.ndarray, valid: np.ndarray) -> None:
+        """That samples can be coded at some step.
+
+        Raises:
+            CodingError: NaN or infinity among those that are valid.
+        """
+        if samples.dtype == np.float32 and not np.isfinite(samples[valid]).all():
+            raise CodingError("NaN or infinity among the samples: name it as nodata, or mend it")
+
     def encode_tile(self, samples: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
         """See `TileCoder`.
 
         Raises:
             CodingError: NaN or infinity among the valid samples, or a step or a bound too fine for them.
         """
+        self.check(samples, valid)
         filled = fill_gaps(samples, valid)
-        if samples.dtype == np.float32 and not np.isfinite(filled).all():
-            raise CodingError("NaN or infinity among the samples: name it as nodata, or mend it")
         if self.numbers.bound is None:
             klt, transform = fit_klt(filled, self.step**2 / 12)
             components = klt.forward(filled)
@@ -77,3 +89,25 @@ class KltTiles(TileCoder):
         if not restore_moves(decoded, valid, self.numbers.nodata, second):
             raise DamagedError("a tile has other samples at its nodata value than it says")
         return self.numbers.samples(self.numbers.clip(decoded))
+
+
+def open_tiles(header: Header, shared: bytes, network: object) -> KltTiles:
+    """The coder by which the tiles of a file can be decoded.
+
+    Args:
+        network: None: there is none.
+
+    Raises:
+        DamagedError: a header that this codec did not write.
+    """
+    rules = {
+        "step": lambda value: value is None if header.max_error is not None else is_step(value, _MOST_STEP),
+        **number_rules(header),
+    }
+    check_parameters(header, rules)
+    if shared or network is not None:
+        raise DamagedError("the header names klt-cm, which has neither a model nor a shared block")
+    parameters, scene = header.parameters, header.scene
+    divisor = parameters["divisor"]
+    numbers = Numbers(scene.dtype, divisor, parameters["bound"], number_of(scene.nodata, scene.dtype, divisor))
+    return KltTiles(numbers, parameters["step"], scene.nodata)
