@@ -220,7 +220,13 @@ def add_rd(commands) -> None:
     add("--bounds", nargs="*", type=positive_int, default=[10], help="on the error, in digital numbers")
     add("--int16", action="store_true", help="original integers, negatives and all, instead of [0, 1]")
     add("--peak", type=positive_float, default=10000, help="with --int16: the integer that counts as 1 in metrics")
-    add("--anchor", default=None, metavar="CODEC", help=f"of BD-rates; {ANCHOR}, or the first, if not given")
+    add(
+        "--anchor",
+        nargs="+",
+        default=None,
+        metavar="CODEC",
+        help=f"what BD-rates are against, one or several; {ANCHOR}, or the first, if not given",
+    )
     add("--band-rate", type=positive_float, default=0.5, help="of the table and figure at one rate, in bpppc")
     add("--num-workers", type=positive_int, default=None, help="processes beside each other; all cores if not given")
     add("--resume", action="store_true", help="go on with the run --name: finished points are kept")
@@ -577,9 +583,10 @@ def run_rd(args: argparse.Namespace) -> int:
     if not families:
         raise UsageError("nothing to compare: give --codecs, --checkpoints or both")
     codecs = [codec for codec, _, _ in families]
-    anchor = args.anchor or (ANCHOR if ANCHOR in codecs else codecs[0])
-    if anchor not in codecs:
-        raise UsageError(f"--anchor {anchor}: none of {', '.join(codecs)}")
+    anchors = args.anchor or [ANCHOR if ANCHOR in codecs else codecs[0]]
+    for anchor in anchors:
+        if anchor not in codecs:
+            raise UsageError(f"--anchor {anchor}: none of {', '.join(codecs)}")
     processes = args.num_workers or num_cores()
     folder = Path(args.save_dir) / (args.name or f"{datetime.now():%Y_%m_%d-%H_%M_%S}")
     settings = {
@@ -618,7 +625,7 @@ def run_rd(args: argparse.Namespace) -> int:
     # Learned models take longest: begun first, they leave no core waiting at the end.
     jobs.sort(key=lambda job: job.codec in CODECS)
     rows = run_jobs(jobs, processes, lambda text: print(text, file=sys.stderr, flush=True))
-    text = write_report(folder, rows, settings, anchor, args.band_rate, settings["images"], codecs)
+    text = write_report(folder, rows, settings, anchors, args.band_rate, settings["images"], codecs)
     print(f"{text}\nwritten: {folder / 'rd.md'}, the figures beside it, points.csv, bd.csv, bands.csv, codecs/*.json")
     return 0
 

@@ -51,7 +51,7 @@ RD = {
     "--limit": None,
     "--codecs": [
         *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
-        *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "pca-float32"),
+        *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "klt-cm", "pca-float32"),
         *("sperr", "sz3", "zfp", "aec", "ccsds123"),
     ],
     "--checkpoints": None,
@@ -323,7 +323,7 @@ def test_rd_writes_a_report(benchmark, cubes, tmp_path, capsys):
     from compressai.utils.plot.__main__ import parse_json_file
 
     names = ["jpegls", "klt-jpegxl", "sperr", "aec"]
-    flags = rd_flags(tmp_path, *cubes, "--codecs", *names, "--rates", 0.5, 1, 2, 4, "--anchor", "sperr")
+    flags = rd_flags(tmp_path, *cubes, "--codecs", *names, "--rates", 0.5, 1, 2, 4, "--anchor", "sperr", "jpegls")
     assert benchmark.main(flags) == 0
     folder = tmp_path / "out" / "tiny"
     assert {path.name for path in (folder / "codecs").iterdir()} == {f"{name}.json" for name in names}
@@ -339,8 +339,9 @@ def test_rd_writes_a_report(benchmark, cubes, tmp_path, capsys):
     for row in points:
         assert float(row["bpppc"]) == pytest.approx(8 * int(row["num_bytes"]) / (12 * 24 * 24))
     with open(folder / "bd.csv", newline="") as file:
-        rates = {(row["codec"], row["image"]): row["bd_rate"] for row in csv.DictReader(file)}
-    assert float(rates["klt-jpegxl", "a"]) < 0  # a line in the spectra is what the transform is for
+        rates = {(row["anchor"], row["codec"], row["image"]): row["bd_rate"] for row in csv.DictReader(file)}
+    assert {anchor for anchor, _, _ in rates} == {"sperr", "jpegls"}
+    assert float(rates["sperr", "klt-jpegxl", "a"]) < 0  # a line in the spectra is what the transform is for
     for name in ("psnr", "ssim", "spectral_angle", "encoding", "decoding", "bands"):
         for suffix in (".png", ".pdf"):
             assert (folder / (name + suffix)).stat().st_size > 1000

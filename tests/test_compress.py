@@ -363,7 +363,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, small):
         (["--codec", "klt-cm", "-m", "sscnet"], "has no model"),
         (["--max-error", 3, "--quality", 40], "leaves klt-cm no step"),
         (["--tile-size", 7], "--tile-size 7"),
-        (["--num-channels", 12], "--checkpoint is needed"),
+        (["--codec", "learned", "--num-channels", 12], "--checkpoint is needed"),
         (["--max-error", 3, "--target-psnr", 40], "--max-error sets the size"),
         (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--tile-size", 7], "--tile-size 7"),
         (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--device", "gpu"], "--device gpu"),

@@ -100,7 +100,7 @@ def write_report(
     folder: Path,
     rows: Sequence[dict],
     settings: dict,
-    anchor: str,
+    anchors: Sequence[str],
     band_rate: float,
     images: Sequence[str],
     codecs: Sequence[str],
@@ -111,7 +111,7 @@ def write_report(
         folder: of the run.
         rows: points and notes.
         settings: of the run; `is_reflectance` says whether published figures may stand beside.
-        anchor: codec of the Bjontegaard deltas.
+        anchors: codecs that the others have Bjontegaard deltas against.
         band_rate: in bpppc, of the table and figure at one rate; the wanted rate next to it is taken.
         images, codecs: names, in order.
     """
@@ -119,7 +119,8 @@ def write_report(
     rates = results.targets("lossy")
     rate = min(rates, key=lambda target: abs(target - band_rate)) if rates else None
     deltas = [
-        {"codec": codec, "image": image, **deltas_of(results, codec, anchor, image)}
+        {"anchor": anchor, "codec": codec, "image": image, **deltas_of(results, codec, anchor, image)}
+        for anchor in anchors
         for codec in results.codecs
         for image in images
         if results.of(codec, "lossy", image)
@@ -131,7 +132,7 @@ def write_report(
     _write_table(folder / "bands.csv", bands)
     published = published_points() if settings["is_reflectance"] else []
     write_figures(folder, {codec: results.means(codec) for codec in results.by_psnr(rate)}, bands, rate, published)
-    text = tables(results, settings, anchor, rate, deltas, published)
+    text = tables(results, settings, rate, deltas, published)
     with atomic_write(folder / "rd.md", "w") as file:
         file.write(text)
     return text
@@ -211,9 +212,7 @@ def _without_bands(row: dict) -> dict:
 # -- rd.md ----------------------------------------------------------------------------------------
 
 
-def tables(
-    results: Results, settings: dict, anchor: str, rate: float | None, deltas: list[dict], published: list[dict]
-) -> str:
+def tables(results: Results, settings: dict, rate: float | None, deltas: list[dict], published: list[dict]) -> str:
     """All of it in Markdown."""
     from .speed import markdown_table
 
@@ -229,11 +228,12 @@ def tables(
             markdown_table(*_rates_table(results, lossy)),
             f"## At {rate:g} bpppc",
             markdown_table(*_one_rate_table(lossy, at_rate)),
-            f"## Bjontegaard deltas against {anchor}",
+            "## Bjontegaard deltas",
             "Means over the images, by PSNR over what both curves have in common (Akima splines). Of each curve the "
             "points count that have a finite PSNR above that of all lower rates.",
-            markdown_table(*_deltas_table(lossy, deltas)),
         ]
+        for title, rows in _by_anchor(deltas):
+            parts += [title, markdown_table(*_deltas_table(lossy, rows))]
     for title, table in _lossless(results) + _bounded(results):
         parts += [title, markdown_table(*table)]
     float32 = [codec for codec in results.codecs if results.of(codec, "fixed")]
@@ -319,6 +319,26 @@ def _one_rate_table(codecs: Sequence[str], at_rate: dict) -> tuple[tuple[str, ..
         *("encode MB/s", "decode MB/s", "encode MB", "decode MB"),
     )
     return header, cells
+
+
+def _by_anchor(deltas: Sequence[dict]) -> list[tuple[str, list[dict]]]:
+    """Title and rows for each anchor, and of several for the one that is the best on an image."""
+    anchors = list(dict.fromkeys(row["anchor"] for row in deltas))
+    parts = [(f"### Against {anchor}", [row for row in deltas if row["anchor"] == anchor]) for anchor in anchors]
+    if len(anchors) > 1:
+        best = {}
+        for row in deltas:
+            key = row["codec"], row["image"]
+            if key not in best or _saving(row) < _saving(best[key]):
+                best[key] = row
+        title = f"### Against the one of {', '.join(anchors)} that leaves least to gain on an image"
+        parts.append((title, list(best.values())))
+    return parts
+
+
+def _saving(row: dict) -> float:
+    """By how many percent a codec is below an anchor; where that is not known, more than any."""
+    return math.inf if row["bd_rate"] is None else -row["bd_rate"]
 
 
 def _deltas_table(codecs: Sequence[str], deltas: Sequence[dict]) -> tuple[tuple[str, ...], list[list[str]]]:
