@@ -6,7 +6,7 @@ of places (y, x), so that surroundings need no room of their own.
 """
 
 import bisect
-import collections
+import dataclasses
 import math
 import struct
 
@@ -280,8 +280,17 @@ def unit(vector):
 
 # -- Components
 
-Subband = collections.namedtuple("Subband", "level orientation top left height width")
 NEXT_STATE = [(0, 2), (2, 0), (1, 3), (3, 1)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subband:
+    level: int
+    orientation: int
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 def sizes_of_levels(height, width):
@@ -305,11 +314,8 @@ def subbands(sizes):
     return [subband for subband in found if subband.height and subband.width]
 
 
-class Plane(collections.defaultdict):
+class Plane(dict):
     """Whole numbers by (subband, y, x); 0 where nothing is."""
-
-    def __init__(self):
-        super().__init__(int)
 
     def __missing__(self, key):
         return 0
@@ -522,10 +528,10 @@ class Surrounded:
     def at(self, y, x):
         if y < 0:
             return self.before.at(0, x) if self.before else self.outside
+        if (y, x) in self.values:
+            return self.values[y, x]
         y = min(y, self.height - 1)
-        if x < 0:
-            return self.at(y - 1, 0)
-        return self.values[y, min(x, self.width - 1)]
+        return self.at(y - 1, 0) if x < 0 else self.values[y, min(x, self.width - 1)]
 
 
 class Everywhere:
