@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from coding import container
+from coding.kltcm.coefficients import encode_coefficients
 from coding.kltcm.regression import regressors
 from coding.kltcm.tiles import KltTiles
 from coding.kltcm.trellis import NEXT
@@ -115,6 +116,24 @@ def test_components_that_are_predicted_from_one_another(step):
     expected, decoded, data = decode_both(cube, step=step)
     assert used_factors(data)[1] > 0
     assert np.array_equal(decoded, expected)
+
+
+def test_features_of_all_kinds():
+    """Components of which the last ones follow from each kind of feature, those that come up last among them."""
+    planes = np.random.default_rng(0).normal(0, 40, (14, 16, 16))
+    unit = planes / 40
+    right, below = np.roll(unit, -1, 2), np.roll(unit, -1, 1)
+    planes[8], planes[9] = 30 * unit[5] * unit[0], 30 * unit[5] ** 2
+    planes[10], planes[11] = 10 * unit[2] ** 3, 15 * (right - np.roll(unit, 1, 2))[7]
+    planes[12] = 15 * (below + np.roll(unit, 1, 1) - 2 * unit)[7]
+    planes[13] = 15 * (right + np.roll(unit, 1, 2) - 2 * unit)[7] + 15 * (below - np.roll(unit, 1, 1))[6]
+    data, expected = encode_coefficients(planes)
+    factors = plain_decoder.array(plain_decoder.blocks(data, 2)[0], 14, 56)
+    # Where the features of each component end; its products are its last ones but for the cube.
+    ends = [sum(plain_decoder.features_of(i) for i in range(k + 1)) for k in range(8)]
+    wanted = {8: ends[5] - 6, 9: ends[5] - 1, 10: ends[2] - 1, 11: ends[6], 12: ends[6] + 3, 13: ends[6] + 2}
+    assert all(factors[k][j] for k, j in wanted.items())
+    assert np.allclose(plain_decoder.decode_components(data, *planes.shape), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_more_components_than_have_places_of_their_own():
