@@ -1,0 +1,693 @@
+"""A decoder of the codec `klt-cm`, written from the text of FORMAT.md alone: plain Python, and slow.
+
+It shares nothing with the codec. Its functions follow the text, section by section, and so do their names. Contexts
+and sets of weights are entries of dictionaries, by the names that the text gives them; planes are dictionaries too,
+of places (y, x), so that surroundings need no room of their own.
+"""
+
+import bisect
+import dataclasses
+import math
+import struct
+
+RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (-(2**24), 2**24)}
+
+
+class Damaged(Exception):
+    """Bytes that are not as the text says."""
+
+
+def decode_tile(parameters, dtype, nodata, data, valid):
+    """Samples of a tile as nested lists [band][row][column].
+
+    Args:
+        parameters: of the header.
+        dtype: `scene.dtype`.
+        nodata: `scene.nodata`, None or a number.
+        data: the codec's bytes.
+        valid: nested lists [band][row][column], from the mask.
+    """
+    shape = len(valid), len(valid[0]), len(valid[0][0])
+    first, second = blocks(data, 2)
+    if parameters["bound"] is None:
+        return [
+            [[round_sample(value, dtype, nodata) for value in row] for row in band]
+            for band in decode_transformed(first, second, shape)
+        ]
+    numbers = decode_numbers(first, shape, parameters["bound"])
+    move(numbers, valid, nodata_number(nodata, dtype, parameters["divisor"]), second)
+    return [[[sample(x, dtype, parameters["divisor"]) for x in row] for row in band] for band in numbers]
+
+
+def blocks(data, count):
+    """Blocks with short frames."""
+    found = []
+    while data:
+        (length,) = struct.unpack_from("<I", data)
+        found.append(data[4 : 4 + length])
+        data = data[4 + length :]
+    if len(found) != count:
+        raise Damaged("blocks")
+    return found
+
+
+def clamp(value, least, most):
+    return max(least, min(value, most))
+
+
+def half(number):
+    """Size in half octaves."""
+    if number < 2:
+        return number
+    return 2 * number.bit_length() - 2 + (number >> (number.bit_length() - 2) & 1)
+
+
+# -- Arrays of whole numbers
+
+
+class RangeDecoder:
+    def __init__(self, data):
+        self.data, self.taken = data, 5
+        self.width, self.value = 2**40, int.from_bytes(data[:5].ljust(5, b"\0"), "big")
+        self.contexts = {}
+
+    def decision(self, *context):
+        p, c = self.contexts.get(context, (2**15, 2))
+        b = (self.width >> 16) * p
+        if self.value >= b:
+            decision, target = 1, 0
+            self.value -= b
+            self.width -= b
+        else:
+            decision, target = 0, 2**16
+            self.width = b
+        self.contexts[context] = clamp(p + (target - p) // c, 32, 65504), min(c + 1, 400)
+        while self.width < 2**32:
+            self.width *= 256
+            self.value = 256 * self.value + (self.data[self.taken] if self.taken < len(self.data) else 0)
+            self.taken += 1
+        return decision
+
+
+def array(data, rows, length):
+    """Whole numbers [row][column]."""
+    if rows * length == 0:
+        if data:
+            raise Damaged("an empty array has bytes")
+        return [[] for _ in range(rows)]
+    coder = RangeDecoder(data)
+    numbers, above = [], None
+    for _ in range(rows):
+        node = 1
+        for _ in range(4):
+            node = 2 * node + coder.decision("weight", node)
+        weight = min(node - 16, 8)
+        row, sizes = [], []
+        for j in range(length):
+            remainder = decode_remainder(coder, min(half(neighbourhood(sizes, above, j)), 47))
+            row.append((weight * (row[-1] if row else 0) + 4 >> 3) + remainder)
+            sizes.append(abs(remainder))
+        if not all(-(2**31) <= number < 2**31 for number in row):
+            raise Damaged("beyond int32")
+        numbers.append(row)
+        above = sizes
+    if len(data) > coder.taken:
+        raise Damaged("an array has bytes too many")
+    return numbers
+
+
+def neighbourhood(m, above, j):
+    left = 0 if j == 0 else 3 * m[0] if j == 1 else 2 * m[j - 1] + m[j - 2]
+    if above is None:
+        return 7 * left // 3
+    after = above[j + 1] if j + 1 < len(above) else 0
+    over = 2 * above[j] + after + above[max(j - 1, 0)]
+    return 7 * over // 4 if j == 0 else left + over
+
+
+def decode_remainder(coder, context):
+    bits = 0
+    while bits < 34 and coder.decision("bits", context, bits):
+        bits += 1
+    if bits == 0:
+        return 0
+    z = 1
+    for place in range(bits - 2, -1, -1):
+        z = 2 * z + (coder.decision("below", bits, z) if z < 4 else coder.decision("below", bits, "place", place))
+    return -z if coder.decision("sign") else z
+
+
+# -- Streams of decisions
+
+
+def squash_table():
+    """By x + 3072."""
+    factor, term = 0, 2**64
+    for j in range(1, 20):
+        factor += term
+        term //= 256 * j
+    power, upper = 2**64, []
+    for _ in range(3073):
+        upper.append(2**16 * power // (power + 2**64))
+        power = power * factor >> 64
+    lower = [2**16 - upper[-x] for x in range(-3072, 0)]
+    return [clamp(p, 1, 65535) for p in lower + upper]
+
+
+SQUASH = squash_table()
+STRETCH = [bisect.bisect_left(SQUASH, 8 * (2 * i + 1)) - 3072 for i in range(4096)]
+RATE = [2**17 // (2 * c + 3) for c in range(256)]
+ALL = 2**48 - 1
+
+
+class Stream:
+    def __init__(self, data):
+        self.data, self.taken = data, 6
+        self.low, self.high, self.code = 0, ALL, int.from_bytes(data[:6].ljust(6, b"\0"), "big")
+        self.counters, self.weights = {}, {}
+
+    def check_end(self):
+        if len(self.data) > self.taken:
+            raise Damaged("a stream has bytes too many")
+
+    def narrow(self, low, high):
+        while low >> 32 == high >> 32:
+            low, high = low << 16 & ALL, high << 16 & ALL | 0xFFFF
+            word = int.from_bytes(self.data[self.taken : self.taken + 2].ljust(2, b"\0"), "big")
+            self.code = self.code << 16 & ALL | word
+            self.taken += 2
+        self.low, self.high = low, high
+
+    def decision(self, p):
+        middle = self.low + (self.high - self.low >> 16) * p
+        if self.code <= middle:
+            self.narrow(self.low, middle)
+            return 1
+        self.narrow(middle + 1, self.high)
+        return 0
+
+    def plain(self, bits):
+        if self.high - self.low < 2**32:
+            number = 0
+            for _ in range(bits):
+                number = 2 * number + self.decision(2**15)
+            return number
+        part = self.high - self.low >> bits
+        number = min((self.code - self.low) // part, 2**bits - 1)
+        low = self.low + number * part
+        self.narrow(low, low + part - 1)
+        return number
+
+    def mixed(self, name, contexts):
+        """A mixed decision with the weights of that name."""
+        count = len(contexts)
+        counters = [self.counters.get(context, (2**21, 0)) for context in contexts]
+        if name not in self.weights:
+            self.weights[name] = [[81920 // count] * count, 0]
+        weights, seen = self.weights[name]
+        inputs = [STRETCH[q >> 10] for q, _ in counters]
+        x = sum(w * s for w, s in zip(weights, inputs, strict=True)) >> 16
+        p = SQUASH[clamp(x, -3072, 3072) + 3072]
+        bit = self.decision(p)
+        error, h = (bit << 16) - p, 14 + (seen >> 8)
+        for i in range(count):
+            weights[i] = wrap_int32(weights[i] + (inputs[i] * error + 2 ** (h - 1) >> h))
+        if h < 17:
+            self.weights[name][1] += 1
+        target = 2**22 - 1 if bit else 0
+        for context, (q, c) in zip(contexts, counters, strict=True):
+            self.counters[context] = q + ((target - q) * RATE[c] >> 16), min(c + 1, 255)
+        return bit
+
+    def magnitude(self, name, contexts):
+        def decision(node):
+            return self.mixed((name, node), [(context, node) for context in contexts])
+
+        for node in range(14):
+            if not decision(node):
+                return node
+        bits = 0
+        while bits < 23 and decision(14 + bits):
+            bits += 1
+        upper = self.plain(max(bits - 16, 0))
+        lower = self.plain(min(bits, 16))
+        return min(2**bits + (upper << min(bits, 16) | lower) + 13, 2**24 - 1)
+
+
+def wrap_int32(number):
+    return (number + 2**31) % 2**32 - 2**31
+
+
+# -- Transform
+
+
+def decode_transformed(first, second, shape):
+    """Values [band][row][column] before they are rounded."""
+    bands, height, width = shape
+    step, count = struct.unpack_from("<fI", first)
+    if not 0 < step < math.inf or count > bands:
+        raise Damaged("a transform")
+    means, *vectors = array(first[8:], 1 + count, bands)
+    columns = basis(vectors, bands)
+    planes = decode_components(second, count, height, width)
+    values = []
+    for c in range(bands):
+        mean = means[c] * (step / math.sqrt(height * width))
+        terms = [(columns[k][c] * step, planes[k]) for k in range(count)]
+        values.append(
+            [[mean + sum(b * plane[y][x] for b, plane in terms) for x in range(width)] for y in range(height)]
+        )
+    return values
+
+
+def basis(vectors, bands):
+    """Columns of B."""
+    columns = [[0.0] * bands for _ in vectors]
+    for k in reversed(range(len(vectors))):
+        u = unit(vectors[k][k:])
+        columns[k][k:] = u
+        v = [u[0] + (1 if u[0] >= 0 else -1), *u[1:]]
+        for column in columns[k + 1 :]:
+            factor = sum(a * b for a, b in zip(v, column[k:], strict=True)) / (1 + abs(u[0]))
+            column[k:] = [b - factor * a for a, b in zip(v, column[k:], strict=True)]
+    return columns
+
+
+def unit(vector):
+    length = math.sqrt(sum(number * number for number in vector))
+    return [number / length for number in vector] if length else [1.0] + [0.0] * (len(vector) - 1)
+
+
+# -- Components
+
+NEXT_STATE = [(0, 2), (2, 0), (1, 3), (3, 1)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subband:
+    level: int
+    orientation: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def sizes_of_levels(height, width):
+    """(H_l, W_l) for l = 0 to T."""
+    sizes = [(height, width)]
+    while len(sizes) - 1 < 5 and max(sizes[-1]) >= 4:
+        height, width = (height + 1) // 2, (width + 1) // 2
+        sizes.append((height, width))
+    return sizes
+
+
+def subbands(sizes):
+    """In the order of coding."""
+    levels = len(sizes) - 1
+    found = [Subband(levels, 0, 0, 0, *sizes[levels])]
+    for level in range(levels, 0, -1):
+        (h, w), (low_h, low_w) = sizes[level - 1], sizes[level]
+        found.append(Subband(level, 1, 0, low_w, low_h, w - low_w))
+        found.append(Subband(level, 2, low_h, 0, h - low_h, low_w))
+        found.append(Subband(level, 3, low_h, low_w, h - low_h, w - low_w))
+    return [subband for subband in found if subband.height and subband.width]
+
+
+class Plane(dict):
+    """Whole numbers by (subband, y, x); 0 where nothing is."""
+
+    def __missing__(self, key):
+        return 0
+
+    def nearest(self, subband, y, x):
+        if subband is None:
+            return 0
+        return self[subband, min(y, subband.height - 1), min(x, subband.width - 1)]
+
+
+def three(v):
+    return 0 if v == 0 else 1 if v <= 2 else 2
+
+
+def decode_components(data, count, height, width):
+    """[component][row][column] in steps."""
+    if count == 0:
+        if data:
+            raise Damaged("components where there are none")
+        return []
+    factors, content = blocks(data, 2)
+    factors = array(factors, count, sum(features_of(k) for k in range(count - 1)))
+    stream = Stream(content)
+    sizes = sizes_of_levels(height, width)
+    order = subbands(sizes)
+    last, second, mean = Plane(), Plane(), Plane()
+    sources, features, components = [], [], []
+    for k in range(count):
+        place = k if k <= 40 else min(40 + (k - 40) // 8, 79)
+        v, signs = decode_plane(stream, order, place, last, second, mean)
+        component = synthesise(reconstruct(v, signs, order, height, width), sizes)
+        for j, factor in enumerate(factors[k]):
+            if factor:
+                if j >= len(features):
+                    raise Damaged("a feature that is none yet")
+                scale = factor / math.sqrt(height * width)
+                component = combine(lambda a, b, scale=scale: a + scale * b, component, features[j])
+        components.append(component)
+        features += new_features(component, sources)
+        last, second = v, last
+        for subband in order:
+            for y in range(subband.height):
+                for x in range(subband.width):
+                    p = subband, y, x
+                    mean[p] += (16 * v[p] - mean[p]) >> 2
+    stream.check_end()
+    return components
+
+
+def decode_plane(stream, order, place, last, second, mean):
+    """Magnitudes in half steps and signs (1 positive, 2 negative) of a component."""
+    by_name = {(subband.level, subband.orientation): subband for subband in order}
+    lowest = order[0]
+    v, signs, state = Plane(), Plane(), 0
+    for s in order:
+        o = s.orientation
+        parent = by_name.get((s.level + 1, o), lowest) if o else None
+        hl, lh = by_name.get((s.level, 1)), by_name.get((s.level, 2))
+        kind = min(s.level, 3), o
+        for y in range(s.height):
+            for x in range(s.width):
+                north, west = v[s, y - 1, x], v[s, y, x - 1]
+                northwest, northeast = v[s, y - 1, x - 1], v[s, y - 1, x + 1]
+                near = 2 * (north + west) + northwest + northeast + v[s, y - 2, x] + v[s, y, x - 2]
+                over = v.nearest(parent, y >> 1, x >> 1)
+                siblings = 0
+                if o == 2:
+                    siblings = 2 * v.nearest(hl, y, x)
+                elif o == 3:
+                    siblings = v.nearest(hl, y, x) + v.nearest(lh, y, x)
+                here, there, usual = last[s, y, x], second[s, y, x], mean[s, y, x]
+                across = 4 * here + 2 * there
+                across += last[s, y, x - 1] + last[s, y, x + 1] + last[s, y - 1, x] + last[s, y + 1, x]
+                total = 4 * near + 3 * across + 4 * over + 2 * siblings + (usual >> 2)
+                amount = 0 if total == 0 else 1 if total < 24 else 2 if total < 80 else 3
+                near_size, across_size = min(half(near), 15), min(half(across), 15)
+                q = state >> 1
+                contexts = [
+                    (1, q, kind, min(half(total), 39)),
+                    (2, q, near_size, across_size, o),
+                    (3, q, min(half(2 * over + siblings), 15), across_size, min(here + 1 >> 1, 3), min(there, 2)),
+                    (
+                        *(4, q, three(north), three(west), three(northwest), three(northeast)),
+                        *(three(here), three(there), min(usual >> 4, 2)),
+                    ),
+                    (5, q, place, min(s.level, 5), o, amount),
+                    (6, q, near_size, min(half(usual >> 2), 15), min(half(over), 15)),
+                ]
+                a = stream.magnitude((kind, q), contexts)
+                state = NEXT_STATE[state][a & 1]
+                if a > 0:
+                    v[s, y, x] = 2 * a - q
+                    up, left = signs[s, y - 1, x], signs[s, y, x - 1]
+                    contexts = [
+                        ("sign", 1, up, left, signs[s, y - 2, x], signs[s, y, x - 2], o),
+                        ("sign", 2),
+                        ("sign", 3, up, left, o),
+                    ]
+                    signs[s, y, x] = 1 + stream.mixed(("sign", o), contexts)
+    return v, signs
+
+
+def reconstruct(v, signs, order, height, width):
+    """Coefficients [row][column] in steps."""
+    coefficients = [[0.0] * width for _ in range(height)]
+    for s in order:
+        for y in range(s.height):
+            for x in range(s.width):
+                if v[s, y, x]:
+                    value = v[s, y, x] / 2 + 0.02
+                    coefficients[s.top + y][s.left + x] = -value if signs[s, y, x] == 2 else value
+    return coefficients
+
+
+def synthesise(coefficients, sizes):
+    for height, width in sizes[-2::-1]:
+        for y in range(height):
+            coefficients[y][:width] = join(coefficients[y][:width])
+        for x in range(width):
+            for y, value in enumerate(join([coefficients[y][x] for y in range(height)])):
+                coefficients[y][x] = value
+    return coefficients
+
+
+def join(values):
+    """A row or column of its low and high halves."""
+    if len(values) == 1:
+        return values
+    count = (len(values) + 1) // 2
+    low = [value / 1.139764007655 for value in values[:count]]
+    high = [value / 0.887277075636 for value in values[count:]]
+
+    def add_to_low(factor):
+        for i in range(len(low)):
+            low[i] += factor * (high[max(i - 1, 0)] + high[min(i, len(high) - 1)])
+
+    def add_to_high(factor):
+        for i in range(len(high)):
+            high[i] += factor * (low[i] + low[min(i + 1, len(low) - 1)])
+
+    add_to_low(-0.443506852043971)
+    add_to_high(-0.882911075530934)
+    add_to_low(0.052980118572961)
+    add_to_high(1.586134342059924)
+    joined = list(values)
+    joined[0::2], joined[1::2] = low, high
+    return joined
+
+
+# -- Features of components
+
+
+def features_of(k):
+    """How many component k brings."""
+    return (4 if k < 8 else 0) + (k + 1 if k < 6 else 0) + (1 if k < 3 else 0)
+
+
+def combine(function, *planes):
+    return [[function(*values) for values in zip(*rows, strict=True)] for rows in zip(*planes, strict=True)]
+
+
+def standardise(plane):
+    """Minus its mean, over the square root of the mean of its squares."""
+    values = [value for row in plane for value in row]
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)) or 1.0
+    return [[(value - mean) / deviation for value in row] for row in plane]
+
+
+def new_features(component, sources):
+    """Those of the next component, which is added to `sources`."""
+    k = len(sources)
+    sources.append(standardise(component))
+    if k >= 8:
+        return []
+    z = sources[k]
+    right, left = [[*row[1:], row[-1]] for row in z], [[row[0], *row[:-1]] for row in z]
+    below, above = [*z[1:], z[-1]], [z[0], *z[:-1]]
+    features = [
+        combine(lambda a, b: a - b, right, left),
+        combine(lambda a, b: a - b, below, above),
+        combine(lambda a, b, c: a + b - 2 * c, right, left, z),
+        combine(lambda a, b, c: a + b - 2 * c, below, above, z),
+    ]
+    if k < 6:
+        features += [combine(lambda a, b: a * b, z, other) for other in sources]
+    if k < 3:
+        features.append(combine(lambda a: a**3, z))
+    return [standardise(feature) for feature in features]
+
+
+# -- Numbers
+
+SIDES = [(0, -1), (-1, 0), (0, 1), (1, 0)]
+OWN = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1)]
+
+
+class Surrounded:
+    """A band of whole numbers by (y, x), with what surrounds it.
+
+    Args:
+        before: the band before; None for the first.
+        outside: what is above the first band.
+    """
+
+    def __init__(self, height, width, before, outside):
+        self.height, self.width, self.before, self.outside = height, width, before, outside
+        self.values = {}
+
+    def at(self, y, x):
+        if y < 0:
+            return self.before.at(0, x) if self.before else self.outside
+        if (y, x) in self.values:
+            return self.values[y, x]
+        y = min(y, self.height - 1)
+        return self.at(y - 1, 0) if x < 0 else self.values[y, min(x, self.width - 1)]
+
+
+class Everywhere:
+    """A band before the first one."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def at(self, y, x):
+        return self.value
+
+
+def regressors(band, pixels):
+    """(Bands before, row, column, kind) of each."""
+    lags = min(band, 32, pixels // 64)
+    with_neighbours, on_all_sides = min(lags, 8, pixels // 256), min(lags, 2, pixels // 256)
+    found = [(lag, 0, 0, 0 if lag == 1 else 1) for lag in range(1, lags + 1)]
+    for lag in range(1, with_neighbours + 1):
+        for y, x in SIDES if lag <= on_all_sides else SIDES[:2]:
+            found.append((lag, y, x, 2 if lag == 1 else 3))
+    return found + [(0, y, x, 4) for y, x in OWN[: min(10, pixels // 32)]]
+
+
+def decode_numbers(data, shape, bound):
+    """Numbers [band][row][column]."""
+    bands, height, width = shape
+    least, largest = struct.unpack_from("<ii", data)
+    if not 0 <= largest - least < 2**22:
+        raise Damaged("the range")
+    if largest - least <= bound:
+        if len(data) > 8:
+            raise Damaged("bytes behind the range")
+        return [[[(least + largest) // 2] * width for _ in range(height)] for _ in range(bands)]
+    settings, table, content = blocks(data[8:], 3)
+    settings = array(settings, 6, bands)
+    means = [clamp(mean, least, largest) for mean in settings[0]]
+    everywhere = [regressor[:3] for regressor in regressors(bands - 1, height * width)]
+    table = array(table, len(everywhere), bands)
+    stream = Stream(content)
+    planes, sizes, numbers = [], [Everywhere(4), Everywhere(4)], []
+    for b in range(bands):
+        coefficients = []
+        for lag, y, x, kind in regressors(b, height * width):
+            exponent = clamp(settings[1 + kind][b], 0, 16)
+            entry = table[everywhere.index((lag, y, x))][b]
+            coefficients.append((lag, y, x, clamp(entry << 16 - exponent, -(2**22), 2**22)))
+        planes.append(Surrounded(height, width, planes[-1] if planes else None, 0))
+        sizes.append(Surrounded(height, width, sizes[-1], 4))
+        limits = least - means[b], largest - means[b]
+        for y in range(height):
+            for x in range(width):
+                decode_number(stream, y, x, planes, sizes, coefficients, limits, bound)
+        numbers.append([[planes[b].at(y, x) + means[b] for x in range(width)] for y in range(height)])
+    stream.check_end()
+    return numbers
+
+
+def decode_number(stream, y, x, planes, sizes, coefficients, limits, bound):
+    """Put the value and the error size at (y, x) of the last band into `planes` and `sizes`."""
+    lowest, highest = limits
+    here, before, second = sizes[-1], sizes[-2], sizes[-3]
+    w, ww, n = here.at(y, x - 1), here.at(y, x - 2), here.at(y - 1, x)
+    nw, ne, c = here.at(y - 1, x - 1), here.at(y - 1, x + 1), before.at(y, x)
+    spatial = 2 * (w + n) + nw + ne + ww
+    spectral = 2 * (c + second.at(y, x)) + sum(before.at(y + dy, x + dx) for dy, dx in SIDES)
+    around = (8 * spatial + 7 * spectral) // 14 + 1
+    k = max(around.bit_length() - 4, 0)
+    fine = around >> k
+    level = 8 * min(k, 6) + fine
+
+    total = sum(factor * planes[-1 - lag].at(y + dy, x + dx) for lag, dy, dx, factor in coefficients)
+    predicted = clamp(total + 2**12 >> 13, 8 * lowest, 8 * highest)
+    r = predicted + 4 >> 3
+    f = predicted - 8 * r
+    fold = abs(f) if k == 0 and bound == 0 else 0
+
+    contexts = [
+        (1, level, fold),
+        (2, min(half(spatial >> k), 15), min(half(spectral >> k), 15), min(k, 4)),
+        (3, *(min(half(4 * size >> k), 11) for size in (w, n, c))),
+        (4, len(planes) - 1, fine % 8),
+    ]
+    h = stream.magnitude(min(k, 4), contexts)
+    a = h
+    if k > 0:
+        a = 2 * a + stream.mixed(("bit", min(h, 3)), [("bit", min(h, 7)), ("bit", level, h > 0)])
+        left = k - 1
+        while left > 0:
+            bits = min(left, 16)
+            a = a << bits | stream.plain(bits)
+            left -= bits
+    error = a * (2 * bound + 1)
+    if a > 0 and stream.mixed("sign", [("sign", fold, a > 1), ("sign", level)]):
+        error = -error
+    if f < 0:
+        error = -error
+    planes[-1].values[y, x] = clamp(r + error, lowest, highest)
+    here.values[y, x] = min(a, 2**20 - 1)
+
+
+# -- Samples
+
+
+def float32(number):
+    """The nearest float32."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def next_float32_up(number):
+    if number == 0:
+        return 2.0**-149
+    (bits,) = struct.unpack("<i", struct.pack("<f", number))
+    return struct.unpack("<f", struct.pack("<i", bits + (1 if number > 0 else -1)))[0]
+
+
+def sample(number, dtype, divisor):
+    number = clamp(number, *RANGES[dtype])
+    return float32(number / divisor) if dtype == "float32" else number
+
+
+def nodata_number(nodata, dtype, divisor):
+    if nodata is None or not math.isfinite(nodata):
+        return None
+    number = round(nodata * divisor)
+    least, most = RANGES[dtype]
+    if not least <= number <= most:
+        return None
+    nearest = float32(nodata) if dtype == "float32" else nodata
+    return number if sample(number, dtype, divisor) == nearest else None
+
+
+def move(numbers, valid, nodata, bits):
+    """Move numbers off nodata as the bits say."""
+    hits = 0
+    for band, band_valid in zip(numbers, valid, strict=True):
+        for row, row_valid in zip(band, band_valid, strict=True):
+            for x, is_valid in enumerate(row_valid):
+                if is_valid and row[x] == nodata:
+                    if hits // 8 >= len(bits):
+                        raise Damaged("moved bits")
+                    row[x] += 1 if bits[hits // 8] >> 7 - hits % 8 & 1 else -1
+                    hits += 1
+    if len(bits) != (hits + 7) // 8:
+        raise Damaged("moved bits")
+
+
+def round_sample(value, dtype, nodata):
+    """Without a bound; Python's `round` takes halves to the even number."""
+    if dtype == "float32":
+        value = float32(value)
+        return next_float32_up(value) if nodata is not None and value == float32(nodata) else value
+    least, most = RANGES[dtype]
+    value = clamp(round(value), least, most)
+    if value == nodata:
+        value += 1 if value < most else -1
+    return value

@@ -1,0 +1,230 @@
+"""FORMAT.md is enough to decode `klt-cm`: a plain decoder written from it returns what the codec does."""
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coding import container
+from coding.kltcm.coefficients import encode_coefficients
+from coding.kltcm.regression import regressors
+from coding.kltcm.tiles import KltTiles
+from coding.kltcm.trellis import NEXT
+from coding.numbers import Numbers, number_of
+from tests.coding.kltcm import plain_decoder
+
+FORMAT = Path(container.__file__).with_name("FORMAT.md")
+
+
+def smooth_cube(shape, dtype, seed=0, noise=6.0):
+    """Few spectra, mixed by smooth fields of which one is the square of another."""
+    generator = np.random.default_rng(seed)
+    fields = generator.standard_normal((3, *shape[1:]))
+    for axis in (1, 2):
+        for _ in range(3):
+            fields = (fields + np.roll(fields, 1, axis)) / 2
+    fields /= fields.std(axis=(1, 2), keepdims=True) + 1e-3
+    fields[2] = fields[0] ** 2
+    wavelengths = np.linspace(0, 3, shape[0])
+    spectra = np.stack([np.sin(wavelengths + 1), np.cos(2 * wavelengths), 0.3 * np.sin(3 * wavelengths)])
+    cube = 5000 + 300 * np.einsum("kc,khw->chw", spectra, fields) + generator.normal(0, noise, shape)
+    return (cube / 10000 if dtype == "float32" else np.rint(cube)).astype(dtype)
+
+
+def noisy_cube(shape, dtype, deviation, seed=0):
+    return np.random.default_rng(seed).normal(0, deviation, shape).astype(dtype)
+
+
+def with_gaps(cube, nodata, seed=0):
+    """The cube with nodata at a third of its samples and in a whole band, and its mask."""
+    valid = np.random.default_rng(seed).random(cube.shape) > 0.3
+    valid[len(cube) // 2] = False
+    return np.where(valid, cube, np.array(nodata, cube.dtype)), valid
+
+
+def decode_both(cube, step=None, bound=None, divisor=1, nodata=None, valid=None):
+    """What the codec says that its decoder will return, what the plain decoder returns, and the coded bytes."""
+    dtype = cube.dtype.name
+    valid = np.ones(cube.shape, bool) if valid is None else valid
+    codec = KltTiles(Numbers(dtype, divisor, bound, number_of(nodata, dtype, divisor)), step, nodata)
+    data, expected = codec.encode_tile(cube, valid)
+    decoded = plain_decoder.decode_tile(codec.parameters(), dtype, nodata, data, valid.tolist())
+    return expected, np.array(decoded), data
+
+
+def used_factors(data):
+    """Number of components, and how many factors of features are not 0."""
+    transform, components = plain_decoder.blocks(data, 2)
+    _, count = struct.unpack_from("<fI", transform)
+    factors, _ = plain_decoder.blocks(components, 2)
+    number = sum(plain_decoder.features_of(k) for k in range(count - 1))
+    return count, np.count_nonzero(plain_decoder.array(factors, count, number))
+
+
+SHAPES = [(1, 1, 1), (3, 1, 5), (3, 5, 1), (2, 64, 2), (2, 3, 3), (1, 7, 9), (5, 2, 40), (4, 33, 4)]
+"""Odd ones: no levels, five of them, sides of 1."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bound", [0, 3])
+def test_small_tiles_with_a_bound(shape, bound):
+    expected, decoded, _ = decode_both(smooth_cube(shape, "int16"), bound=bound)
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("step", [2.0, 40.0])
+def test_small_tiles_without_a_bound(shape, step):
+    expected, decoded, _ = decode_both(smooth_cube(shape, "int16"), step=step)
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("bound", [0, 3, 20000])
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_numbers(dtype, bound):
+    expected, decoded, _ = decode_both(smooth_cube((10, 20, 23), dtype), bound=bound)
+    assert np.array_equal(decoded, expected)
+
+
+def test_numbers_that_have_neighbours_in_other_bands():
+    cube = smooth_cube((6, 28, 28), "int16", noise=20.0)
+    assert max(regressor[1] for regressor in regressors(5, 28 * 28)[0].tolist()) == 1
+    expected, decoded, _ = decode_both(cube, bound=0)
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize(("divisor", "bound"), [(1, 0), (16, 5)])
+def test_numbers_that_are_large_and_hard_to_predict(divisor, bound):
+    cube = np.rint(np.random.default_rng(0).uniform(-2e6, 2e6, (3, 9, 9))) / divisor
+    expected, decoded, _ = decode_both(cube.astype(np.float32), bound=bound, divisor=divisor)
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize(("band", "pixels"), [(0, 1000), (5, 31), (5, 64), (5, 300), (9, 700), (12, 5000), (40, 9000)])
+def test_regressors(band, pixels):
+    places, kinds = regressors(band, pixels)
+    stated = plain_decoder.regressors(band, pixels)
+    assert stated == [(*place, kind) for place, kind in zip(places.tolist(), kinds.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("step", [2.0, 40.0])
+def test_components_that_are_predicted_from_one_another(step):
+    cube = smooth_cube((10, 20, 23), "uint16")
+    expected, decoded, data = decode_both(cube, step=step)
+    assert used_factors(data)[1] > 0
+    assert np.array_equal(decoded, expected)
+
+
+def test_features_of_all_kinds():
+    """Components of which the last ones follow from each kind of feature, those that come up last among them."""
+    planes = np.random.default_rng(0).normal(0, 40, (14, 16, 16))
+    unit = planes / 40
+    right, below = np.roll(unit, -1, 2), np.roll(unit, -1, 1)
+    planes[8], planes[9] = 30 * unit[5] * unit[0], 30 * unit[5] ** 2
+    planes[10], planes[11] = 10 * unit[2] ** 3, 15 * (right - np.roll(unit, 1, 2))[7]
+    planes[12] = 15 * (below + np.roll(unit, 1, 1) - 2 * unit)[7]
+    planes[13] = 15 * (right + np.roll(unit, 1, 2) - 2 * unit)[7] + 15 * (below - np.roll(unit, 1, 1))[6]
+    data, expected = encode_coefficients(planes)
+    factors = plain_decoder.array(plain_decoder.blocks(data, 2)[0], 14, 56)
+    # Where the features of each component end; its products are its last ones but for the cube.
+    ends = [sum(plain_decoder.features_of(i) for i in range(k + 1)) for k in range(8)]
+    wanted = {8: ends[5] - 6, 9: ends[5] - 1, 10: ends[2] - 1, 11: ends[6], 12: ends[6] + 3, 13: ends[6] + 2}
+    assert all(factors[k][j] for k, j in wanted.items())
+    assert np.allclose(plain_decoder.decode_components(data, *planes.shape), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_more_components_than_have_places_of_their_own():
+    expected, decoded, data = decode_both(noisy_cube((56, 8, 8), "float32", 40.0), step=10.0)
+    assert used_factors(data)[0] > 48
+    assert np.allclose(decoded, expected, rtol=1e-6, atol=0)
+
+
+def test_components_that_are_large():
+    expected, decoded, _ = decode_both(noisy_cube((4, 6, 7), "float32", 1e4), step=0.01)
+    assert np.allclose(decoded, expected, rtol=1e-6, atol=0)
+
+
+def test_no_components():
+    expected, decoded, data = decode_both(np.full((3, 5, 6), 1234, np.int16), step=10.0)
+    assert not plain_decoder.blocks(data, 2)[1]
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("nodata", [-999, 5000, 32767])
+@pytest.mark.parametrize("coding", [{"bound": 2}, {"bound": 40}, {"step": 8.0}])
+def test_gaps_and_samples_that_would_be_nodata(nodata, coding):
+    cube, valid = with_gaps(smooth_cube((6, 9, 11), "int16"), nodata)
+    cube[valid & (cube == nodata)] += 1
+    expected, decoded, _ = decode_both(cube, nodata=float(nodata), valid=valid, **coding)
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("bound", [40, 1000])
+def test_numbers_that_move_off_nodata(bound):
+    cube = np.rint(noisy_cube((4, 9, 11), "float64", 100.0)).astype(np.int16)
+    _, decoded, _ = decode_both(cube, bound=bound)
+    nodata = int(np.bincount(decoded.ravel() + 2**15).argmax()) - 2**15
+    cube[cube == nodata] += 1
+    expected, decoded, data = decode_both(cube, bound=bound, nodata=float(nodata))
+    moved = plain_decoder.blocks(data, 2)[1]
+    assert 0 < np.unpackbits(np.frombuffer(moved, np.uint8)).mean() < 1, "up and down"
+    assert (decoded != nodata).all() and np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("nodata", [None, float("nan"), 0.5])
+@pytest.mark.parametrize("coding", [{"bound": 0, "divisor": 10000}, {"bound": 20, "divisor": 10000}, {"step": 1e-3}])
+def test_floats(nodata, coding):
+    cube = smooth_cube((6, 9, 11), "float32")
+    cube = (np.rint(cube * 10000).astype(np.float32) / np.float32(10000)).astype(np.float32)
+    cube, valid = with_gaps(cube, 0.0 if nodata is None else nodata)
+    cube[valid & (cube == np.float32(0.5))] = 0.75
+    expected, decoded, _ = decode_both(cube, nodata=nodata, valid=valid, **coding)
+    if "bound" in coding:
+        assert np.array_equal(decoded, expected.astype(np.float64))
+    else:
+        assert np.allclose(decoded, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("nodata", [-7, -(2**15), 2**15 - 1])
+def test_samples_without_a_bound_at_nodata(nodata):
+    """A tile that is all nodata but for its mask: what is decoded moves off it."""
+    expected, decoded, _ = decode_both(np.full((2, 3, 4), nodata, np.int16), step=0.5, nodata=float(nodata))
+    assert (decoded != nodata).all() and np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("nodata", [0.0, 1.5, -1.5])
+def test_floats_without_a_bound_at_nodata(nodata):
+    expected, decoded, _ = decode_both(np.full((2, 4, 4), nodata, np.float32), step=0.5, nodata=nodata)
+    assert np.array_equal(decoded, expected.astype(np.float64))
+
+
+def test_bytes_behind_a_stream_are_damage():
+    codec = KltTiles(Numbers("int16", 1, 0), None, None)
+    valid = np.ones((3, 6, 7), bool)
+    data, _ = codec.encode_tile(smooth_cube(valid.shape, "int16"), valid)
+    numbers, moved = plain_decoder.blocks(data, 2)
+    longer = b"".join(struct.pack("<I", len(block)) + block for block in (numbers + bytes(8), moved))
+    with pytest.raises(plain_decoder.Damaged):
+        plain_decoder.decode_tile(codec.parameters(), "int16", None, longer, valid.tolist())
+
+
+def test_table_of_the_trellis():
+    rows = re.findall(r"^\| (\d) \| (\d) \| (\d) \| (\d) \|$", FORMAT.read_text(), re.MULTILINE)
+    assert [(int(state), int(quantiser)) for state, quantiser, *_ in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    assert [[int(after) for after in row[2:]] for row in rows] == NEXT.tolist()
+
+
+def test_checks_of_the_tables():
+    """What the text says for readers to check their tables by."""
+    text = FORMAT.read_text().replace("\n", " ")
+    values, places = re.search(r"squash is ([-\d, ]+) at ([-\d, ]+),", text).groups()
+    assert [plain_decoder.SQUASH[3072 + int(x)] for x in places.split(",")] == [int(p) for p in values.split(",")]
+    assert f"together are {sum(plain_decoder.SQUASH)};" in text
+    values, places = re.search(r"stretch is ([-\d, ]+) at ([-\d, ]+);", text).groups()
+    assert [plain_decoder.STRETCH[int(i)] for i in places.split(",")] == [int(x) for x in values.split(",")]
+    checksums = [int(digits, 16) for digits in re.findall("CRC-32 (?:is )?0x([0-9A-F]{8})", text)]
+    packed = struct.pack("<6145H", *plain_decoder.SQUASH), struct.pack("<4096h", *plain_decoder.STRETCH)
+    assert [zlib.crc32(table) for table in packed] == checksums
