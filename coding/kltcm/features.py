@@ -28,6 +28,7 @@ _COST = 10.0  # bits of a feature
 _MOST = 16  # features of a plane
 _NOISE = 0.1  # squared steps: variance that no prediction takes away
 _BITS = 0.5 / math.log(2)  # per squared error over variance
+_SMALLEST = 2.0**-20  # root mean square: what is smaller may be rounding errors alone, which no two decoders share
 
 
 def count_features(planes: int) -> int:
@@ -71,7 +72,7 @@ class Predictor:
         if not _new_features(index):
             return
         centred = plane - plane.mean()
-        plane = centred / (math.sqrt(np.square(centred).mean()) or 1.0)
+        plane = centred / _divisor(np.sqrt(np.square(centred).mean()))
         self._sources.append(plane)
         framed = np.pad(plane, 1, mode="edge")
         right, left, below, above = framed[1:-1, 2:], framed[1:-1, :-2], framed[2:, 1:-1], framed[:-2, 1:-1]
@@ -83,7 +84,7 @@ class Predictor:
         features = np.array(features)
         features -= features.mean(axis=(1, 2), keepdims=True)
         norms = np.sqrt(np.square(features).mean(axis=(1, 2), keepdims=True))
-        features /= np.where(norms > 0, norms, 1)
+        features /= _divisor(norms)
         self._features = np.concatenate([self._features, features])
         if fitting:
             self._transformed = np.concatenate([self._transformed, self._transform(features)])
@@ -127,6 +128,10 @@ class Predictor:
 
     def _both(self, target: np.ndarray):
         return zip(self._split(self._transformed), self._split(target), strict=True)
+
+
+def _divisor(norm):
+    return np.where(norm < _SMALLEST, 1.0, norm)
 
 
 def _new_features(index: int) -> int:

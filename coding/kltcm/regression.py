@@ -134,8 +134,9 @@ class Regression:
         matrix, right = self._gram[np.ix_(used, used)], self._gram[used, self._target]
         # A coefficient that the image says nothing about shall be small; the regressors of the band itself were
         # taken without what the quantiser will do to them.
-        matrix[np.diag_indices_from(matrix)] += self._variance + np.where(kinds == KINDS - 1, trained * self._noise, 0)
-        matrix[np.diag_indices_from(matrix)] += 1e-12 * matrix.max(initial=0)  # or it may seem to be indefinite
+        diagonal = matrix.ravel()[:: len(used) + 1]
+        diagonal += self._variance + np.where(kinds == KINDS - 1, trained * self._noise, 0)
+        diagonal += 1e-12 * matrix.max(initial=0)  # or it may seem to be indefinite
         factor = np.linalg.cholesky(matrix)
         solution = _forward(factor, right)
         error = self._gram[self._target, self._target] - solution @ solution
@@ -144,7 +145,8 @@ class Regression:
         sharpness = np.log2(np.diag(factor) / deviation) - 1
         exponents = np.zeros(KINDS, np.int64)
         for kind in np.unique(kinds):
-            exponents[kind] = np.clip(np.rint(np.median(sharpness[kinds == kind])), 0, POINT)
+            sharp = np.sort(sharpness[kinds == kind])
+            exponents[kind] = np.clip(np.rint((sharp[len(sharp) // 2] + sharp[(len(sharp) - 1) // 2]) / 2), 0, POINT)
         return _nearest(factor.T.copy(), solution, 2.0 ** -exponents[kinds]), exponents
 
 

@@ -481,7 +481,9 @@ def standardise(plane):
     """Minus its mean, over the square root of the mean of its squares."""
     values = [value for row in plane for value in row]
     mean = sum(values) / len(values)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)) or 1.0
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    if deviation < 2**-20:
+        deviation = 1.0
     return [[(value - mean) / deviation for value in row] for row in plane]
 
 
