@@ -240,6 +240,82 @@ def test_other_instructions_decode_the_same(compress, tmp_path, level, codec, fl
         assert np.array_equal(np.load(decoded), scene.read(0, 0, 128, 128))
 
 
+# -- without a model --------------------------------------------------------------------------------
+
+
+def test_the_sample_without_weights(compress, decompress, tmp_path, capsys):
+    """All bands, no torch, nothing lost unless it is asked for."""
+    scene, coded, decoded = SAMPLE[1], tmp_path / "scene.hsc", tmp_path / "scene.tif"
+    assert compress(scene, coded) == 0
+    out, err = capsys.readouterr()
+    assert "largest error 0," in out and "PSNR infinite" in out and not err
+    assert decompress(coded, decoded) == 0
+    with rasterio.open(scene) as one, rasterio.open(decoded) as other:
+        assert np.array_equal(one.read(), other.read())
+        assert all(
+            getattr(one, name) == getattr(other, name) for name in ("crs", "transform", "nodata", "descriptions")
+        )
+    lossless = coded.stat().st_size
+    assert compress(scene, coded, "--max-error", 10, "--overwrite") == 0
+    assert "largest error 10," in capsys.readouterr().out
+    assert coded.stat().st_size < 0.25 * lossless
+    with pytest.raises(CodingError, match="leave --checkpoint out"):
+        decompress(coded, tmp_path / "b.tif", "--checkpoint", tmp_path / "weights")
+
+
+def test_without_a_model_there_is_no_torch(tmp_path, make_cube):
+    np.save(tmp_path / "a.npy", make_cube((9, 12, 40)))
+    run = "runpy.run_path('{}.py', run_name='__main__')"
+    for script, names in (("compress", ["a.npy", "a.hsc"]), ("decompress", ["a.hsc", "b.npy"])):
+        arguments = [f"{script}.py", *(str(tmp_path / name) for name in names)]
+        code = (
+            f"import sys, runpy; sys.argv = {arguments}\n"
+            f"try: {run.format(script)}\n"
+            "except SystemExit as end: assert not end.code\n"
+            "print('torch' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "False"
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_parts_of_a_scene_without_weights(compress, decompress, tmp_path, make_cube):
+    cube = make_cube((12, 40, 50))
+    cube[:, :20, 10:30] = -32768
+    np.save(tmp_path / "a.npy", cube)
+    flags = ["--nodata", -32768, "--tile-size", 16]
+    for workers in (1, 3):
+        assert compress(tmp_path / "a.npy", tmp_path / f"{workers}.hsc", "--step", 30, *flags, "-n", workers) == 0
+    assert (tmp_path / "1.hsc").read_bytes() == (tmp_path / "3.hsc").read_bytes()
+    assert decompress(tmp_path / "1.hsc", tmp_path / "whole.npy") == 0
+    whole = np.load(tmp_path / "whole.npy")
+    assert np.array_equal(whole == -32768, cube == -32768)
+    part = ["--window", 9, 13, 20, 31, "--bands", 7, 1, 12]
+    assert decompress(tmp_path / "1.hsc", tmp_path / "part.npy", *part) == 0
+    assert np.array_equal(np.load(tmp_path / "part.npy"), whole[[6, 0, 11], 9:29, 13:44])
+
+
+def test_targets_without_weights(compress, tmp_path, make_cube, capsys):
+    """On 12 small tiles, of which four are looked at."""
+    np.save(tmp_path / "a.npy", make_cube((12, 40, 50)))
+
+    def figures(*target):
+        assert compress(tmp_path / "a.npy", tmp_path / "a.hsc", "--overwrite", "--tile-size", 16, *target) == 0
+        out, err = capsys.readouterr()
+        line = out.splitlines()[-1].partition(": ")[2]
+        return float(line.split()[0]), line.partition("PSNR ")[2].split()[0], err
+
+    rate, _, err = figures("--target-bpppc", 4)
+    assert rate == pytest.approx(4, rel=0.02) and not err
+    _, psnr, err = figures("--target-psnr", 55)
+    assert float(psnr) == pytest.approx(55, abs=0.1) and not err
+    rate, _, err = figures("--target-bpppc", 0.001)
+    assert rate > 0.001 and "instead of 0.001 bpppc: klt-cm goes no lower" in err
+    rate, _, err = figures("--target-bpppc", 30)
+    assert rate < 30 and "klt-cm does no better with a loss; --max-error 0 has none" in err
+    assert figures("--step", 25)[:2] == figures("--quality", 10 * np.log2(10000 / 256 / 25))[:2]
+
+
 # -- rate control -----------------------------------------------------------------------------------
 
 
