@@ -50,12 +50,16 @@ class Klt:
     def forward(self, cube: np.ndarray) -> np.ndarray:
         """Samples (C, H, W) to components (K, H, W), float64, in steps."""
         spectra = cube.reshape(len(cube), -1) - self.mean[:, None]
-        return (self.basis.T @ spectra / self.step).reshape(self.basis.shape[1], *cube.shape[1:])
+        components = self.basis.T @ spectra
+        components /= self.step
+        return components.reshape(self.basis.shape[1], *cube.shape[1:])
 
     def inverse(self, components: np.ndarray) -> np.ndarray:
         """Components (K, H, W) in steps to samples (C, H, W), float64."""
-        samples = np.tensordot(self.basis, components * self.step, axes=1)
-        return samples + self.mean[:, None, None]
+        samples = np.tensordot(self.basis, components, axes=1)
+        samples *= self.step
+        samples += self.mean[:, None, None]
+        return samples
 
 
 def principal_components(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

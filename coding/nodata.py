@@ -15,16 +15,19 @@ def round_samples(values: np.ndarray, numbers: Numbers, nodata: float | None) ->
         numbers: of the scene.
         nodata: the scene's.
     """
-    if numbers.dtype == "float32":
-        samples = values.astype(np.float32)
-        if nodata is not None:
-            hit = samples == np.float32(nodata)
-            samples[hit] = np.nextafter(samples[hit], np.float32(np.inf))
-        return samples
-    rounded = numbers.clip(np.rint(np.nan_to_num(values))).astype(np.int32)
-    if numbers.nodata is not None:
-        rounded[rounded == numbers.nodata] += 1 if numbers.clip(numbers.nodata + 1) > numbers.nodata else -1
-    return numbers.samples(rounded)
+    samples = np.empty(values.shape, numbers.dtype)
+    for band, plane in zip(samples, values, strict=True):  # one by one: little memory beside the result
+        if numbers.dtype == "float32":
+            band[:] = plane
+            if nodata is not None:
+                hit = band == np.float32(nodata)
+                band[hit] = np.nextafter(band[hit], np.float32(np.inf))
+            continue
+        rounded = numbers.clip(np.rint(np.nan_to_num(plane))).astype(np.int32)
+        if numbers.nodata is not None:
+            rounded[rounded == numbers.nodata] += 1 if numbers.clip(numbers.nodata + 1) > numbers.nodata else -1
+        band[:] = numbers.samples(rounded)
+    return samples
 
 
 def avoid_nodata(decoded: np.ndarray, targets: np.ndarray, valid: np.ndarray, nodata: int | None) -> bytes:

@@ -21,6 +21,8 @@ from .blocks import join_blocks, split_blocks
 from .container import DamagedTile, Header, Reader, Writer
 from .masks import decode_mask, encode_mask
 
+_MEASURED_ROWS = 16  # of a tile at a time, which bounds the memory
+_STRIP_BYTES = 2**26  # of a scene read at a time, unless a single tile has more
 _FILL = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
 
 
@@ -87,7 +89,16 @@ class Measures:
 
 
 def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, clips: bool) -> Measures:
-    """The figures of one tile (C, H, W)."""
+    """The figures of one tile (C, H, W).
+
+    Args:
+        clips: whether errors of the signal count against samples clipped to 0 and `scale`.
+    """
+    parts = (slice(row, row + _MEASURED_ROWS) for row in range(0, samples.shape[1], _MEASURED_ROWS))
+    return sum((_measure(samples[:, p], decoded[:, p], valid[:, p], scale, clips) for p in parts), Measures())
+
+
+def _measure(samples, decoded, valid, scale, clips) -> Measures:
     original = np.where(valid, samples, 0).astype(np.float32)
     decoded = np.where(valid, decoded, 0).astype(np.float32)
     difference = decoded - original
@@ -135,14 +146,19 @@ def psnr_text(psnr: float) -> str:
 
 
 def tiles_of(scene, header: Header) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and samples (all bands, H, W) of each tile; a row of tiles is read at once."""
-    for row in range(header.tile_rows):
-        first = row * header.tile_columns
-        top, _, height, _ = header.window(first)
-        strip = scene.read(top, 0, height, header.scene.width)
-        for number in range(first, first + header.tile_columns):
-            _, left, _, width = header.window(number)
-            yield number, strip[:, :, left : left + width]
+    """Number and samples (all bands, H, W) of each tile; as many of a row are read at once as memory should hold."""
+    info = header.scene
+    tile_bytes = info.bands * header.tile_size * min(header.tile_size, info.height) * np.dtype(info.dtype).itemsize
+    at_once = max(_STRIP_BYTES // tile_bytes, 1)
+    for first in range(0, header.tile_count, header.tile_columns):
+        for start in range(first, first + header.tile_columns, at_once):
+            numbers = range(start, min(start + at_once, first + header.tile_columns))
+            top, left, height, _ = header.window(numbers[0])
+            _, last, _, last_width = header.window(numbers[-1])
+            strip = scene.read(top, left, height, last + last_width - left)
+            for number in numbers:
+                _, column, _, width = header.window(number)
+                yield number, strip[:, :, column - left : column - left + width]
 
 
 def split_bands(samples: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray]:
