@@ -83,8 +83,10 @@ class Regression:
         self._rows = slice(0, height, math.ceil(self._pixels / _TRAINING_PIXELS))
         weights = _pixel_weights(cube)[self._rows]
         self._scale = np.sqrt(weights / weights.mean())
-        self._sides = _LAGS  # rows of the regressors: centres of the bands, neighbours of the nearest, own, target
-        self._own = self._sides + len(_CROSS) * _CORNER_LAGS
+        # Rows: bands, their neighbours to the left and above, those of the nearest on the other sides, own, target.
+        self._corners = _LAGS
+        self._others = self._corners + 2 * _CORNER_LAGS
+        self._own = self._others + 2 * _CROSS_LAGS
         self._target = self._own + len(_OWN)
         self._vectors = np.zeros((self._target + 1, self._scale.size))
         self._gram = np.zeros((self._target + 1, self._target + 1))
@@ -100,11 +102,10 @@ class Regression:
         """
         changed = [*range(self._own, self._target + 1)]
         if band:
-            slot, side = (band - 1) % _LAGS, self._side(band - 1)
-            self._put(slot, planes[band - 1], (0, 0))
-            for i, place in enumerate(_CROSS):
-                self._put(side + i, planes[band - 1], place)
-            changed += [slot, *range(side, side + len(_CROSS))]
+            for place in ((0, 0), *_CROSS):
+                row = self._row(band, 1, place)
+                self._put(row, planes[band - 1], place)
+                changed.append(row)
         for i, place in enumerate(_OWN):
             self._put(self._own + i, planes[band], place)
         self._put(self._target, planes[band], (0, 0))
@@ -116,13 +117,13 @@ class Regression:
         used = [self._row(band, lag, (dy, dx)) for lag, dy, dx in places.tolist()]
         return self._solve(used, kinds)
 
-    def _side(self, band):
-        return self._sides + len(_CROSS) * (band % _CORNER_LAGS)
-
     def _row(self, band, lag, place):
         if lag == 0:
             return self._own + _OWN.index(place)
-        return (band - lag) % _LAGS if place == (0, 0) else self._side(band - lag) + _CROSS.index(place)
+        if place == (0, 0):
+            return (band - lag) % _LAGS
+        first, lags = (self._corners, _CORNER_LAGS) if place in _CROSS[:2] else (self._others, _CROSS_LAGS)
+        return first + 2 * ((band - lag) % lags) + _CROSS.index(place) % 2
 
     def _put(self, row, plane, place):
         (dy, dx), height, width = place, plane.shape[0] - 2 * PAD, plane.shape[1] - 2 * PAD
