@@ -173,6 +173,14 @@ def test_the_smallest_file_for_a_bound_is_no_larger_than_that_of_any_step(make_n
     assert min(sizes.values()) == sizes[Wish(smallest=True)]
 
 
+def test_latents_of_a_model_that_knows_nothing_are_left_out(make_network, make_cube):
+    """Bands of the cube predict one another, which random weights only make harder."""
+    network, cube = make_network(), make_cube((12, 40, 40))
+    data = codec(network, "int16", wish=Wish(smallest=True), max_error=2).encode(cube)
+    assert Reader(io.BytesIO(data), "x").header.parameters["step"] == 2.0**30
+    assert np.abs(codec(network, "int16").decode(data).astype(int) - cube).max() == 2
+
+
 def test_tiles_without_data_do_not_judge_the_scene(linear, make_cube):
     cube = make_cube((12, 32, 32))
     cube[:, 8:], cube[:, :, 8:] = -1, -1
