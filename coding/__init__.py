@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-PLANE_CODERS = ("jpegxl", "factorised")
-"""The keys of `coding.planes.plane_coders`: `--help`, which lists them, must not import that."""
+PLANE_CODERS = ("context", "jpegxl", "factorised")
+"""The names in `coding.planes.plane_coders`, the default first: `--help`, which lists them, must not import that."""
 
 
 def _open_learned(*args):

@@ -12,6 +12,7 @@ import torch
 from utils.evaluation import timed
 from utils.speed import markdown_table
 
+from . import PLANE_CODERS
 from .base import CodingError
 from .fit import Wish
 from .learned_codec import LearnedCodec
@@ -55,7 +56,7 @@ def compare(cube: np.ndarray, network: Network, scale: float, nodata: float | No
         return Row(name, rate, found.psnr, found.largest_error, encode_seconds, decode_seconds)
 
     yield _published(cube, network, scale, valid)
-    for coder in ("jpegxl", "factorised"):
+    for coder in PLANE_CODERS:
         codec = LearnedCodec(network, Wish(loss=DEFAULT_LOSS), None, scale, nodata, coder)
         yield row(f"latents quantised, {coder}", codec)
     for bound in BOUNDS:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import PLANE_CODERS
 from .base import BoundNotGuaranteed, CodingError, DamagedError, TileCoder
 from .blocks import join_blocks, split_blocks
 from .bounds import MAX_GRID, choose_grid, quantise, round_as_listed, round_to_grid
@@ -32,7 +33,7 @@ from .numbers import Numbers, number_of
 from .parameters import check_parameters, is_step, number_rules
 from .planes import decode_planes, encode_planes, plane_coders
 
-DEFAULT_CODER = "jpegxl"
+DEFAULT_CODER = PLANE_CODERS[0]
 _UNIT_STEPS, _UNIT_ZERO = 8, 128  # a unit u has the code 8 log2(u) + 128
 MAX_STEP = 2.0**32
 _MAX_LEVEL = 2**23  # of a quantised latent: beyond, float32 steps over whole numbers

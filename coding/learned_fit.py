@@ -19,7 +19,7 @@ from .scene import Measures, in_threads, measure, split_bands, valid_mask
 MAX_SAMPLED = 8  # tiles that a scene is judged by
 FINEST, COARSEST = 2.0**-10, 2.0**4  # steps to look for, in the channels' units
 DEFAULT_LOSS = 0.09  # dB: just under a tenth
-_BOUNDED_QUALITIES = (0, 10, 20, 30, 40, 50)
+_BOUNDED_QUALITIES = (-300, 0, 10, 20, 30, 40, 50)  # first: all latents 0, for models that predict worse than bands
 
 
 def step_of_quality(quality: float) -> float:

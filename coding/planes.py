@@ -1,13 +1,15 @@
 """Coding planes of whole numbers without loss: what a quantiser leaves, or a prediction.
 
-Two coders, by name in `plane_coders`:
+Three coders, by name in `plane_coders`:
 
 jpegxl       the planes below one another as one image of JPEG XL (ISO/IEC 18181-1), lossless: each sample is
              predicted from its neighbours and coded by the contexts that they make
 factorised   a distribution for each plane, learned from the plane itself and stored, without any context; coded by
              the range coder of CompressAI (doi 10.48550/arXiv.2011.03029)
+context      each plane predicted linearly from those before it and from itself, the errors coded by mixed contexts:
+             what codec `klt-cm` does without loss, see `coding.kltcm.samples`
 
-Neither computes with floating point where encoder and decoder must agree.
+None computes with floating point where encoder and decoder must agree.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from .base import DamagedError
 from .blocks import deflate, inflate, join_blocks, split_blocks
 
+_FEW_PIXELS = 32 * 32  # of a plane: what `context` stores and learns for it may not pay
 _HEADER = struct.Struct("<BBq")  # coder, bytes of a sample, lowest value
 _EFFORT = 5  # of JPEG XL, 1 to 9: more takes longer and gained nothing on latents
 _PRECISION = 16  # bits of a probability
@@ -30,18 +33,21 @@ def encode_planes(planes: np.ndarray, coder: str) -> bytes:
     """Planes (P, H, W) of whole numbers, in a range of less than 2^32, to bytes.
 
     Args:
-        coder: one of `plane_coders`.
+        coder: one of `plane_coders`; with `context`, small planes are coded by JPEG XL where that takes fewer bytes.
     """
     low = int(planes.min(initial=planes.flat[0])) if planes.size else 0
     span = int(planes.max(initial=low)) - low
     if not span:
         return _HEADER.pack(0, 0, low)
-    number = list(plane_coders).index(coder) + 1
     itemsize = 1 if span < 2**8 else 2 if span < 2**16 else 4
     shifted = planes.astype(np.int64) - low
     if itemsize == 4:  # upper halves, then lower halves
         shifted = np.concatenate([shifted >> 16, shifted & 0xFFFF])
-    return _HEADER.pack(number, itemsize, low) + plane_coders[coder][0](shifted.astype(f"u{min(itemsize, 2)}"))
+    shifted = shifted.astype(f"u{min(itemsize, 2)}")
+    tried = ("context", "jpegxl") if coder == "context" and planes[0].size <= _FEW_PIXELS else (coder,)
+    coded = {list(plane_coders).index(name) + 1: plane_coders[name][0](shifted) for name in tried}
+    number = min(coded, key=lambda number: len(coded[number]))
+    return _HEADER.pack(number, itemsize, low) + coded[number]
 
 
 def decode_planes(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -177,8 +183,27 @@ def _rans_arguments(table: np.ndarray, offset: int, size: int) -> tuple:
     return [0] * size, [distribution], [len(distribution)], [offset]
 
 
+# -- context --------------------------------------------------------------------------------------
+
+
+def _encode_context(planes: np.ndarray) -> bytes:
+    from .kltcm.samples import encode_samples
+
+    return encode_samples(planes.astype(np.int32), 0)[0]
+
+
+def _decode_context(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+    from .kltcm.samples import decode_samples
+
+    values = decode_samples(data, shape, 0)
+    if values.min() < 0 or values.max() > np.iinfo(dtype).max:
+        raise DamagedError("planes of mixed contexts are damaged")
+    return values
+
+
 plane_coders = {
     "jpegxl": (_encode_jpegxl, _decode_jpegxl),
     "factorised": (_encode_factorised, _decode_factorised),
+    "context": (_encode_context, _decode_context),
 }
 """Name -> encode, decode. A coder's number in the file is its place here, from 1: add at the end."""

@@ -34,7 +34,7 @@ COMPRESS = {
     "--target-psnr": None,
     "--target-bpppc": None,
     "--max-error": None,
-    "--coder": "jpegxl",
+    "--coder": "context",
     "--tile-size": 128,
     "--nodata": None,
     "--scale": None,
