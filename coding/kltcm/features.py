@@ -19,6 +19,7 @@ import math
 import numpy as np
 
 from ..base import DamagedError
+from ..compiled import compiled
 from .wavelet import analyse, subbands
 
 _SOURCES = 8  # components that have derivatives
@@ -93,30 +94,13 @@ class Predictor:
     def fit(self, plane: np.ndarray) -> np.ndarray:
         """The factors (F,), int64, of a plane (H, W) in steps, mostly 0."""
         factors = np.zeros(len(self._features), np.int64)
+        if not len(factors):
+            return factors
         target = self._transform(plane[None])
         correlations = np.stack([band @ goal[0] for band, goal in self._both(target)]).astype(np.float64)
         energies = np.array([np.square(goal[0], dtype=np.float64).sum() for goal in self._split(target)])
-        counts = self._layout.counts
-        chosen, solution, left = [], np.zeros(0), energies
-        while len(chosen) < min(_MOST, len(factors)):
-            weights = 1 / (left / counts + _NOISE)
-            gram, correlation = np.tensordot(weights, self._products, axes=1), weights @ correlations
-            norms = np.diag(gram)
-            rest, free = correlation, norms
-            if chosen:
-                columns = gram[:, chosen]
-                inverse = np.linalg.inv(columns[chosen] + 1e-6 * np.diag(norms[chosen]))
-                solution = inverse @ correlation[chosen]
-                rest = correlation - columns @ solution
-                free = norms - np.einsum("ij,jk,ik->i", columns, inverse, columns)
-                kept = self._products[:, chosen][:, :, chosen]
-                left = np.maximum(energies - 2 * correlations[:, chosen] @ solution + kept @ solution @ solution, 0)
-            gains = np.square(rest) / np.maximum(free, 1e-2 * norms + 1e-9)
-            gains[chosen] = 0
-            if _BITS * gains.max() < _COST:
-                break
-            chosen.append(int(gains.argmax()))
-        factors[chosen[: len(solution)]] = np.rint(solution * math.sqrt(self._pixels))
+        chosen, solution = _pursue(self._products, correlations, energies, self._layout.counts)
+        factors[chosen] = np.rint(solution * math.sqrt(self._pixels))
         return factors
 
     def _transform(self, planes: np.ndarray) -> np.ndarray:
@@ -128,6 +112,49 @@ class Predictor:
 
     def _both(self, target: np.ndarray):
         return zip(self._split(self._transformed), self._split(target), strict=True)
+
+
+@compiled
+def _pursue(products, correlations, energies, counts):
+    """The features that pay and their factors, by falling gain.
+
+    Args:
+        products: (S, F, F), of the features in each subband.
+        correlations: (S, F), of the features with what is to be predicted.
+        energies: (S,), of that.
+        counts: (S,), coefficients.
+    """
+    most = min(_MOST, products.shape[1])
+    chosen, solution = np.zeros(0, np.int64), np.zeros(0)
+    left = energies
+    while len(chosen) < most:
+        weights = 1 / (left / counts + _NOISE)
+        gram, correlation = np.zeros(products.shape[1:]), np.zeros(products.shape[1])
+        for band in range(len(counts)):
+            gram += weights[band] * products[band]
+            correlation += weights[band] * correlations[band]
+        norms = np.diag(gram).copy()
+        rest, free = correlation, norms
+        if len(chosen):
+            columns = gram[:, chosen]
+            inverse = np.linalg.inv(columns[chosen] + 1e-6 * np.diag(norms[chosen]))
+            solution = inverse @ correlation[chosen]
+            rest = correlation - columns @ solution
+            free = norms - ((columns @ inverse) * columns).sum(axis=1)
+            left = np.empty_like(energies)
+            for band in range(len(counts)):
+                error = energies[band] - 2 * (correlations[band][chosen] * solution).sum()
+                for i in range(len(chosen)):
+                    for j in range(len(chosen)):
+                        error += solution[i] * products[band, chosen[i], chosen[j]] * solution[j]
+                left[band] = max(error, 0.0)
+        gains = rest**2 / np.maximum(free, 1e-2 * norms + 1e-9)
+        gains[chosen] = 0
+        best = gains.argmax()
+        if _BITS * gains[best] < _COST:
+            break
+        chosen = np.append(chosen, best)
+    return chosen[: len(solution)], solution
 
 
 def _divisor(norm):

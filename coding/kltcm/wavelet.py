@@ -12,6 +12,8 @@ from functools import cache
 
 import numpy as np
 
+from ..compiled import compiled
+
 MOST_LEVELS = 5
 _LIFTS = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
 _LOW = 1.139764007655  # norm of the synthesis filter of a low-pass coefficient, after lifting alone
@@ -78,25 +80,14 @@ def subbands(height: int, width: int) -> Subbands:
 def analyse(planes: np.ndarray) -> np.ndarray:
     """Planes (P, H, W), float64, to their wavelet coefficients: LL in the upper left corner, finer subbands around."""
     planes = planes.copy()
-    h, w = planes.shape[1:]
-    for _ in range(subbands(h, w).levels):
-        corner = planes[:, :h, :w]
-        corner[:] = _split(corner)
-        corner[:] = _split(corner.swapaxes(1, 2)).swapaxes(1, 2)
-        h, w = _half(h, w)
+    _analyse(planes, subbands(*planes.shape[1:]).levels)
     return planes
 
 
 def synthesise(coefficients: np.ndarray) -> np.ndarray:
     """The planes (P, H, W) of the coefficients of `analyse`."""
     planes = coefficients.copy()
-    sizes = [planes.shape[1:]]
-    for _ in range(subbands(*sizes[0]).levels):
-        sizes.append(_half(*sizes[-1]))
-    for h, w in reversed(sizes[:-1]):
-        corner = planes[:, :h, :w]
-        corner[:] = _join(corner.swapaxes(1, 2)).swapaxes(1, 2)
-        corner[:] = _join(corner)
+    _synthesise(planes, subbands(*planes.shape[1:]).levels)
     return planes
 
 
@@ -104,40 +95,72 @@ def _half(h: int, w: int) -> tuple[int, int]:
     return (h + 1) // 2, (w + 1) // 2
 
 
-def _split(planes: np.ndarray) -> np.ndarray:
-    """Rows (P, N, M) to low-pass rows, then high-pass rows."""
-    low, high = planes[:, 0::2].copy(), planes[:, 1::2].copy()
-    if high.shape[1]:
+@compiled
+def _analyse(planes, levels):
+    h, w = planes.shape[1:]
+    for _ in range(levels):
+        for p in range(len(planes)):
+            columns = _split(planes[p, :h, :w].copy())
+            planes[p, :h, :w] = _split(columns.T.copy()).T
+        h, w = (h + 1) // 2, (w + 1) // 2
+
+
+@compiled
+def _synthesise(planes, levels):
+    for level in range(levels - 1, -1, -1):
+        h, w = planes.shape[1:]
+        for _ in range(level):
+            h, w = (h + 1) // 2, (w + 1) // 2
+        for p in range(len(planes)):
+            columns = _join(planes[p, :h, :w].T.copy()).T.copy()
+            planes[p, :h, :w] = _join(columns)
+
+
+@compiled
+def _split(rows):
+    """Rows (N, M) to low-pass rows, then high-pass rows."""
+    count = (len(rows) + 1) // 2
+    split = np.empty_like(rows)
+    low, high = split[:count], split[count:]
+    low[:], high[:] = rows[0::2], rows[1::2]
+    if len(high):
         for i in (0, 2):
-            high += _LIFTS[i] * _around_high(low, high.shape[1])
-            low += _LIFTS[i + 1] * _around_low(high, low.shape[1])
+            _lift_high(low, high, _LIFTS[i])
+            _lift_low(low, high, _LIFTS[i + 1])
         low *= _LOW
         high *= _HIGH
-    return np.concatenate([low, high], axis=1)
+    return split
 
 
-def _join(planes: np.ndarray) -> np.ndarray:
-    """The rows (P, N, M) of `_split`."""
-    count = (planes.shape[1] + 1) // 2
-    low, high = planes[:, :count].copy(), planes[:, count:].copy()
-    if high.shape[1]:
+@compiled
+def _join(split):
+    """The rows (N, M) of `_split`."""
+    count = (len(split) + 1) // 2
+    low, high = split[:count].copy(), split[count:].copy()
+    if len(high):
         low /= _LOW
         high /= _HIGH
         for i in (2, 0):
-            low -= _LIFTS[i + 1] * _around_low(high, low.shape[1])
-            high -= _LIFTS[i] * _around_high(low, high.shape[1])
-    joined = np.empty_like(planes)
-    joined[:, 0::2], joined[:, 1::2] = low, high
-    return joined
+            _lift_low(low, high, -_LIFTS[i + 1])
+            _lift_high(low, high, -_LIFTS[i])
+    rows = np.empty_like(split)
+    rows[0::2], rows[1::2] = low, high
+    return rows
 
 
-def _around_high(low: np.ndarray, count: int) -> np.ndarray:
-    """The sum of the low-pass rows on both sides of each of `count` high-pass rows."""
-    after = low[:, 1:] if low.shape[1] > count else np.concatenate([low[:, 1:], low[:, -1:]], axis=1)
-    return low[:, :count] + after
+@compiled
+def _lift_high(low, high, weight):
+    """Add the low-pass rows on both sides to each high-pass row; the last stands for one that is missing."""
+    for i in range(len(high)):
+        before, after = low[i], low[min(i + 1, len(low) - 1)]
+        for x in range(low.shape[1]):
+            high[i, x] += weight * (before[x] + after[x])
 
 
-def _around_low(high: np.ndarray, count: int) -> np.ndarray:
-    """The sum of the high-pass rows on both sides of each of `count` low-pass rows."""
-    after = high if high.shape[1] == count else np.concatenate([high, high[:, -1:]], axis=1)
-    return np.concatenate([high[:, :1], high], axis=1)[:, :count] + after
+@compiled
+def _lift_low(low, high, weight):
+    """Add the high-pass rows on both sides to each low-pass row; at the ends the nearest stands for both."""
+    for i in range(len(low)):
+        before, after = high[max(i - 1, 0)], high[min(i, len(high) - 1)]
+        for x in range(low.shape[1]):
+            low[i, x] += weight * (before[x] + after[x])
