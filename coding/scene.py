@@ -18,10 +18,10 @@ from utils.scenes import SceneInfo
 
 from .base import BoundNotGuaranteed, DamagedError, TileCoder
 from .blocks import join_blocks, split_blocks
+from .compiled import compiled
 from .container import DamagedTile, Header, Reader, Writer
 from .masks import decode_mask, encode_mask
 
-_MEASURED_ROWS = 16  # of a tile at a time, which bounds the memory
 _STRIP_BYTES = 2**26  # of a scene read at a time, unless a single tile has more
 _FILL = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
 
@@ -89,53 +89,58 @@ class Measures:
 
 
 def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, clips: bool) -> Measures:
-    """The figures of one tile (C, H, W).
+    """The figures of one tile (C, H, W); angles are 0 between zero spectra, 90 degrees between one and another.
 
     Args:
         clips: whether errors of the signal count against samples clipped to 0 and `scale`.
     """
-    parts = (slice(row, row + _MEASURED_ROWS) for row in range(0, samples.shape[1], _MEASURED_ROWS))
-    return sum((_measure(samples[:, p], decoded[:, p], valid[:, p], scale, clips) for p in parts), Measures())
-
-
-def _measure(samples, decoded, valid, scale, clips) -> Measures:
-    original = np.where(valid, samples, 0).astype(np.float32)
-    decoded = np.where(valid, decoded, 0).astype(np.float32)
-    difference = decoded - original
-    found = Measures(samples=int(valid.sum()), largest_error=_largest(difference))
-    if clips:
-        expressible = np.clip(original, 0, scale)
-        distance = np.subtract(expressible, original, out=original)
-        found.clipped, found.largest_clip = int(np.count_nonzero(distance)), _largest(distance)
-        original = expressible
-        np.subtract(decoded, original, out=difference)
-    difference /= np.float32(scale)
-    found.squared_error = sum(float(np.square(band, dtype=np.float64).sum()) for band in difference)
-    del difference
-    used = valid.any(axis=0)
-    found.spectra = int(used.sum())
-    if found.spectra:
-        found.angles = _angles(decoded[:, used], original[:, used])
-    return found
-
-
-def _largest(difference: np.ndarray) -> float:
-    return max(float(difference.max(initial=0)), -float(difference.min(initial=0)))
-
-
-def _angles(decoded: np.ndarray, original: np.ndarray) -> float:
-    """Sum of the angles in degrees between spectra (C, pixels): 0 between zero spectra, 90 between one and another."""
-
-    def unit(spectra: np.ndarray) -> np.ndarray:
-        norm = np.sqrt(np.einsum("ij,ij->j", spectra, spectra))
-        return spectra / np.where(norm == 0, 1, norm)
-
-    u, v = unit(decoded), unit(original)
-    difference, total = u - v, u + v
-    angles = 2 * np.arctan2(
-        np.sqrt(np.einsum("ij,ij->j", difference, difference)), np.sqrt(np.einsum("ij,ij->j", total, total))
+    count, squared_error, largest, clipped, clip, norms = _sums(samples, decoded, valid, scale, clips)
+    original, restored, gap = norms[:, norms[3] > 0][:3]
+    # Half the chord between two unit vectors is the sine of half their angle.
+    lengths = np.sqrt(original), np.sqrt(restored)
+    squared = (gap - np.square(lengths[0] - lengths[1])) / np.maximum(lengths[0] * lengths[1], 1e-30)
+    squared = np.where(original * restored > 0, np.clip(squared, 0, 4), 2 * (original + restored > 0))
+    angles = 2 * np.arcsin(np.sqrt(squared) / 2)
+    return Measures(
+        samples=int(count),
+        squared_error=float(squared_error),
+        largest_error=float(largest),
+        clipped=int(clipped),
+        largest_clip=float(clip),
+        angles=float(np.degrees(angles).sum()),
+        spectra=len(angles),
     )
-    return float(np.degrees(angles.astype(np.float64)).sum())
+
+
+@compiled
+def _sums(samples, decoded, valid, scale, clips):
+    """Sums and largest values over the valid samples, and for each pixel the squared lengths of both spectra and of
+    their difference, and 1 where anything is valid."""
+    bands, height, width = samples.shape
+    count, squared_error, largest, clipped, largest_clip = 0, 0.0, 0.0, 0, 0.0
+    norms = np.zeros((4, height * width))
+    for band in range(bands):
+        for y in range(height):
+            for x in range(width):
+                if not valid[band, y, x]:
+                    continue
+                count += 1
+                original, value = np.float64(samples[band, y, x]), np.float64(decoded[band, y, x])
+                largest = max(largest, abs(value - original))
+                if clips:
+                    distance = max(-original, original - scale)
+                    if distance > 0:
+                        clipped += 1
+                        largest_clip = max(largest_clip, distance)
+                        original = 0.0 if original < 0 else scale
+                gap = (value - original) ** 2
+                squared_error += gap
+                p = y * width + x
+                norms[0, p] += original**2
+                norms[1, p] += value**2
+                norms[2, p] += gap
+                norms[3, p] = 1.0
+    return count, squared_error / scale**2, largest, clipped, largest_clip, norms
 
 
 def psnr_text(psnr: float) -> str:

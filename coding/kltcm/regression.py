@@ -30,6 +30,7 @@ POINT = 16
 """Binary places of a coefficient in a prediction."""
 
 _TRAINING_PIXELS = 8192  # about how many at most, from whole rows
+_BLOCK = 512  # of them in a matrix product: what caches hold is read once
 _FLOOR = 0.2  # of the pixels' errors, in their mean: none gets a weight beyond that
 
 
@@ -109,9 +110,12 @@ class Regression:
         for i, place in enumerate(_OWN):
             self._put(self._own + i, planes[band], place)
         self._put(self._target, planes[band], (0, 0))
-        products = self._vectors[changed] @ self._vectors.T
-        self._gram[changed] = products
-        self._gram[:, changed] = products.T
+        picked = self._vectors[changed]
+        products = sum(
+            self._vectors[:, k : k + _BLOCK] @ picked[:, k : k + _BLOCK].T for k in range(0, picked.shape[1], _BLOCK)
+        )
+        self._gram[changed] = products.T
+        self._gram[:, changed] = products
 
         places, kinds = regressors(band, self._pixels)
         used = [self._row(band, lag, (dy, dx)) for lag, dy, dx in places.tolist()]
