@@ -22,7 +22,7 @@ from .compiled import compiled
 from .container import DamagedTile, Header, Reader, Writer
 from .masks import decode_mask, encode_mask
 
-_STRIP_BYTES = 2**26  # of a scene read at a time, unless a single tile has more
+_STRIP_BYTES = 2**25  # of a scene read at a time, unless a single tile has more
 _FILL = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
 
 

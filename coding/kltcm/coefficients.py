@@ -27,10 +27,10 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Planes to bytes, with a squared error of about 1 / 12 in each.
 
     Args:
-        planes: (K, H, W), float64, in steps, by falling variance.
+        planes: (K, H, W), float64, in steps, by falling variance. Overwritten: they are as much as a tile takes.
 
     Returns:
-        The bytes, and the planes as `decode_coefficients` will return them.
+        The bytes, and `planes`, now as `decode_coefficients` will return them.
 
     Raises:
         CodingError: planes that are too large for the step.
@@ -41,7 +41,6 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
     predictor = Predictor(height, width)
     coder, data = new_encoder(), np.zeros(0, np.uint8)
     factors = np.zeros((count, count_features(count - 1)), np.int64)
-    decoded = np.empty_like(planes)
     for k in range(count):
         chosen = predictor.fit(planes[k])
         factors[k, : len(chosen)] = chosen
@@ -55,9 +54,9 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
         if len(data) < coder[POSITION] + _MOST_BYTES * planes[k].size:
             data = np.append(data, np.zeros(len(data) + _MOST_BYTES * planes[k].size, np.uint8))
         model.code(coder, data, numbers, signs)
-        decoded[k] = _restore(numbers, signs, layout.places) + predicted
-        predictor.add(decoded[k], fitting=True)
-    return join_blocks([encode_integers(factors), finish_encoder(coder, data)]), decoded
+        planes[k] = _restore(numbers, signs, layout.places) + predicted
+        predictor.add(planes[k], fitting=True)
+    return join_blocks([encode_integers(factors), finish_encoder(coder, data)]), planes
 
 
 def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:

@@ -68,7 +68,6 @@ class KltTiles(TileCoder):
         if self.numbers.bound is None:
             klt, transform = fit_klt(filled, self.step**2 / 12)
             components = klt.forward(filled)
-            # What was to be coded is given up for what was: tiles in memory are what a scene takes.
             coded, components = encode_coefficients(components) if len(components) else (b"", components)
             return join_blocks([transform, coded]), round_samples(klt.inverse(components), self.numbers, self.nodata)
         targets = self.numbers.of(filled)
