@@ -16,6 +16,7 @@ _DECIMAL = 10_000  # DATA.npy and other reflectances are whole numbers over this
 _MAX_BOUND = 2**24 - 1
 _MOST_BITS = 20  # of the fraction of other floats
 MOST_DIVISOR = 2**24
+_MOST_BESIDE_BITS = 2**21 - 1  # numbers of floats that are not coded by their bits where that can be chosen
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Numbers:
 
     Attributes:
         dtype: of the samples.
-        divisor: 1 for integers.
+        divisor: 1 for integers; 0 for floats that are coded by their bits, which no method here knows.
         bound: largest error in numbers; None where none is asked for.
         nodata: no valid number comes out as this one; None where no number would.
     """
@@ -52,12 +53,13 @@ class Numbers:
         return np.clip(numbers, *_RANGES[self.dtype])
 
 
-def numbers_of(dtype: str, nodata: float | None, max_error: float | None, blocks) -> Numbers:
+def numbers_of(dtype: str, nodata: float | None, max_error: float | None, blocks, knows_bits: bool = False) -> Numbers:
     """The `Numbers` of a scene.
 
     Args:
         max_error: in the samples' own units, None for no bound.
         blocks: arrays of the valid samples of the scene, iterated at most once, where floats need looking at.
+        knows_bits: whether floats may be coded by their bits where nothing else is without loss.
 
     Raises:
         CodingError: a bound that such floats cannot keep.
@@ -73,12 +75,16 @@ def numbers_of(dtype: str, nodata: float | None, max_error: float | None, blocks
             raise CodingError("NaN or infinity among the samples: name it as nodata, or mend it")
         largest = max(largest, float(np.abs(block).max(initial=0)))
         is_whole = is_whole and bool((block == np.rint(block)).all())
+        is_decimal = is_decimal and largest * _DECIMAL <= _RANGES[dtype][1]
         is_decimal = is_decimal and bool(np.array_equal(Numbers(dtype, _DECIMAL).samples(_decimals(block)), block))
     divisor = 1 if is_whole else _DECIMAL if is_decimal else None
-    if divisor and largest * divisor <= _RANGES[dtype][1]:
+    most = _MOST_BESIDE_BITS if knows_bits and max_error == 0 else _RANGES[dtype][1]
+    if divisor and largest * divisor <= most:
         return Numbers(
             dtype, divisor, min(math.floor(max_error * divisor + 1e-6), _MAX_BOUND), number_of(nodata, dtype, divisor)
         )
+    if max_error == 0 and knows_bits:
+        return Numbers(dtype, 0, 0, None)
     if max_error == 0:
         raise CodingError(
             "a bound of 0 needs integers, or floats that are whole numbers over 10000, and these floats are neither: "

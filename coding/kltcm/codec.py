@@ -50,7 +50,7 @@ class KltCm(Codec):
 
     def encode(self, cube: np.ndarray) -> bytes:
         header = pack_cube_header(cube, DTYPES)
-        numbers = numbers_of(cube.dtype.name, None, self.max_error, [cube])
+        numbers = numbers_of(cube.dtype.name, None, self.max_error, [cube], knows_bits=True)
         record, _ = KltTiles(numbers, self.step, None).encode_tile(cube, np.ones(cube.shape, bool))
         return seal(header, _FACTS.pack(numbers.divisor, -1 if numbers.bound is None else numbers.bound) + record)
 
@@ -59,7 +59,8 @@ class KltCm(Codec):
         if len(body) < _FACTS.size:
             raise DamagedError(f"{len(body)} bytes are too few for a cube of {shape}")
         divisor, bound = _FACTS.unpack_from(body)
-        if not 1 <= divisor <= MOST_DIVISOR or bound < -1:
+        by_bits = divisor == bound == 0 and dtype == np.float32
+        if not (1 <= divisor <= MOST_DIVISOR or by_bits) or bound < -1:
             raise DamagedError(f"a cube of {shape} with the divisor {divisor} and the bound {bound}")
         numbers = Numbers(dtype.name, divisor, None if bound < 0 else bound)
         return KltTiles(numbers, None, None).decode_tile(body[_FACTS.size :], np.ones(shape, bool))

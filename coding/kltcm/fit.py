@@ -39,9 +39,8 @@ class KltFit:
 
     def __init__(self, scene, header: Header, num_workers: int = 1):
         self._scene, self._header, self._num_workers = scene, header, num_workers
-        self._numbers = numbers_of(
-            header.scene.dtype, header.scene.nodata, header.max_error, valid_samples(scene, header)
-        )
+        samples = valid_samples(scene, header)
+        self._numbers = numbers_of(header.scene.dtype, header.scene.nodata, header.max_error, samples, knows_bits=True)
         self.finest, self.coarsest = header.scale * 2.0**-20, header.scale * 2.0
         self._tiles: list[tuple[np.ndarray, np.ndarray]] = []
         self._figures: dict[float, tuple[float, float]] = {}

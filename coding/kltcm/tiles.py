@@ -19,6 +19,7 @@ from ..nodata import avoid_nodata, restore_moves, round_samples
 from ..numbers import Numbers, number_of
 from ..parameters import check_parameters, is_step, number_rules
 from .coefficients import decode_coefficients, encode_coefficients
+from .floats import decode_floats, encode_floats
 from .samples import decode_samples, encode_samples
 
 _MOST_STEP = 2.0**128  # float32 ends there
@@ -70,12 +71,16 @@ class KltTiles(TileCoder):
             components = klt.forward(filled)
             coded, components = encode_coefficients(components) if len(components) else (b"", components)
             return join_blocks([transform, coded]), round_samples(klt.inverse(components), self.numbers, self.nodata)
+        if self.numbers.divisor == 0:
+            return encode_floats(filled), filled
         targets = self.numbers.of(filled)
         coded, decoded = encode_samples(targets, self.numbers.bound)
         moved = avoid_nodata(decoded, targets, valid, self.numbers.nodata)
         return join_blocks([coded, moved]), self.numbers.samples(decoded)
 
     def decode_tile(self, data: bytes, valid: np.ndarray) -> np.ndarray:
+        if self.numbers.divisor == 0:
+            return decode_floats(data, valid.shape)
         first, second = split_blocks(data, 2)
         if self.numbers.bound is None:
             bands, *size = valid.shape
@@ -104,10 +109,14 @@ def open_tiles(header: Header, shared: bytes, network: object) -> KltTiles:
         "step": lambda value: value is None if header.max_error is not None else is_step(value, _MOST_STEP),
         **number_rules(header),
     }
+    by_bits = header.scene.dtype == "float32" and header.parameters.get("bound") == 0
+    if by_bits and header.parameters.get("divisor") == 0:
+        del rules["divisor"]
     check_parameters(header, rules)
     if shared or network is not None:
         raise DamagedError("the header names klt-cm, which has neither a model nor a shared block")
     parameters, scene = header.parameters, header.scene
     divisor = parameters["divisor"]
-    numbers = Numbers(scene.dtype, divisor, parameters["bound"], number_of(scene.nodata, scene.dtype, divisor))
+    nodata = number_of(scene.nodata, scene.dtype, divisor) if divisor else None
+    numbers = Numbers(scene.dtype, divisor, parameters["bound"], nodata)
     return KltTiles(numbers, parameters["step"], scene.nodata)

@@ -34,9 +34,19 @@ def decode_tile(parameters, dtype, nodata, data, valid):
             [[round_sample(value, dtype, nodata) for value in row] for row in band]
             for band in decode_transformed(first, second, shape)
         ]
+    if parameters["divisor"] == 0:
+        high, low = decode_numbers(first, shape, 0), decode_numbers(second, shape, 0)
+        return [
+            combine(lambda upper, lower: float_of_bits(4096 * upper + lower), *bands)
+            for bands in zip(high, low, strict=True)
+        ]
     numbers = decode_numbers(first, shape, parameters["bound"])
     move(numbers, valid, nodata_number(nodata, dtype, parameters["divisor"]), second)
     return [[[sample(x, dtype, parameters["divisor"]) for x in row] for row in band] for band in numbers]
+
+
+def float_of_bits(number):
+    return struct.unpack("<f", struct.pack("<i", number if number >= 0 else number ^ 0x7FFFFFFF))[0]
 
 
 def blocks(data, count):

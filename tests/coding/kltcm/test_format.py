@@ -153,6 +153,14 @@ def test_no_components():
     assert np.array_equal(decoded, expected)
 
 
+def test_floats_by_their_bits():
+    cube = noisy_cube((3, 9, 8), "float32", 4000.0)
+    cube[0, 0, :3] = 0.0, -0.0, 1e-42
+    expected, decoded, _ = decode_both(cube, bound=0, divisor=0)
+    assert np.array_equal(decoded.astype(np.float32).view(np.int32), cube.view(np.int32))
+    assert np.array_equal(expected.view(np.int32), cube.view(np.int32))
+
+
 @pytest.mark.parametrize("nodata", [-999, 5000, 32767])
 @pytest.mark.parametrize("coding", [{"bound": 2}, {"bound": 40}, {"step": 8.0}])
 def test_gaps_and_samples_that_would_be_nodata(nodata, coding):

@@ -92,7 +92,7 @@ def test_a_valid_sample_never_comes_back_as_nodata():
 
 
 def test_floats_of_any_kind(make_cube):
-    """Whole numbers over 10000 come back to the bit, others within a bound that is not too fine; NaN is refused."""
+    """All come back to the bit, and within a bound that is not too fine; infinity is refused."""
     cube = make_cube(dtype="float32")
     scene = ArrayScene(cube)
     assert np.array_equal(decoded(file_of(scene, header_of(scene, 1.0, 0), Wish(smallest=True))[0]), cube)
@@ -100,11 +100,27 @@ def test_floats_of_any_kind(make_cube):
     scene = ArrayScene(rough)
     result = decoded(file_of(scene, header_of(scene, 1.0, 1e-3), Wish(smallest=True))[0])
     assert 0 < np.abs(result - rough).max() <= 1e-3
-    with pytest.raises(CodingError, match="larger --max-error"):
-        KltFit(scene, header_of(scene, 1.0, 0))
     rough[2, 3, 4] = np.inf
     with pytest.raises(CodingError, match="infinity"):
         file_of(ArrayScene(rough), header_of(scene, 1.0), Wish(psnr=50))
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-30, 1e30])
+def test_floats_come_back_to_the_bit(make_cube, spread):
+    generator = np.random.default_rng(0)
+    cube = (make_cube((6, 40, 30)) * (spread / 3e3) + generator.normal(0, spread / 1e3, (6, 40, 30))).astype(np.float32)
+    cube[0, :4, 0] = 0.0, -0.0, np.finfo(np.float32).max, -np.finfo(np.float32).tiny
+    cube[:, 7:9, 3:] = np.nan
+    scene = ArrayScene(cube, math.nan)
+    file, header, _ = file_of(scene, header_of(scene, 1.0, 0), Wish(smallest=True))
+    assert header.parameters["divisor"] == 0
+    result = decoded(file)
+    valid = ~np.isnan(cube)
+    assert np.array_equal(result.view(np.int32)[valid], cube.view(np.int32)[valid])
+    assert np.isnan(result[~valid]).all()
+    assert len(file.getvalue()) < 0.85 * cube.nbytes
+    with pytest.raises(DamagedError, match="divisor"):
+        codecs["klt-cm"](replace(header, max_error=1.0, parameters={**header.parameters, "bound": 1}), b"", None)
 
 
 @pytest.mark.parametrize("wish", [Wish(psnr=55.0), Wish(bpppc=2.0)])
