@@ -418,7 +418,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, small):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
     done = subprocess.run(
-        [sys.executable, "compress.py", path, tmp_path / "a.hsc", *map(str, flags)],
+        [sys.executable, "compress.py", path, tmp_path / "a.hsc", *map(str, flags), "--max-error", "0"],
         cwd=ROOT,
         preexec_fn=limit,
         capture_output=True,

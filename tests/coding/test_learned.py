@@ -46,7 +46,7 @@ def test_decoded_is_what_the_model_makes_of_quantised_latents(make_network, make
 SIDES = st.one_of(st.integers(1, 30), st.sampled_from([64, 127, 200]))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.tuples(SIDES, SIDES),
     bands=st.sampled_from([4, 12, 31]),

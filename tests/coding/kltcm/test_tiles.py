@@ -48,7 +48,7 @@ def decoded(file):
 SIDES = st.one_of(st.integers(1, 30), st.sampled_from([64, 100]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.tuples(SIDES, SIDES),
     bands=st.sampled_from([1, 4, 31]),
