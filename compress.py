@@ -22,8 +22,9 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,10 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = check_output(args.output, args.scene, args.overwrite)
     started = time.monotonic()
     with sigterm_raises(), open_scene(args.scene, args.nodata) as scene:
-        if args.codec == "learned":
-            import torch  # noqa: F401 - before the cores are shared out
-        num_workers = use_cores(args.num_workers)
-        header, fit = (fit_learned if args.codec == "learned" else fit_klt)(args, scene, num_workers)
+        prepare = prepare_learned if args.codec == "learned" else prepare_klt
+        header, make_fit = prepare(args, scene)
+        num_workers = use_cores(args.num_workers)  # of torch, too, which a model has loaded by now
+        fit = make_fit(num_workers)
         with atomic_write(output) as file:
             header, found, miss = write(args, scene, file, header, fit, num_workers)
     print(report(args, header, found, time.monotonic() - started))
@@ -164,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def fit_learned(args: argparse.Namespace, scene, num_workers: int) -> tuple[Header, Fit]:
-    """What the file says of the scene but for the codec's parameters, and the model on the scene."""
+def prepare_learned(args: argparse.Namespace, scene) -> tuple[Header, Callable[[int], Fit]]:
+    """What the file says of the scene but for the codec's parameters, and what fits the model to it by some threads."""
     from coding.learned_fit import LearnedFit
     from coding.network import load_network
 
@@ -173,15 +174,15 @@ def fit_learned(args: argparse.Namespace, scene, num_workers: int) -> tuple[Head
     network = load_network(args.model, args.checkpoint, args.num_channels, args.device)
     model = {"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands}
     header = header_of(args, scene.info, model, model_bands)
-    return header, LearnedFit(scene, header, network, args.coder, model_bands, num_workers)
+    return header, partial(LearnedFit, scene, header, network, args.coder, model_bands)
 
 
-def fit_klt(args: argparse.Namespace, scene, num_workers: int) -> tuple[Header, Fit]:
-    """As `fit_learned`, for klt-cm."""
+def prepare_klt(args: argparse.Namespace, scene) -> tuple[Header, Callable[[int], Fit]]:
+    """As `prepare_learned`, for klt-cm."""
     from coding.kltcm.fit import KltFit
 
     header = header_of(args, scene.info, None, range(scene.info.bands))
-    return header, KltFit(scene, header, num_workers)
+    return header, partial(KltFit, scene, header)
 
 
 def write(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..base import Family
-from ..kltcm.codec import KltCm
 from .aec import Aec
 from .ccsds123 import Ccsds123
 from .jpeg2000 import Htj2k, Jpeg2000, Jpeg2000Components
 from .jpegls import JpegLs
 from .jpegxl import JpegXlLossless, JpegXlLossy
 from .klt import KltJpeg2000, KltJpegxl, KltSperr, PcaFloat32
+from .klt_cm import KltCm
 from .sperr import SperrBounded, SperrLossy
 from .sz3 import Sz3Bounded, Sz3Lossy
 from .zfp import ZfpBounded, ZfpLossy

@@ -96,9 +96,10 @@ class Predictor:
         factors = np.zeros(len(self._features), np.int64)
         if not len(factors):
             return factors
-        target = self._transform(plane[None])
-        correlations = np.stack([band @ goal[0] for band, goal in self._both(target)]).astype(np.float64)
-        energies = np.array([np.square(goal[0], dtype=np.float64).sum() for goal in self._split(target)])
+        goals = self._split(self._transform(plane[None]))
+        bands = zip(self._split(self._transformed), goals, strict=True)
+        correlations = np.stack([band @ goal[0] for band, goal in bands]).astype(np.float64)
+        energies = np.array([np.square(goal[0], dtype=np.float64).sum() for goal in goals])
         chosen, solution = _pursue(self._products, correlations, energies, self._layout.counts)
         factors[chosen] = np.rint(solution * math.sqrt(self._pixels))
         return factors
@@ -109,9 +110,6 @@ class Predictor:
 
     def _split(self, transformed: np.ndarray) -> list[np.ndarray]:
         return [transformed[:, a:b] for a, b in zip(self._ends[:-1], self._ends[1:], strict=True)]
-
-    def _both(self, target: np.ndarray):
-        return zip(self._split(self._transformed), self._split(target), strict=True)
 
 
 @compiled

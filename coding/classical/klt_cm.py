@@ -10,11 +10,11 @@ import numpy as np
 from utils.scenes import DTYPES
 
 from ..base import Codec, CodingError, DamagedError
-from ..classical.header import pack_cube_header
-from ..classical.streams import seal, unseal
+from ..kltcm.tiles import KltTiles
 from ..numbers import MOST_DIVISOR, Numbers, numbers_of
 from ..settings import check_max_error, check_step
-from .tiles import KltTiles
+from .header import pack_cube_header
+from .streams import seal, unseal
 
 _FACTS = struct.Struct("<Ii")  # divisor, bound or -1
 
