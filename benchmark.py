@@ -34,7 +34,7 @@ from utils.errors import ProjectError, UsageError, run_script
 from utils.options import PRECISIONS, HelpFormatter, positive_float, positive_int
 
 if TYPE_CHECKING:
-    from utils.speed_report import Report
+    from benchmarks.speed.report import Report
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
@@ -43,7 +43,7 @@ SPEED = """Time and memory beside the models' textbook form, and beside the mach
 Parts (--only):
 models    encoding, decoding, both (one image of SIDE x SIDE, no gradients) and a step of training (a batch of
           two, at most 64 x 64, with --quick half of SIDE: squared error, gradients, clipping, Adam). The baseline
-          is models/textbook.py: float32, the whole batch at once, the same weights. Both run in turn; medians
+          is benchmarks/speed/textbook.py: float32, the whole batch at once, the same weights. Both run in turn; medians
           count. On GPUs float32 means TF32 in training, for both, as in train.py, and full float32 elsewhere,
           as in test.py. The deviation is the largest absolute one of the output, in training that of the
           gradient as a whole, relative. Where even float64 and float32 differ, as in the gradients of cae3d
@@ -72,9 +72,9 @@ htj2k          each band by High-Throughput JPEG 2000 (OpenJPH)
 jpegxl         each band by JPEG XL
 jpegls         each band by JPEG-LS: lossless, or an error that is bounded
 klt-jpeg2000   Karhunen-Loeve transform over the bands, components by JPEG 2000, one distortion for all
-klt-jpegxl     the same, components equally quantised, JPEG XL
+klt-jpegxl     the same, components equally quantized, JPEG XL
 klt-sperr      the same by SPERR
-klt-cm         the same by this project's own coder: wavelets, trellis-coded quantisation, mixed contexts; with a bound
+klt-cm         the same by this project's own coder: wavelets, trellis-coded quantization, mixed contexts; with a bound
                or without loss, bands are predicted from bands instead
 pca-float32    Karhunen-Loeve coefficients as float32, as published models count theirs
 sperr, sz3, zfp    the cube in three dimensions
@@ -180,7 +180,7 @@ def add_coding(commands) -> None:
     coding = commands.add_parser(
         "coding",
         help="rates and errors of a learned codec on scenes, beside lossless ones",
-        description="Scenes of integers by a learned codec: its latents as float32, quantised, and with bounds on the "
+        description="Scenes of integers by a learned codec: its latents as float32, quantized, and with bounds on the "
         "error, beside JPEG-LS and JPEG XL without loss. Of EnMAP's 224 bands the 202 that HySpecNet-11k keeps.",
         formatter_class=HelpFormatter,
         epilog=names_for_help(),
@@ -295,10 +295,10 @@ def run_speed(args: argparse.Namespace) -> int:
     """The parts of `speed`, one after the other."""
     import torch
 
-    from utils.distributed import get_device
+    from benchmarks.speed.measure import SEED
+    from benchmarks.speed.report import Report
+    from utils.devices import get_device
     from utils.environment import device_name, git_commit, versions
-    from utils.speed import SEED
-    from utils.speed_report import Report
 
     devices = {name: get_device(name, "--devices") for name in args.devices}
     tasks = [model_and_side(name, args.size) for name in args.models] if "models" in args.only else []
@@ -338,7 +338,7 @@ def model_and_side(name: str, size: int) -> tuple[str, int]:
     """
     import torch
 
-    from models.speed import BANDS, MIN_SIDE
+    from benchmarks.speed.models import BANDS, MIN_SIDE
 
     name, _, own = name.partition("@")
     name, side = aliases.get(name, name), int(own or size)
@@ -353,7 +353,7 @@ def model_and_side(name: str, size: int) -> tuple[str, int]:
 
 def measure_models(report: Report, tasks: Sequence, devices: Mapping, args: argparse.Namespace) -> None:
     """Limits of every device and precision, then each work of each model beside its textbook form."""
-    from models.speed import MIN_SIDE, measure_limits, measure_work, reason_to_leave_out
+    from benchmarks.speed.models import MIN_SIDE, measure_limits, measure_work, reason_to_leave_out
 
     combinations = []
     for device_number, device in devices.items():
@@ -378,7 +378,7 @@ def measure_models(report: Report, tasks: Sequence, devices: Mapping, args: argp
 
 def measure_data(report: Report, args: argparse.Namespace) -> None:
     """Preprocessing and loading; the disk is the one of the reports' folder."""
-    from datasets.speed import measure_loading, measure_preprocessing
+    from benchmarks.speed.data import measure_loading, measure_preprocessing
 
     for row in measure_preprocessing(Path(args.dataset), report.folder, args.quick, report.say):
         report.add("preprocessing", row)
@@ -390,7 +390,7 @@ def measure_scripts(report: Report, repeats: int) -> None:
     """Seconds from start to end of each script's --help, beside importing torch."""
     import subprocess
 
-    from utils.speed import interleaved
+    from benchmarks.speed.measure import interleaved
 
     commands = {
         "python": ["-c", "pass"],
@@ -412,7 +412,7 @@ def measure_scripts(report: Report, repeats: int) -> None:
 
 def measure_scaling(report: Report, quick: bool) -> None:
     """Images/s of train.py with one process and with two, a thread each."""
-    from datasets.speed import make_patches
+    from benchmarks.speed.data import make_patches
 
     num_patches, epochs = (8, 2) if quick else (32, 4)
     with tempfile.TemporaryDirectory(dir=report.folder, prefix=".scaling-") as folder:
@@ -467,10 +467,10 @@ def write_curves(args: argparse.Namespace) -> int:
     """The table and the figure of `curves`."""
     import csv
 
+    from training.run_folder import read_settings
     from utils.files import atomic_write
     from utils.plots import curves_figure
     from utils.results import write_csv
-    from utils.runs import read_settings
 
     rows, labels = [], set()
     for run in map(Path, args.runs):
@@ -507,14 +507,14 @@ def run_coding(args: argparse.Namespace) -> int:
 
     import torch
 
-    from coding.comparison import compare, comparison_table
-    from coding.network import load_network
+    from benchmarks.rd.comparison import compare, comparison_table
+    from coding.learned.network import load_network
     from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS, SCALE
-    from utils.cores import num_cores
+    from datasets.scenes import open_scene
     from utils.environment import device_name, git_commit, versions
     from utils.files import atomic_write
+    from utils.processes import num_cores
     from utils.results import write_json
-    from utils.scenes import open_scene
 
     torch.set_num_threads(num_cores())
     name = aliases.get(args.model, args.model)
@@ -564,13 +564,13 @@ def run_rd(args: argparse.Namespace) -> int:
 
     import torch
 
-    from coding.rd import Job, run_jobs
-    from datasets.images import image_name, read_image, split_paths
-    from utils.cores import num_cores
+    from benchmarks.rd.images import image_name, read_image, split_paths
+    from benchmarks.rd.points import Job, run_jobs
+    from benchmarks.rd.report import write_report
+    from datasets.scenes import open_scene
     from utils.environment import device_name, git_commit, versions
-    from utils.rd_report import write_report
+    from utils.processes import num_cores
     from utils.results import write_json
-    from utils.scenes import open_scene
 
     paths = [Path(path) for path in args.images] or split_paths(
         Path(args.dataset), args.mode, args.split, original=args.int16
@@ -640,15 +640,15 @@ def rd_families(args: argparse.Namespace) -> list[tuple[str, str, Callable]]:
     from functools import partial
 
     from coding.classical import classical_family
-    from coding.learned_codec import learned_family
-    from coding.network import SAMPLE_WEIGHTS, load_network, recognise
+    from coding.learned.codec import learned_family
+    from coding.learned.network import SAMPLE_WEIGHTS, load_network, recognize
 
     families = [(name, name, partial(classical_family, name)) for name in args.codecs]
     for text in args.checkpoints if args.checkpoints is not None else [str(SAMPLE_WEIGHTS)]:
         model, is_named, path = text.rpartition("=")
         if is_named and model not in (*models, *aliases):
             raise UsageError(f"--checkpoints {text}: {model} is no model, give one of {', '.join(models)}")
-        model = aliases.get(model, model) or recognise(path, args.num_channels)
+        model = aliases.get(model, model) or recognize(path, args.num_channels)
         sha256 = load_network(model, path, args.num_channels, "cpu").sha256
         names = {name for name, _, _ in families}
         name = model if model not in names else f"{model}-{sha256[:8]}"

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from coding.base import TileCoder
-    from coding.container import Header
-    from coding.fit import Fit, Wish
-    from coding.scene import Measures
-    from utils.scenes import SceneInfo
+    from coding.hsc.container import Header
+    from coding.hsc.tiling import Measures
+    from coding.rate_control import Fit, Wish
+    from datasets.scenes import SceneInfo
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--step",
         type=positive_float,
         default=None,
-        help="of the quantiser, in units of a channel, or with klt-cm of the samples",
+        help="of the quantizer, in units of a channel, or with klt-cm of the samples",
     )
     wish.add_argument("--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, peak 1")
     wish.add_argument(
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=None,
         help="bound on the error of every sample, in its own units; 0 is lossless, klt-cm's default",
     )
-    add("--coder", default=PLANE_CODERS[0], choices=PLANE_CODERS, help="of a model's quantised latents")
+    add("--coder", default=PLANE_CODERS[0], choices=PLANE_CODERS, help="of a model's quantized latents")
     add("--tile-size", type=positive_int, default=128, help="side of the tiles, each coded on its own, in pixels")
     add(
         "--nodata", type=float, default=None, help="value of samples without data, instead of the scene's own; also nan"
@@ -146,9 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.info is not None:
         return print_info(args.info)
 
-    from datasets.pool import sigterm_raises
+    from datasets.scenes import open_scene
     from utils.files import atomic_write
-    from utils.scenes import open_scene
+    from utils.processes import sigterm_raises
 
     output = check_output(args.output, args.scene, args.overwrite)
     started = time.monotonic()
@@ -167,8 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare_learned(args: argparse.Namespace, scene) -> tuple[Header, Callable[[int], Fit]]:
     """What the file says of the scene but for the codec's parameters, and what fits the model to it by some threads."""
-    from coding.learned_fit import LearnedFit
-    from coding.network import load_network
+    from coding.learned.fit import LearnedFit
+    from coding.learned.network import load_network
 
     model_bands = bands_of(args, scene.info)
     network = load_network(args.model, args.checkpoint, args.num_channels, args.device)
@@ -197,7 +197,7 @@ def write(
         ProjectError: a bound does not hold.
     """
     from coding.files import pixel_bar
-    from coding.scene import compress_scene
+    from coding.hsc.tiling import compress_scene
 
     def attempt(coder: TileCoder) -> tuple[Header, Measures, Miss | None]:
         tried = replace(header, parameters=coder.parameters())
@@ -250,7 +250,7 @@ def header_of(args: argparse.Namespace, info: SceneInfo, model: dict | None, cod
     Raises:
         UsageError: a size of tiles that no file can have.
     """
-    from coding.container import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
+    from coding.hsc.container import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
 
     largest = min(MAX_TILE_SIZE, math.isqrt(MAX_TILE_SAMPLES // info.bands))
     if not MIN_TILE_SIZE <= args.tile_size <= largest:
@@ -269,8 +269,8 @@ def header_of(args: argparse.Namespace, info: SceneInfo, model: dict | None, cod
 
 
 def wish_of(args: argparse.Namespace, header: Header) -> Wish:
-    """What the flags ask of the quantiser's step."""
-    from coding.fit import Wish
+    """What the flags ask of the quantizer's step."""
+    from coding.rate_control import Wish
 
     if args.target_psnr is not None:
         return Wish(psnr=args.target_psnr)
@@ -282,7 +282,7 @@ def wish_of(args: argparse.Namespace, header: Header) -> Wish:
         from coding.kltcm.fit import step_of_quality
 
         return Wish(smallest=True) if args.quality is None else Wish(step=step_of_quality(args.quality, header.scale))
-    from coding.learned_fit import DEFAULT_LOSS, step_of_quality
+    from coding.learned.fit import DEFAULT_LOSS, step_of_quality
 
     if args.quality is not None:
         return Wish(step=step_of_quality(args.quality))
@@ -311,8 +311,8 @@ class Miss:
 
 def miss_of(args: argparse.Namespace, header: Header, found: Measures, fit: Fit) -> Miss | None:
     """What to say of a target that was missed, None of one that was met or where there is none."""
-    from coding.fit import PSNR_TOLERANCE, RATE_TOLERANCE
-    from coding.scene import psnr_text
+    from coding.hsc.tiling import psnr_text
+    from coding.rate_control import PSNR_TOLERANCE, RATE_TOLERANCE
 
     rate = rate_of(header, found)
     if args.target_psnr is not None:
@@ -350,7 +350,7 @@ def mended(wish: Wish, args: argparse.Namespace, header: Header, found: Measures
 
 def report(args: argparse.Namespace, header: Header, found: Measures, seconds: float) -> str:
     """What came of it: rate, quality, what was lost."""
-    from coding.scene import psnr_text
+    from coding.hsc.tiling import psnr_text
 
     info = header.scene
     num_samples = info.height * info.width * info.bands

@@ -24,8 +24,8 @@ from utils.errors import UsageError, run_script
 from utils.options import HelpFormatter, natural_number, positive_int
 
 if TYPE_CHECKING:
-    from coding.container import Header
-    from coding.scene import Part
+    from coding.hsc.container import Header
+    from coding.hsc.tiling import Part
 
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
@@ -73,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.info is not None:
         return print_info(args.info)
 
-    from coding.scene import decompress_scene
-    from datasets.pool import sigterm_raises
-    from utils.scenes import create_scene
+    from coding.hsc.tiling import decompress_scene
+    from datasets.scenes import create_scene
+    from utils.processes import sigterm_raises
 
     output = check_output(args.output, args.input, args.overwrite)
     started = time.monotonic()
@@ -105,7 +105,7 @@ def part_of(args: argparse.Namespace, header: Header) -> Part:
     Raises:
         UsageError: a window or bands that the scene does not have.
     """
-    from coding.scene import Part
+    from coding.hsc.tiling import Part
 
     info = header.scene
     row, column, height, width = args.window or (0, 0, info.height, info.width)

@@ -23,8 +23,8 @@ from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_in
 # torch and what needs it are imported where they are used: --help must not wait for them.
 
 DOWNLOAD_HINT = (
-    "give a file of train.py, or published weights: `python -m utils.weights` lists them, "
-    "`python -m utils.weights {model}` fetches results/weights/{file}"
+    "give a file of train.py, or published weights: `python -m models.zoo` lists them, "
+    "`python -m models.zoo {model}` fetches results/weights/{file}"
 )
 FULL_DATASET = 11_483  # patches of HySpecNet-11k, over all splits of a mode
 PUBLISHED_CAUTION = (
@@ -78,7 +78,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     args.model = aliases.get(args.model, args.model)
-    from utils.weights import published
+    from models.zoo import published
 
     row = next((row for row in published() if row.model == args.model), None)
     hint = DOWNLOAD_HINT.format(model=args.model, file=row.file) if row else "give a file of train.py"
@@ -93,13 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from torch.utils.data import DataLoader
 
     from datasets import HySpecNet11k
+    from training.run_folder import read_settings
     from utils.checkpoint import load_state_dict, load_weights
-    from utils.distributed import use_device
+    from utils.devices import check_precision, use_device
     from utils.environment import configure_backends, seed_everything
     from utils.evaluation import average, evaluate
-    from utils.precision import check_precision
     from utils.results import format_table, result_content, write_csv, write_json
-    from utils.runs import read_settings
 
     trained = read_settings(Path(args.checkpoint).resolve().parent).get("model", args.model)
     if trained != args.model:
@@ -193,9 +192,9 @@ def settings_of(args, dataset, device) -> dict:
 
 def write_picture(path: Path, model, dataset, results: Sequence[Mapping], device, precision: str) -> None:
     """Picture the worst, the median and the best image by PSNR; each once if there are fewer than three."""
+    from utils.devices import autocast
     from utils.files import atomic_write
     from utils.plots import test_figure
-    from utils.precision import autocast
 
     order = sorted(range(len(results)), key=lambda index: results[index]["psnr"])
     ranks = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}

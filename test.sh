@@ -4,7 +4,7 @@
 #     MODEL=sscnet ./test.sh
 #     CHECKPOINT=results/trains/RUN/best.pth.tar DEVICE=cpu ./test.sh
 #
-# Published weights: python -m utils.weights sscnet. Further arguments are passed on to test.py.
+# Published weights: python -m models.zoo sscnet. Further arguments are passed on to test.py.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -133,11 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.model = aliases.get(args.model, args.model)
     flags = given(build_parser(), argv)
 
+    from training.distributed import check_share, is_worker, join, launch, leave
+    from training.run_folder import SETTINGS
     from utils.checkpoint import load_checkpoint
-    from utils.distributed import check_share, is_worker, join, launch, leave, parse_devices
+    from utils.devices import parse_devices
     from utils.environment import configure_backends
-    from utils.runs import SETTINGS
-    from utils.signals import end_children
+    from utils.processes import end_children
 
     path = Path(args.checkpoint) if args.checkpoint else None
     checkpoint = load_checkpoint(path) if path else None
@@ -210,7 +211,7 @@ class Training:
     Args:
         args: of `parse_args`, of a run that goes on those of `resume_args`.
         flags: those of them that were given on the command line.
-        process: a `utils.distributed.Process`.
+        process: a `training.distributed.Process`.
         checkpoint: to go on with, or with weights to start from; loaded from `path`.
         run_dir: of the run to go on with; None starts a new run.
 
@@ -221,10 +222,10 @@ class Training:
     def __init__(self, args, flags, process, checkpoint: dict | None, path: Path | None, run_dir: Path | None):
         from datasets import HySpecNet11k
         from datasets.transforms import get_transform
+        from training.losses import losses
+        from training.run_folder import new_run_dir, refuse_finished
         from utils.checkpoint import load_weights, weights_of
         from utils.environment import seed_everything, set_rng_state
-        from utils.losses import losses
-        from utils.runs import new_run_dir, refuse_finished
 
         self.args, self.process = args, process
         self.resumed = run_dir is not None
@@ -262,7 +263,7 @@ class Training:
         self.train_loader = self.loader(train_set, args.train_batch_size, shuffle=True)
         self.val_loader = self.loader(val_set, args.val_batch_size, shuffle=False)
         self.metrics_of = {
-            "train": shown_metrics(train_set.image_shape, transform is None or transform.keeps_neighbours),
+            "train": shown_metrics(train_set.image_shape, transform is None or transform.keeps_neighbors),
             "val": shown_metrics(val_set.image_shape, True),
         }
         if process.is_main:
@@ -336,7 +337,7 @@ class Training:
         import torch
         from torch.utils.data import DataLoader
 
-        from datasets.sampling import EpochBatchSampler
+        from training.sampler import EpochBatchSampler
 
         process = self.process
         sampler = EpochBatchSampler(
@@ -359,7 +360,7 @@ class Training:
 
     def loading(self) -> dict:
         """How a `DataLoader` loads, whatever its batches are."""
-        from utils.signals import ignore_signals
+        from utils.processes import ignore_signals
 
         args = self.args
         return {
@@ -373,8 +374,8 @@ class Training:
 
     def run(self) -> int:
         """Train until the run is done, or a signal comes; returns the exit status."""
-        from utils.distributed import leave
-        from utils.signals import StopRequest
+        from training.distributed import leave
+        from utils.processes import StopRequest
 
         if self.process.is_main:
             self.begin()
@@ -405,7 +406,7 @@ class Training:
         """Take the steps that remain of this epoch; its mean metrics."""
         import torch
 
-        from utils.steps import loss_and_gradients
+        from training.steps import loss_and_gradients
 
         args, progress, process = self.args, self.progress, self.process
         if args.scheduler == "cosine":
@@ -461,7 +462,7 @@ class Training:
         """Mean metrics over the validation split."""
         import torch
 
-        from utils.precision import autocast
+        from utils.devices import autocast
 
         self.model.eval()
         started = time.monotonic()
@@ -563,9 +564,9 @@ class Training:
 
     def begin(self) -> None:
         """Settings and log."""
+        from training.log import RunLog
+        from training.run_folder import record_start, shown
         from utils.environment import device_name
-        from utils.logging import RunLog
-        from utils.runs import record_start, shown
 
         facts = {
             "model": self.args.model,
@@ -592,9 +593,9 @@ class Training:
 
     def save(self, name: str) -> None:
         """Write `name`.pth.tar."""
+        from training.run_folder import shown
         from utils.checkpoint import save_checkpoint
         from utils.environment import rng_state
-        from utils.runs import shown
 
         state = {
             "epoch": self.progress.epoch - 1,  # the last completed one, counted from 0 as in published runs
@@ -627,13 +628,13 @@ class Training:
 
     def last_good(self) -> str:
         """The checkpoint to go on with, for a message; only the main process knows the folder."""
-        from utils.runs import shown
+        from training.run_folder import shown
 
         last = self.run_dir / "last.pth.tar" if self.process.is_main else None
         return shown(last) if last and last.exists() else "none yet"
 
     def say_stopped(self) -> None:
-        from utils.runs import shown
+        from training.run_folder import shown
 
         self.log.close()
         command = [Path(sys.executable), Path(__file__).resolve(), "--checkpoint", self.run_dir / "last.pth.tar"]
@@ -645,9 +646,9 @@ class Training:
 
     def finish(self) -> None:
         """Keep the best epoch's weights as final.pth.tar, test them once, and show the result."""
+        from training.run_folder import record_end, shown
         from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
         from utils.results import format_table
-        from utils.runs import record_end, shown
 
         best, final = self.run_dir / "best.pth.tar", self.run_dir / "final.pth.tar"
         state_dict = load_checkpoint(best)["state_dict"]
@@ -694,9 +695,9 @@ def check_combination(args, model, process, transform, datasets: Sequence) -> No
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from utils.distributed import check_share
+    from training.distributed import check_share
+    from utils.devices import check_precision
     from utils.metrics import SSIM_MIN_SIZE
-    from utils.precision import check_precision
 
     check_precision(args.precision, process.device, quiet=not process.is_main)
     compiler = (os.environ.get("CXX") or "g++").split()[0]
@@ -704,8 +705,8 @@ def check_combination(args, model, process, transform, datasets: Sequence) -> No
         raise UsageError(f"--compile needs a C++ compiler, and there is no {compiler}: install one, or name it in CXX")
     check_share(args.train_batch_size, process.world_size, "--train-batch-size")
     check_share(args.val_batch_size, process.world_size, "--val-batch-size")
-    if transform and not transform.keeps_neighbours:
-        breaks = f"--transform {args.transform} breaks the neighbourhoods that"
+    if transform and not transform.keeps_neighbors:
+        breaks = f"--transform {args.transform} breaks the neighborhoods that"
         instead = f"use randomcrop_{transform.size}x{transform.size}"
         if not model.pixelwise:
             raise UsageError(f"{breaks} {args.model} codes: {instead}")
@@ -724,16 +725,16 @@ def check_combination(args, model, process, transform, datasets: Sequence) -> No
     has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
     if process.world_size > 1 and process.device.type == "cpu" and has_batch_norm:
         raise UsageError(
-            f"{args.model} has batch norm, which torch cannot synchronise on CPUs: train it with one process"
+            f"{args.model} has batch norm, which torch cannot synchronize on CPUs: train it with one process"
         )
 
 
-def shown_metrics(image_shape: Sequence[int], keeps_neighbours: bool) -> tuple[str, ...]:
-    """The metrics that mean something for such images: SSIM needs neighbours, and enough of them."""
-    from utils.logging import METRICS
+def shown_metrics(image_shape: Sequence[int], keeps_neighbors: bool) -> tuple[str, ...]:
+    """The metrics that mean something for such images: SSIM needs neighbors, and enough of them."""
+    from training.log import METRICS
     from utils.metrics import SSIM_MIN_SIZE
 
-    has_ssim = keeps_neighbours and min(image_shape[1:]) >= SSIM_MIN_SIZE
+    has_ssim = keeps_neighbors and min(image_shape[1:]) >= SSIM_MIN_SIZE
     return tuple(name for name in METRICS if name != "ssim" or has_ssim)
 
 

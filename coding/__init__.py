@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-PLANE_CODERS = ("context", "jpegxl", "factorised")
+PLANE_CODERS = ("context", "jpegxl", "factorized")
 """The names in `coding.planes.plane_coders`, the default first: `--help`, which lists them, must not import that."""
 
 
 def _open_learned(*args):
-    from .learned import open_tiles
+    from coding.learned.tiles import open_tiles
 
     return open_tiles(*args)
 
 
 def _open_klt_cm(*args):
-    from .kltcm.tiles import open_tiles
+    from coding.kltcm.tiles import open_tiles
 
     return open_tiles(*args)
 

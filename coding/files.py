@@ -10,13 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from coding import codecs
+from coding.base import CodingError, DamagedError, TileCoder
+from coding.hsc.container import Reader
 from models import models
-from utils.cores import limit_threads, num_cores
 from utils.errors import UsageError
-
-from . import codecs
-from .base import CodingError, DamagedError, TileCoder
-from .container import Reader
+from utils.processes import limit_threads, num_cores
 
 # torch is imported where it is used: --info must not wait for it.
 
@@ -93,7 +92,7 @@ def open_coder(reader: Reader, checkpoint: str | None, device: str) -> TileCoder
         name = header.model["name"]
         if name not in models:
             raise DamagedError(f"header field 'model.name' is {name!r}, which is no model of the registry")
-        from .network import load_network
+        from coding.learned.network import load_network
 
         network = load_network(name, checkpoint, header.model["num_channels"], device)
     elif checkpoint is not None:

@@ -4,14 +4,14 @@ Principal components decorrelate the bands, and an image needs few of them: most
 less than the error that is allowed. Their basis belongs to this image alone and has to be in its bytes, which takes a
 large share of them if it is stored as floating point. Here the basis is
 
-- quantised no finer than the components need. The singular value decomposition treats pixels and bands alike: where
-  the coefficients of a component are quantised with a step D, the entries of its unit basis vector are worth a step
+- quantized no finer than the components need. The singular value decomposition treats pixels and bands alike: where
+  the coefficients of a component are quantized with a step D, the entries of its unit basis vector are worth a step
   of D / s, s the singular value (standard deviation times the square root of the pixels). Strong components get long
-  numbers, weak ones short numbers, and no step has to be stored, for the vectors are normalised again;
-- orthonormal after quantisation. A vector is coded in the coordinates that the Householder reflections of the
+  numbers, weak ones short numbers, and no step has to be stored, for the vectors are normalized again;
+- orthonormal after quantization. A vector is coded in the coordinates that the Householder reflections of the
   vectors before it leave free (Golub and Van Loan, "Matrix Computations", 5.2): it has one number less each time,
   and the error of the coefficients is the error of the image;
-- coded by the adaptive coder of `coding.integers`.
+- coded by the adaptive coder of `coding.entropy.integers`.
 
 How finely follows from the squared error that the image may have, by reverse water-filling (Cover and Thomas,
 "Elements of Information Theory", 10.3.3): one step D for all components that pay, nothing for the others.
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .base import CodingError, DamagedError
+from coding.base import CodingError, DamagedError
 
 _HEADER = struct.Struct("<fI")  # step of the coefficients, number of components
 _PRICE = 2 * math.log(2) / 12  # of a bit, in squared steps: what one bit more takes off the error of a coefficient
@@ -40,7 +40,7 @@ class Klt:
     Attributes:
         mean: (C,), float64, in the samples' units.
         basis: (C, K), float64, its columns orthonormal.
-        step: of the quantiser of the components, in the samples' units.
+        step: of the quantizer of the components, in the samples' units.
     """
 
     mean: np.ndarray
@@ -87,7 +87,7 @@ def principal_components(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def fit_klt(cube: np.ndarray, squared_error: float) -> tuple[Klt, bytes]:
-    """The transform for a cube whose components will be quantised uniformly.
+    """The transform for a cube whose components will be quantized uniformly.
 
     Args:
         cube: (C, H, W), any real type.
@@ -99,7 +99,7 @@ def fit_klt(cube: np.ndarray, squared_error: float) -> tuple[Klt, bytes]:
     Raises:
         CodingError: NaN or infinity among the samples, or an error too small for them.
     """
-    from .integers import encode_integers  # numba takes a while
+    from coding.entropy.integers import encode_integers  # numba takes a while
 
     pixels = cube[0].size
     mean, variances, vectors = principal_components(cube)
@@ -111,7 +111,7 @@ def fit_klt(cube: np.ndarray, squared_error: float) -> tuple[Klt, bytes]:
     if not 0 < step < math.inf or max(np.abs(mean).max(), deviations.max(initial=0)) > fine * 2**_MOST_BITS:
         raise CodingError(f"samples of up to {np.abs(cube).max():g} cannot be coded that finely: ask for a larger step")
     means = np.rint(mean / fine).astype(np.int64)
-    numbers = np.vstack([means, _quantise_basis(vectors[:, :count], fine / deviations)])
+    numbers = np.vstack([means, _quantize_basis(vectors[:, :count], fine / deviations)])
     return _klt_of(numbers, step, pixels), _HEADER.pack(step, count) + encode_integers(numbers)
 
 
@@ -125,7 +125,7 @@ def unpack_klt(data: bytes, bands: int, pixels: int) -> Klt:
     Raises:
         DamagedError: other bytes.
     """
-    from .integers import decode_integers
+    from coding.entropy.integers import decode_integers
 
     if len(data) < _HEADER.size:
         raise DamagedError("a transform without a header")
@@ -147,7 +147,7 @@ def _fill(variances: np.ndarray, pixels: int, error: float) -> tuple[float, int]
     """Step and number of components by which a pixel's squared error, summed over the bands, is about `error`."""
     bands = len(variances)
     counts = np.arange(bands + 1)
-    # A squared step over 12 is the error of a coefficient. Each vector and the mean, quantised as finely as this module
+    # A squared step over 12 is the error of a coefficient. Each vector and the mean, quantized as finely as this module
     # does, add bands / pixels of that.
     coded = (counts + (1 + counts) * bands / pixels) / 12
     left = np.append(variances[::-1].cumsum()[::-1], 0)
@@ -180,7 +180,7 @@ def _gaussian_bits(variances: np.ndarray) -> np.ndarray:
 # -- the basis ------------------------------------------------------------------------------------
 
 
-def _quantise_basis(vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
+def _quantize_basis(vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Orthonormal columns (C, K) to whole numbers (K, C), of which the first k of row k are 0."""
     rest = vectors.copy()
     numbers = np.zeros(vectors.T.shape, np.int64)
@@ -192,7 +192,7 @@ def _quantise_basis(vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def _orthonormal_basis(numbers: np.ndarray) -> np.ndarray:
-    """Orthonormal columns (C, K) of the whole numbers (K, C) of `_quantise_basis`."""
+    """Orthonormal columns (C, K) of the whole numbers (K, C) of `_quantize_basis`."""
     basis = np.zeros(numbers.T.shape)
     for k in reversed(range(len(numbers))):
         basis[k:, k] = _unit(numbers[k, k:])

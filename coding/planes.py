@@ -1,13 +1,13 @@
-"""Coding planes of whole numbers without loss: what a quantiser leaves, or a prediction.
+"""Coding planes of whole numbers without loss: what a quantizer leaves, or a prediction.
 
 Three coders, by name in `plane_coders`:
 
 jpegxl       the planes below one another as one image of JPEG XL (ISO/IEC 18181-1), lossless: each sample is
-             predicted from its neighbours and coded by the contexts that they make
-factorised   a distribution for each plane, learned from the plane itself and stored, without any context; coded by
+             predicted from its neighbors and coded by the contexts that they make
+factorized   a distribution for each plane, learned from the plane itself and stored, without any context; coded by
              the range coder of CompressAI (doi 10.48550/arXiv.2011.03029)
 context      each plane predicted linearly from those before it and from itself, the errors coded by mixed contexts:
-             what codec `klt-cm` does without loss, see `coding.kltcm.samples`
+             what codec `klt-cm` does without loss, see `coding.prediction.samples`
 
 None computes with floating point where encoder and decoder must agree.
 """
@@ -19,8 +19,7 @@ import struct
 
 import numpy as np
 
-from .base import DamagedError
-from .blocks import deflate, inflate, join_blocks, split_blocks
+from coding.base import DamagedError, deflate, inflate, join_blocks, split_blocks
 
 _FEW_PIXELS = 32 * 32  # of a plane: what `context` stores and learns for it may not pay
 _HEADER = struct.Struct("<BBq")  # coder, bytes of a sample, lowest value
@@ -97,10 +96,10 @@ def _decode_jpegxl(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) ->
     return image.reshape(shape)
 
 
-# -- factorised -----------------------------------------------------------------------------------
+# -- factorized -----------------------------------------------------------------------------------
 
 
-def _encode_factorised(planes: np.ndarray) -> bytes:
+def _encode_factorized(planes: np.ndarray) -> bytes:
     from compressai.ans import BufferedRansEncoder
 
     flat = planes.reshape(len(planes), -1)
@@ -116,7 +115,7 @@ def _encode_factorised(planes: np.ndarray) -> bytes:
     return join_blocks([model, encoder.flush()])
 
 
-def _decode_factorised(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+def _decode_factorized(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
     from compressai.ans import RansDecoder
 
     model, stream = split_blocks(data, 2)
@@ -132,7 +131,7 @@ def _decode_factorised(data: bytes, shape: tuple[int, int, int], dtype: np.dtype
         plane[:] = decoder.decode_stream(*_rans_arguments(table, offset, per_plane))
     values = values.reshape(shape)
     if values.min(initial=0) < 0 or values.max(initial=0) > np.iinfo(dtype).max:
-        raise DamagedError("factorised planes are damaged")
+        raise DamagedError("factorized planes are damaged")
     return values
 
 
@@ -166,14 +165,14 @@ def _pack_tables(tables: list[np.ndarray], offsets: list[int]) -> bytes:
 def _unpack_tables(data: bytes, count: int) -> tuple[list[np.ndarray], list[int]]:
     content = inflate(data, limit=count * (4 + 2 * (_MAX_SYMBOLS + 1)))
     if len(content) < 4 * count or len(content) % 2:
-        raise DamagedError("the distributions of factorised planes are damaged")
+        raise DamagedError("the distributions of factorized planes are damaged")
     lengths, offsets = np.frombuffer(content, "<u2", 2 * count).astype(np.int64).reshape(count, 2).T
     values = np.frombuffer(content, "<u2", offset=4 * count).astype(np.int64)
     if lengths.min(initial=2) < 2 or lengths.sum() != len(values):
-        raise DamagedError("the distributions of factorised planes are damaged")
+        raise DamagedError("the distributions of factorized planes are damaged")
     tables = np.split(values, np.cumsum(lengths)[:-1])
     if any(table.sum() != 2**_PRECISION or table.min() < 1 for table in tables):
-        raise DamagedError("the distributions of factorised planes are damaged")
+        raise DamagedError("the distributions of factorized planes are damaged")
     return tables, offsets.tolist()
 
 
@@ -187,13 +186,13 @@ def _rans_arguments(table: np.ndarray, offset: int, size: int) -> tuple:
 
 
 def _encode_context(planes: np.ndarray) -> bytes:
-    from .kltcm.samples import encode_samples
+    from coding.prediction.samples import encode_samples
 
     return encode_samples(planes.astype(np.int32), 0)[0]
 
 
 def _decode_context(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
-    from .kltcm.samples import decode_samples
+    from coding.prediction.samples import decode_samples
 
     values = decode_samples(data, shape, 0)
     if values.min() < 0 or values.max() > np.iinfo(dtype).max:
@@ -203,7 +202,7 @@ def _decode_context(data: bytes, shape: tuple[int, int, int], dtype: np.dtype) -
 
 plane_coders = {
     "jpegxl": (_encode_jpegxl, _decode_jpegxl),
-    "factorised": (_encode_factorised, _decode_factorised),
+    "factorized": (_encode_factorized, _decode_factorized),
     "context": (_encode_context, _decode_context),
 }
 """Name -> encode, decode. A coder's number in the file is its place here, from 1: add at the end."""

@@ -41,11 +41,10 @@ from datasets.enmap import (
     find_files,
     npy_path_of,
 )
-from datasets.pool import Terminated, run_in_processes, sigterm_raises
-from utils.cores import num_cores
 from utils.errors import DatasetError, UsageError, run_script
 from utils.files import atomic_write
 from utils.options import positive_int
+from utils.processes import Terminated, num_cores, run_in_processes, sigterm_raises
 
 WINDOW_BYTES = 64 * 2**20
 """Most of a TIF that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""

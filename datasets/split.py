@@ -4,7 +4,7 @@
     python -m datasets.split ./datasets/my-patches/ --seed 1 --ratios 80 10 10 --overwrite
 
 `splits/easy/*.csv` deals out single patches; `splits/hard/*.csv` deals out tiles (the first folder under
-`patches/`), so that no test patch has a neighbour in the training set. The published splits of
+`patches/`), so that no test patch has a neighbor in the training set. The published splits of
 HySpecNet-11k come with the data set; results are comparable on those only.
 """
 

@@ -1,8 +1,8 @@
 """Transforms by name: which pixels of a patch a training or test sample consists of.
 
 `random_NxN` is the sampling of HyCoT's efficient training (arXiv 2408.08700): for a model that looks at one
-pixel's spectrum, an N x N sample spread over the whole patch says more than a crop of neighbours. It breaks
-neighbourhoods, so models that convolve over space need `randomcrop_NxN`.
+pixel's spectrum, an N x N sample spread over the whole patch says more than a crop of neighbors. It breaks
+neighborhoods, so models that convolve over space need `randomcrop_NxN`.
 
 All names: `TRANSFORMS`. This file imports no torch, so that `--help` can list them quickly.
 """
@@ -22,11 +22,11 @@ class PixelTransform:
     Attributes:
         name: the name it is registered under, such as "random_16x16".
         size: N.
-        keeps_neighbours: whether pixels that touch in the output touch in the patch.
+        keeps_neighbors: whether pixels that touch in the output touch in the patch.
     """
 
     prefix: str
-    keeps_neighbours: bool
+    keeps_neighbors: bool
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -63,7 +63,7 @@ class RandomPixels(PixelTransform):
     """One random pixel out of each cell of an N x N grid over the patch; cell i starts at i * H // N."""
 
     prefix = "random"
-    keeps_neighbours = False
+    keeps_neighbors = False
 
     def pick(self, cube: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         _, height, width = cube.shape
@@ -79,7 +79,7 @@ class CenterCrop(PixelTransform):
     """The N x N pixels in the middle of the patch, towards the upper left where the middle is not unique."""
 
     prefix = "centercrop"
-    keeps_neighbours = True
+    keeps_neighbors = True
 
     def pick(self, cube: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         _, height, width = cube.shape
@@ -87,10 +87,10 @@ class CenterCrop(PixelTransform):
 
 
 class RandomCrop(PixelTransform):
-    """N x N neighbouring pixels, every position equally likely."""
+    """N x N neighboring pixels, every position equally likely."""
 
     prefix = "randomcrop"
-    keeps_neighbours = True
+    keeps_neighbors = True
 
     def pick(self, cube: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         _, height, width = cube.shape

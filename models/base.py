@@ -10,7 +10,7 @@ import torch
 from compressai.models import CompressionModel
 from torch import Tensor
 
-from .layers import fast_layers
+from models.fused import fast_layers
 
 FLOAT_BITS = 32  # the published rates count every latent value as one float32
 
@@ -35,7 +35,7 @@ class HSICompressionModel(CompressionModel):
         src_channels: number of bands C.
         latent_shape: of one image's latent: channels and, for 3-D models, bands; rows and columns follow.
         size_multiple: height and width must be multiples of this.
-        pixelwise: whether every pixel is coded without its neighbours; training then goes by chunks of
+        pixelwise: whether every pixel is coded without its neighbors; training then goes by chunks of
             `pixels_per_chunk(device)` pixels, so that no layer may depend on the batch.
         verified: whether the architecture is known to be that of the published weights.
         compression_ratio: input values over latent values.

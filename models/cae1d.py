@@ -13,7 +13,7 @@ from itertools import chain
 from compressai.registry import register_model
 from torch import Tensor, nn
 
-from .spectral import SpectralAutoencoder, conv1d, upsample
+from models.spectral import SpectralAutoencoder, conv1d, upsample
 
 
 class CAE1D(SpectralAutoencoder):

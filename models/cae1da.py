@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from compressai.registry import register_model
 from torch import Tensor, nn
 
-from .spectral import SpectralAutoencoder, conv1d
+from models.spectral import SpectralAutoencoder, conv1d
 
 
 class TransposedCAE1D(SpectralAutoencoder):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from compressai.registry import register_model
 from torch import nn
 
-from .cae1da import TransposedCAE1D
+from models.cae1da import TransposedCAE1D
 
 
 class CAE1DE(TransposedCAE1D):

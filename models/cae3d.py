@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from compressai.registry import register_model
 from torch import Tensor, nn
 
-from .base import HSICompressionModel
-from .layers import fast_layers
+from models.base import HSICompressionModel
+from models.fused import fast_layers
 
 
 class ResidualBlock3D(nn.Module):

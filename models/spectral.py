@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import HSICompressionModel
-from .layers import fast_layers
+from models.base import HSICompressionModel
+from models.fused import fast_layers
 
 
 class SpectralAutoencoder(HSICompressionModel):
@@ -25,7 +25,7 @@ class SpectralAutoencoder(HSICompressionModel):
 
     Rows are independent, so they go through the network in chunks that bound the memory: one patch
     of 128 x 128 pixels is 16,384 sequences, and the first activation of all of them together would
-    take 0.9 GB (two halvings) to 7.5 GB (five). How the layers run is told in `models.layers`.
+    take 0.9 GB (two halvings) to 7.5 GB (five). How the layers run is told in `models.fused`.
 
     Args:
         src_channels: number of bands C.

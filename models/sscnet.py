@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from compressai.registry import register_model
 from torch import Tensor, nn
 
-from .base import HSICompressionModel
+from models.base import HSICompressionModel
 
 
 class SSCNet(HSICompressionModel):

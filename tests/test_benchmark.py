@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils import precision, speed
-from utils.cores import num_cores
+from benchmarks.speed import measure as speed
+from utils import devices as precision
 from utils.errors import DatasetError, UsageError
+from utils.processes import num_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,7 +207,7 @@ def test_models(run, capsys, tmp_path):
 
 
 def test_data_and_scripts(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.speed.PATCH_SIDE", 16)
+    monkeypatch.setattr("benchmarks.speed.data.PATCH_SIDE", 16)
     content = run("--only", "data,scripts", "--quick")
     assert content["models"] == [] and content["limits"] == []
     assert {row["processes"] for row in content["preprocessing"]} == {1, num_cores()}
@@ -242,9 +243,9 @@ def test_curves(benchmark, scripts, make_dataset, tmp_path, capsys):
 
 
 def test_coding(benchmark, linear, monkeypatch, tmp_path, capsys):
-    import coding.network
+    import coding.learned.network
 
-    monkeypatch.setattr(coding.network, "load_network", lambda *_: linear())
+    monkeypatch.setattr(coding.learned.network, "load_network", lambda *_: linear())
     scene, threads = tmp_path / "scene.npy", torch.get_num_threads()
     cube = np.random.default_rng(0).normal(3000, 20, (12, 24, 20)).astype(np.int16)
     np.save(scene, cube)
@@ -277,7 +278,7 @@ def test_bf16_where_the_processor_has_it(run, monkeypatch, tmp_path, flags, is_n
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
     monkeypatch.setattr(precision, "CPUINFO", cpuinfo)
-    monkeypatch.setattr("models.speed.matmul_rate", lambda *_: 1e9)  # 2048^3 emulated takes a minute
+    monkeypatch.setattr("benchmarks.speed.models.matmul_rate", lambda *_: 1e9)  # 2048^3 emulated takes a minute
     content = run("--models", "cae1d", "--size", 8, "--precision", "bf16", "--only", "models")
     table = (tmp_path / "tiny" / "speed.md").read_text()
     if is_native:

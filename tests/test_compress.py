@@ -14,11 +14,11 @@ import rasterio
 import torch
 
 from coding.base import CodingError, DamagedError
-from coding.container import Reader
+from coding.hsc.container import Reader
 from datasets.enmap import DROPPED_BANDS, KEPT_INDICES
+from datasets.scenes import SceneInfo, create_scene, open_scene
 from models import models
 from utils.errors import DatasetError, UsageError
-from utils.scenes import SceneInfo, create_scene, open_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = sorted((ROOT / "datasets/sample/patches").rglob("*-SPECTRAL_IMAGE.TIF"))
@@ -320,9 +320,9 @@ def test_targets_without_weights(compress, tmp_path, make_cube, capsys):
 
 
 def test_targets_are_met_or_it_is_said_why_not(compress, tmp_path, small, linear, monkeypatch, capsys):
-    import coding.network
+    import coding.learned.network
 
-    monkeypatch.setattr(coding.network, "load_network", lambda *_: linear())
+    monkeypatch.setattr(coding.learned.network, "load_network", lambda *_: linear())
     path, flags = small
 
     def figures(*target):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from models import aliases, models
-from utils.weights import published
+from models.zoo import published
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -239,7 +239,7 @@ def test_other_numbers_of_bands(scripts, run_test, weights, make_dataset):
 def test_what_cannot_be_tested(scripts, weights, make_dataset, tmp_path):
     root = str(make_dataset(test=1, side=12))
     for flags, error, message in (
-        ([], UsageError, r"no --checkpoint: .*python -m utils.weights.*results/weights/cae1d_8bpppc.pth.tar"),
+        ([], UsageError, r"no --checkpoint: .*python -m models.zoo.*results/weights/cae1d_8bpppc.pth.tar"),
         (["-m", "sscnet"], UsageError, "sscnet_2point5bpppc.pth.tar"),
         (["--checkpoint", str(tmp_path / "no.pth.tar")], CheckpointError, "no.pth.tar: no such"),
         (["--checkpoint", str(tmp_path)], CheckpointError, "is a folder"),

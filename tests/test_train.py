@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import runs
+from training import run_folder as runs
 from utils.errors import ProjectError, UsageError
 
 FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
@@ -290,7 +290,7 @@ def test_bf16_trains_and_resumes_exactly(train, make_dataset, scripts, monkeypat
 @pytest.fixture
 def fp16_on_a_cpu(monkeypatch):
     """Refused to users for its slowness; it works all the same, the scaler of the loss included."""
-    monkeypatch.setattr("utils.precision.check_precision", lambda *args, **kwargs: None)
+    monkeypatch.setattr("utils.devices.check_precision", lambda *args, **kwargs: None)
 
 
 def test_fp16_resumes_with_the_scale_of_its_loss(
@@ -551,7 +551,7 @@ def bar_with_signal(scripts, description):
 
 
 def test_an_impatient_second_signal_ends_at_once(monkeypatch):
-    from utils import signals
+    from utils import processes as signals
 
     with signals.StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -691,7 +691,7 @@ def copy_test_patches(source, target):
     [
         (["--devices", "gpu"], "--devices gpu: give cpu, or"),
         (["--devices", "0,0"], "different GPU numbers"),
-        (["-m", "sscnet", "--transform", "random_16x16"], "random_16x16 breaks the neighbourhoods that sscnet codes"),
+        (["-m", "sscnet", "--transform", "random_16x16"], "random_16x16 breaks the neighborhoods that sscnet codes"),
         (["--loss", "ssim", "--transform", "random_16x16"], "--loss ssim compares: use randomcrop_16x16"),
         (["--precision", "fp16"], "--precision fp16 is for GPUs: give bf16 or fp32"),
         (["--loss", "ssim", "--transform", "randomcrop_8x8"], "--loss ssim needs 11 pixels"),

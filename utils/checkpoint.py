@@ -17,8 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError
-from .files import atomic_write
+from utils.errors import CheckpointError
+from utils.files import atomic_write
 
 # Where CompressAI's scripts and others keep the weights; a bare state dict has none of these keys.
 _WEIGHT_KEYS = ("state_dict", "network", "model_state_dict")

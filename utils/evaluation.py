@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .metrics import image_metrics, psnr_from_mse
-from .precision import autocast
+from utils.devices import autocast
+from utils.metrics import image_metrics, psnr_from_mse
 
 
 def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, precision: str = "fp32") -> list[dict]:
@@ -25,7 +25,7 @@ def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, 
     Returns:
         For each image `bpppc` (8 * bytes / values), `mse`, `psnr` (dB, peak 1), `ssim` (absent for sides
         under 11 pixels), `sa` (degrees), `encoding_time` and `decoding_time` (seconds: its batch's time,
-        device synchronised, over the batch's images).
+        device synchronized, over the batch's images).
     """
     results: list[dict] = []
     warm = set()
@@ -66,13 +66,13 @@ def average(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def timed(function: Callable, device: torch.device) -> tuple:
     """What `function` returns and the seconds it took, all of the device's work included."""
-    _synchronise(device)
+    _synchronize(device)
     start = time.perf_counter()
     value = function()
-    _synchronise(device)
+    _synchronize(device)
     return value, time.perf_counter() - start
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

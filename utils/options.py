@@ -6,7 +6,7 @@ import argparse
 import math
 
 LOSSES = ("mse", "mae", "sa", "ssim")
-"""The keys of `utils.losses.losses`."""
+"""The keys of `training.losses.losses`."""
 
 SCHEDULERS = ("none", "plateau", "cosine")
 

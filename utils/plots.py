@@ -1,4 +1,4 @@
-"""Figures of hyperspectral images: false colour, spectra, and original against reconstruction.
+"""Figures of hyperspectral images: false color, spectra, and original against reconstruction.
 
 Images are arrays (C, H, W) of reflectance in [0, 1]. The figures belong to no window and to no state of
 pyplot's: save one with `figure.savefig(path)` or hand it to TensorBoard's `add_figure`.
@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike
 RGB_BANDS = (43, 28, 10)
 """Red, green and blue among the 202 bands that are kept of EnMAP's 224, counted from 0."""
 
-# Distinct to colour-blind readers too: Okabe and Ito, "Color universal design", 2008.
+# Distinct to color-blind readers too: Okabe and Ito, "Color universal design", 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 DIGITAL_NUMBER = 1e-4
-"""The step of the data in reflectance: differences below it are not worth a colour."""
+"""The step of the data in reflectance: differences below it are not worth a color."""
 
 
 def rgb_bands(channels: int) -> tuple[int, ...]:
@@ -30,7 +30,7 @@ def rgb_bands(channels: int) -> tuple[int, ...]:
 
 
 def stretch_limits(cube: ArrayLike, bands: Sequence[int] | None = None) -> np.ndarray:
-    """The reflectances (3, 2) that `false_colour` shows as black and as full colour.
+    """The reflectances (3, 2) that `false_color` shows as black and as full color.
 
     They are percentiles 2 and 98 of each band. To compare a reconstruction with its original, show
     both with the limits of the original: limits of its own would hide a shift.
@@ -41,8 +41,8 @@ def stretch_limits(cube: ArrayLike, bands: Sequence[int] | None = None) -> np.nd
     return limits
 
 
-def false_colour(cube: ArrayLike, bands: Sequence[int] | None = None, limits: ArrayLike | None = None) -> np.ndarray:
-    """An image (C, H, W) as colours (H, W, 3) in [0, 1].
+def false_color(cube: ArrayLike, bands: Sequence[int] | None = None, limits: ArrayLike | None = None) -> np.ndarray:
+    """An image (C, H, W) as colors (H, W, 3) in [0, 1].
 
     Args:
         cube: the image; NaN is shown as black.
@@ -80,9 +80,9 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], x_label: 
 def test_figure(cases: Sequence[tuple[str, ArrayLike, ArrayLike]]) -> Figure:
     """Originals against reconstructions, one row for each (title, x, x_hat) in `cases`.
 
-    A row shows both in false colour with the stretch of the original, the error of each pixel (root
+    A row shows both in false color with the stretch of the original, the error of each pixel (root
     mean square over the bands), the spectra of a dark, a middling and a bright pixel (the squares of the
-    same colour), and the PSNR of each band, with gaps where a band has no error.
+    same color), and the PSNR of each band, with gaps where a band has no error.
     """
     figure = Figure(figsize=(17, 3.6 * len(cases)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches; the default squeezes the panels
@@ -107,11 +107,11 @@ def _draw_case(figure: SubFigure, title: str, x: np.ndarray, x_hat: np.ndarray) 
     limits = stretch_limits(x)
     pixels = _dark_to_bright(x)
 
-    original.imshow(false_colour(x, limits=limits))
+    original.imshow(false_color(x, limits=limits))
     original.set_title("Original")
-    for (row, column), colour in zip(pixels, COLOURS, strict=False):
-        original.plot(column, row, "s", color=colour, markeredgecolor="white", markersize=8)
-    reconstruction.imshow(false_colour(x_hat, limits=limits))
+    for (row, column), color in zip(pixels, COLOURS, strict=False):
+        original.plot(column, row, "s", color=color, markeredgecolor="white", markersize=8)
+    reconstruction.imshow(false_color(x_hat, limits=limits))
     reconstruction.set_title("Reconstruction")
     for axes in (original, reconstruction, error):
         axes.set_xticks([])
@@ -142,9 +142,9 @@ def _draw_case(figure: SubFigure, title: str, x: np.ndarray, x_hat: np.ndarray) 
 def _draw_spectra(axes: Axes, x: np.ndarray, x_hat: np.ndarray, pixels: Sequence[tuple[int, int]]) -> None:
     markers = ("o", "x") if len(x) == 1 else ("", "")  # a single band makes no line
     for index, (row, column) in enumerate(pixels):
-        colour = COLOURS[index % len(COLOURS)]
+        color = COLOURS[index % len(COLOURS)]
         label = f"row {row}, column {column}"
-        axes.plot(x[:, row, column], marker=markers[0], color=colour, linewidth=1.2, label=label)
+        axes.plot(x[:, row, column], marker=markers[0], color=color, linewidth=1.2, label=label)
         axes.plot(x_hat[:, row, column], "--", marker=markers[1], color="black", linewidth=0.9)
     axes.set_ylabel("reflectance")
     _band_axis(axes, len(x))

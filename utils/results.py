@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .files import atomic_write
+from utils.files import atomic_write
 
 
 def write_json(path: str | Path, content: Mapping) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ..base import Family
-from .aec import Aec
-from .ccsds123 import Ccsds123
-from .jpeg2000 import Htj2k, Jpeg2000, Jpeg2000Components
-from .jpegls import JpegLs
-from .jpegxl import JpegXlLossless, JpegXlLossy
-from .klt import KltJpeg2000, KltJpegxl, KltSperr, PcaFloat32
-from .klt_cm import KltCm
-from .sperr import SperrBounded, SperrLossy
-from .sz3 import Sz3Bounded, Sz3Lossy
-from .zfp import ZfpBounded, ZfpLossy
+from coding.base import Family
+from coding.classical.aec import Aec
+from coding.classical.ccsds123 import Ccsds123
+from coding.classical.jpeg2000 import Htj2k, Jpeg2000, Jpeg2000Components
+from coding.classical.jpegls import JpegLs
+from coding.classical.jpegxl import JpegXlLossless, JpegXlLossy
+from coding.classical.klt import KltJpeg2000, KltJpegxl, KltSperr, PcaFloat32
+from coding.classical.sperr import SperrBounded, SperrLossy
+from coding.classical.sz3 import Sz3Bounded, Sz3Lossy
+from coding.classical.zfp import ZfpBounded, ZfpLossy
+from coding.kltcm.codec import KltCm
 
 classical: dict[str, Family] = {
     "jpeg2000": Family(lossy=Jpeg2000, lossless=Jpeg2000),

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..base import DamagedError
-from .images import ImageCodec
+from coding.base import DamagedError
+from coding.classical.images import ImageCodec
 
 _BLOCK = 16  # samples that share a code option
 _INTERVAL = 4096  # blocks from one reference sample to the next
@@ -15,7 +15,7 @@ _ORDERS = ((0, 1, 2), (1, 2, 0))  # of the axes: band sequential, band interleav
 
 
 class Aec(ImageCodec):
-    """CCSDS 121.0-B without loss: differences of neighbours, coded by Rice codes in blocks of 16.
+    """CCSDS 121.0-B without loss: differences of neighbors, coded by Rice codes in blocks of 16.
 
     The cube is one row of samples, band after band or pixel after pixel, whichever comes out smaller; reference samples
     are as rare as libaec allows, every 4096 blocks.

@@ -1,6 +1,6 @@
-"""CCSDS 123.0-B-2: every sample predicted from its neighbours and from the preceding bands, without loss or nearly so.
+"""CCSDS 123.0-B-2: every sample predicted from its neighbors and from the preceding bands, without loss or nearly so.
 
-    s --> (-) --> quantiser -- q --> mapping -- delta --> codewords --> bits
+    s --> (-) --> quantizer -- q --> mapping -- delta --> codewords --> bits
            ^          |
          s_hat        v
            |     bin center s' --> sample representative s"
@@ -29,13 +29,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Codec, CodingError, DamagedError
-from ..settings import bound_of_step
+from coding.base import Codec, CodingError, DamagedError, bound_of_step
 
 if TYPE_CHECKING:
-    from .ccsds123_kernels import Settings
+    from coding.classical.ccsds123_kernels import Settings
 
-LOCAL_SUMS = ("wide neighbour", "narrow neighbour", "wide column", "narrow column")
+LOCAL_SUMS = ("wide neighbor", "narrow neighbor", "wide column", "narrow column")
 """Names of the local sums, by their numbers in the header."""
 
 _DTYPES = (np.dtype("uint16"), np.dtype("int16"))
@@ -58,13 +57,13 @@ _RANGES = {
 class Ccsds123(Codec):
     """Codec of cubes of uint16 or int16 whose sides are at most 65536 long.
 
-    Images one pixel wide have no neighbours to the left or the right: they are coded in reduced mode, with the column
+    Images one pixel wide have no neighbors to the left or the right: they are coded in reduced mode, with the column
     oriented local sums, whatever the parameters say.
 
     Attributes:
         max_error: no sample changes by more, in units of the samples, 0 to 32767; 0 is lossless.
         prediction_bands: P, preceding bands that predict, 0 to 15.
-        full_prediction: whether the local differences to the neighbours within the band predict too (full prediction
+        full_prediction: whether the local differences to the neighbors within the band predict too (full prediction
             mode; otherwise reduced).
         local_sums: one of `LOCAL_SUMS`.
         weight_resolution: Omega, 4 to 19.
@@ -137,7 +136,7 @@ class Ccsds123(Codec):
         Raises:
             CodingError: another type or shape.
         """
-        from .ccsds123_kernels import CODE_BITS, code_band
+        from coding.classical.ccsds123_kernels import CODE_BITS, code_band
 
         if cube.ndim != 3 or not cube.size or cube.dtype not in _DTYPES or max(cube.shape) > _MAX_SIZE:
             raise CodingError(
@@ -166,7 +165,7 @@ class Ccsds123(Codec):
         Raises:
             DamagedError: no such image, or one of an option of the standard that this codec does not use.
         """
-        from .ccsds123_kernels import code_band
+        from coding.classical.ccsds123_kernels import code_band
 
         codec, dynamic_range, dtype, (bands, height, width), body = _unpack_header(data)
         # A codeword has a bit or more: what a damaged header claims allocates no more than its data are worth.
@@ -201,7 +200,7 @@ class Ccsds123(Codec):
         return replace(codec, full_prediction=False, local_sums=LOCAL_SUMS[2 + narrow])
 
     def _settings(self, dynamic_range: int, dtype: np.dtype) -> Settings:
-        from .ccsds123_kernels import Settings
+        from coding.classical.ccsds123_kernels import Settings
 
         middle = 2 ** (dynamic_range - 1) if dtype.kind == "u" else 0
         column, narrow = divmod(LOCAL_SUMS.index(self.local_sums), 2)

@@ -1,4 +1,4 @@
-"""The loop of CCSDS 123.0-B-2 over the samples of a band: prediction, quantisation and codewords, compiled.
+"""The loop of CCSDS 123.0-B-2 over the samples of a band: prediction, quantization and codewords, compiled.
 
 The names in the comments are those of the standard: s" is a sample representative, sigma a local sum, d a central
 local difference, U the vector of local differences, delta the mapped quantizer index, Sigma and Gamma the accumulator
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from ..compiled import compiled
+from coding.entropy.compiled import compiled
 
 CODE_BITS = 16
 """Bits of a codeword beyond its zeros, at most: the largest D."""
@@ -100,7 +100,7 @@ def _high_resolution(difference, local_sum, settings):
 
 
 @numba.njit(forceinline=True)
-def _quantise(residual, max_error):
+def _quantize(residual, max_error):
     """The quantizer index."""
     if max_error == 0:
         return residual
@@ -268,7 +268,7 @@ def code_band(decode, samples, vectors, representatives, settings, stream, bit):
                     mapped, held = _read_codeword(window, held, k, settings)
                 index = _unmap(mapped, double, max_error, settings)
             else:
-                index = _quantise(samples[y, x] - predicted, max_error)
+                index = _quantize(samples[y, x] - predicted, max_error)
                 mapped = _map(index, double, max_error, settings)
                 word, length = _codeword(mapped, k, settings) if t else (mapped, settings.range_bits)
                 window, held = (window << length) | word, held + length

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..base import CodingError, DamagedError
+from coding.base import CodingError, DamagedError
 
 _DTYPES = ("uint16", "int16", "float32")
 _HEADER = struct.Struct("<BIII")

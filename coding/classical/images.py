@@ -6,11 +6,10 @@ from abc import abstractmethod
 
 import numpy as np
 
-from ..base import Codec, CodingError, DamagedError
-from ..blocks import join_blocks, split_blocks
-from ..integers import decode_integers, encode_integers
-from .header import pack_cube_header
-from .streams import join_streams, seal, split_streams, unseal
+from coding.base import Codec, CodingError, DamagedError, join_blocks, split_blocks
+from coding.classical.header import pack_cube_header
+from coding.classical.streams import join_streams, seal, split_streams, unseal
+from coding.entropy.integers import decode_integers, encode_integers
 
 _DTYPES = ("uint16", "int16")
 _HALF = 2**15

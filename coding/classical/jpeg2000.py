@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import CodingError
-from ..settings import check_step
-from .images import BandCodec, ImageCodec
+from coding.base import CodingError, check_step
+from coding.classical.images import BandCodec, ImageCodec
 
 _LEVELS = 2**16  # of the images
 _ROOM = 16  # steps, a quarter of them at either end: HTJ2K's errors reached 2.1 steps either way
-# HTJ2K's quantiser has a zero bin twice as wide as its step: where most coefficients fall into it, the squared error is
+# HTJ2K's quantizer has a zero bin twice as wide as its step: where most coefficients fall into it, the squared error is
 # twice that of equal bins. Measured on land and on water, this share of the step evens that out.
 _SHARE = 0.8
 _MOST_COMPONENTS = 16384
@@ -91,7 +90,7 @@ class Jpeg2000Components(ImageCodec):
 
 @dataclass(frozen=True)
 class Htj2k(BandCodec):
-    """High-Throughput JPEG 2000 by band: wavelet 9/7 with one quantiser, or 5/3 without loss.
+    """High-Throughput JPEG 2000 by band: wavelet 9/7 with one quantizer, or 5/3 without loss.
 
     With loss it takes cubes whose range is 16 steps short of that of uint16, at least: what leaves that range comes
     back from its other end.

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import CodingError
-from ..settings import bound_of_step, check_max_error
-from .images import BandCodec
+from coding.base import CodingError, bound_of_step, check_max_error
+from coding.classical.images import BandCodec
 
 _MOST_NEAR = 255  # largest bound that the format has room for
 

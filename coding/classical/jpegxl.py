@@ -1,14 +1,14 @@
 """JPEG XL (ISO/IEC 18181-1) by libjxl, each band an image.
 
-With loss it codes what people see, and takes the cube root of the light before it quantises. Samples of bands are no
+With loss it codes what people see, and takes the cube root of the light before it quantizes. Samples of bands are no
 light that anybody looks at, and a squared error counts alike at all values. The image is therefore that of which the
 samples are the roots::
 
     z = (v - lowest) / range                                 in [0, 1]
     light = (z (cbrt(1 + b) - cbrt(b)) + cbrt(b))^3 - b      b: the opsin bias of the standard
 
-A grey image's root channels, cbrt(light + b) - cbrt(b), are then linear in v. This took 0.5 bits a sample off land at
-equal error. What remains of human vision are the quantiser's weights, coarser at high spatial frequencies.
+A gray image's root channels, cbrt(light + b) - cbrt(b), are then linear in v. This took 0.5 bits a sample off land at
+equal error. What remains of human vision are the quantizer's weights, coarser at high spatial frequencies.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Codec, CodingError, DamagedError
-from ..settings import check_step
-from .header import pack_cube_header
-from .images import BandCodec
-from .streams import join_streams, seal, split_streams, unseal
+from coding.base import Codec, CodingError, DamagedError, check_step
+from coding.classical.header import pack_cube_header
+from coding.classical.images import BandCodec
+from coding.classical.streams import join_streams, seal, split_streams, unseal
 
 _DTYPES = ("uint16", "int16", "float32")
 _EFFORT = 5  # of 1 to 9: without loss land came out smallest at 4, water at 7, at a third and at twice the time

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Codec, CodingError, DamagedError
-from ..blocks import join_blocks, split_blocks
-from ..klt import Klt, fit_klt, principal_components, unpack_klt
-from ..planes import decode_planes, encode_planes
-from ..settings import check_step
-from .header import pack_cube_header
-from .streams import join_streams, seal, split_streams, unseal
+from coding.base import Codec, CodingError, DamagedError, check_step, join_blocks, split_blocks
+from coding.classical.header import pack_cube_header
+from coding.classical.streams import join_streams, seal, split_streams, unseal
+from coding.klt import Klt, fit_klt, principal_components, unpack_klt
+from coding.planes import decode_planes, encode_planes
 
 _DTYPES = ("uint16", "int16", "float32")
 _GROUP = 16  # components in an image of JPEG XL
@@ -159,7 +157,7 @@ class KltSperr(_KltCodec):
 
 @dataclass(frozen=True)
 class PcaFloat32(Codec):
-    """Principal components as float32, the fewest whose error is small enough: no quantiser, no entropy coder.
+    """Principal components as float32, the fewest whose error is small enough: no quantizer, no entropy coder.
 
     What dimensionality reduction alone gives, and the linear counterpart of autoencoders that store float32 latents.
     Published rates of such models count the latents, here the components, alone. Here the mean and the basis count as

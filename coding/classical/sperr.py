@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import CodingError
-from ..settings import check_max_error, check_step
-from .volumes import VolumeCodec, tolerance_of
+from coding.base import CodingError, check_max_error, check_step
+from coding.classical.volumes import VolumeCodec, tolerance_of
 
 
 class _Sperr(VolumeCodec):
@@ -37,7 +36,7 @@ def _long_axes_first(shape: tuple[int, int, int]) -> tuple[int, ...]:
 class SperrLossy(_Sperr):
     """SPERR on the whole cube as one chunk, to a PSNR: wavelet 9/7 on three axes, set partitioning.
 
-    SPERR looks for the coarsest quantiser whose squared error, measured, is no larger than asked for.
+    SPERR looks for the coarsest quantizer whose squared error, measured, is no larger than asked for.
 
     Attributes:
         step: see `Family.lossy`.

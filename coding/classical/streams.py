@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..base import DamagedError
-from .header import unpack_cube_header
+from coding.base import DamagedError
+from coding.classical.header import unpack_cube_header
 
 _CHECKSUM = struct.Struct("<I")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..settings import check_max_error, check_step
-from .volumes import VolumeCodec, tolerance_of
+from coding.base import check_max_error, check_step
+from coding.classical.volumes import VolumeCodec, tolerance_of
 
 
 class _Sz3(VolumeCodec):

@@ -7,9 +7,9 @@ from abc import abstractmethod
 
 import numpy as np
 
-from ..base import Codec, CodingError, DamagedError
-from .header import pack_cube_header
-from .streams import seal, unseal
+from coding.base import Codec, CodingError, DamagedError
+from coding.classical.header import pack_cube_header
+from coding.classical.streams import seal, unseal
 
 _DTYPES = ("uint16", "int16", "float32")
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import CodingError
-from ..settings import check_max_error, check_step
-from .volumes import VolumeCodec, tolerance_of
+from coding.base import CodingError, check_max_error, check_step
+from coding.classical.volumes import VolumeCodec, tolerance_of
 
 _UNIT = struct.Struct("<d")
 # Of a step: ZFP's errors are far below its tolerance. Measured on land and on water with tolerances that are powers

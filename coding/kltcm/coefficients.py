@@ -1,6 +1,6 @@
-"""Planes of a transform along the bands, quantised and coded: the lossy path of `klt-cm`.
+"""Planes of a transform along the bands, quantized and coded: the lossy path of `klt-cm`.
 
-    planes -> minus their prediction -> 9/7 wavelet -> dependent quantisation -> mixed contexts -> bytes
+    planes -> minus their prediction -> 9/7 wavelet -> dependent quantization -> mixed contexts -> bytes
               from planes before                        (trellis)
 
 Whole numbers alone decide how the stream is read; floating point enters where planes are put together from them.
@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..base import CodingError
-from ..blocks import join_blocks, split_blocks
-from ..integers import decode_integers, encode_integers
-from .engine import MOST_BITS, POSITION, check_decoder, finish_encoder, new_decoder, new_encoder
-from .features import Predictor, count_features
-from .planes import Model
-from .trellis import Trellis
-from .wavelet import analyse, subbands, synthesise
+from coding.base import CodingError, join_blocks, split_blocks
+from coding.entropy.integers import decode_integers, encode_integers
+from coding.entropy.mixing import MOST_BITS, POSITION, check_decoder, finish_encoder, new_decoder, new_encoder
+from coding.kltcm.contexts import Model
+from coding.kltcm.features import Predictor, count_features
+from coding.kltcm.trellis import Trellis
+from coding.kltcm.wavelet import analyze, subbands, synthesize
 
-_MOST_BYTES = 96  # of a coefficient: 40 decisions of at most 16 bits each, and bits that are not modelled
-_CENTRE = 0.02  # steps by which numbers beside 0 are larger, on average, than the middle of what is quantised to them
+_MOST_BYTES = 96  # of a coefficient: 40 decisions of at most 16 bits each, and bits that are not modeled
+_CENTRE = 0.02  # steps by which numbers beside 0 are larger, on average, than the middle of what is quantized to them
 
 
 def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
@@ -46,10 +45,10 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
         factors[k, : len(chosen)] = chosen
         predicted = predictor.predict(factors[k])
         buffer = np.zeros(layout.size)
-        buffer[layout.places] = analyse((planes[k] - predicted)[None])[0]
+        buffer[layout.places] = analyze((planes[k] - predicted)[None])[0]
         if not np.abs(buffer).max() < 2**MOST_BITS - 2:
             raise CodingError("the samples are too large for the step: ask for a larger one")
-        numbers = trellis.quantise(buffer, model.last, model.before, model.mean)
+        numbers = trellis.quantize(buffer, model.last, model.before, model.mean)
         signs = np.where(numbers > 0, 1 + (buffer < 0), 0)
         if len(data) < coder[POSITION] + _MOST_BYTES * planes[k].size:
             data = np.append(data, np.zeros(len(data) + _MOST_BYTES * planes[k].size, np.uint8))
@@ -85,4 +84,4 @@ def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 def _restore(numbers: np.ndarray, signs: np.ndarray, places: np.ndarray) -> np.ndarray:
     """A plane (H, W) of magnitudes in half steps and their signs."""
     values = (0.5 * numbers + _CENTRE * (numbers > 0)) * np.where(signs == 2, -1, 1)
-    return synthesise(values[places][None])[0]
+    return synthesize(values[places][None])[0]

@@ -18,9 +18,9 @@ import math
 
 import numpy as np
 
-from ..base import DamagedError
-from ..compiled import compiled
-from .wavelet import analyse, subbands
+from coding.base import DamagedError
+from coding.entropy.compiled import compiled
+from coding.kltcm.wavelet import analyze, subbands
 
 _SOURCES = 8  # components that have derivatives
 _FACTORS = 6  # components that have products
@@ -72,8 +72,8 @@ class Predictor:
         index = len(self._sources)
         if not _new_features(index):
             return
-        centred = plane - plane.mean()
-        plane = centred / _divisor(np.sqrt(np.square(centred).mean()))
+        centered = plane - plane.mean()
+        plane = centered / _divisor(np.sqrt(np.square(centered).mean()))
         self._sources.append(plane)
         framed = np.pad(plane, 1, mode="edge")
         right, left, below, above = framed[1:-1, 2:], framed[1:-1, :-2], framed[2:, 1:-1], framed[:-2, 1:-1]
@@ -106,7 +106,7 @@ class Predictor:
 
     def _transform(self, planes: np.ndarray) -> np.ndarray:
         """Wavelet coefficients (P, H * W) of planes, subband by subband."""
-        return analyse(planes).reshape(len(planes), -1)[:, self._layout.order].astype(np.float32)
+        return analyze(planes).reshape(len(planes), -1)[:, self._layout.order].astype(np.float32)
 
     def _split(self, transformed: np.ndarray) -> list[np.ndarray]:
         return [transformed[:, a:b] for a, b in zip(self._ends[:-1], self._ends[1:], strict=True)]

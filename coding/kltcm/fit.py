@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from ..base import CodingError
-from ..container import Header
-from ..fit import PSNR_TOLERANCE, RATE_TOLERANCE, Wish, find_step, sampled_tiles, valid_samples
-from ..numbers import numbers_of
-from ..scene import Measures, in_threads, measure, split_bands, valid_mask
-from .tiles import KltTiles
+from coding.base import CodingError
+from coding.hsc.container import Header
+from coding.hsc.tiling import Measures, in_threads, measure, split_bands, valid_mask
+from coding.kltcm.tiles import KltTiles
+from coding.numbers import numbers_of
+from coding.rate_control import PSNR_TOLERANCE, RATE_TOLERANCE, Wish, find_step, sampled_tiles, valid_samples
 
 MAX_SAMPLED = 4  # tiles that a scene is judged by
 _STEP_AT_0 = 2.0**-8  # of the scale
@@ -26,7 +26,7 @@ class KltFit:
     """`klt-cm` on a scene, judged by up to four tiles where a target asks for that.
 
     Args:
-        scene: with `read` as in `utils.scenes`; needed as long as this is.
+        scene: with `read` as in `datasets.scenes`; needed as long as this is.
         header: of the file, but for the codec's parameters.
         num_workers: threads.
 

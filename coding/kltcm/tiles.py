@@ -10,17 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import CodingError, DamagedError, TileCoder
-from ..blocks import join_blocks, split_blocks
-from ..container import Header
-from ..klt import fit_klt, unpack_klt
-from ..masks import fill_gaps
-from ..nodata import avoid_nodata, restore_moves, round_samples
-from ..numbers import Numbers, number_of
-from ..parameters import check_parameters, is_step, number_rules
-from .coefficients import decode_coefficients, encode_coefficients
-from .floats import decode_floats, encode_floats
-from .samples import decode_samples, encode_samples
+from coding.base import CodingError, DamagedError, TileCoder, join_blocks, split_blocks
+from coding.hsc.container import Header
+from coding.hsc.masks import fill_gaps
+from coding.hsc.parameters import check_parameters, is_step, number_rules
+from coding.klt import fit_klt, unpack_klt
+from coding.kltcm.coefficients import decode_coefficients, encode_coefficients
+from coding.numbers import Numbers, avoid_nodata, number_of, restore_moves, round_samples
+from coding.prediction.floats import decode_floats, encode_floats
+from coding.prediction.samples import decode_samples, encode_samples
 
 _MOST_STEP = 2.0**128  # float32 ends there
 
@@ -31,7 +29,7 @@ class KltTiles(TileCoder):
 
     Attributes:
         numbers: how samples become whole numbers, with the bound on their error.
-        step: of the quantiser without a bound, in the samples' units: the squared error is about step^2 / 12.
+        step: of the quantizer without a bound, in the samples' units: the squared error is about step^2 / 12.
             None with one.
         nodata: of the scene.
     """

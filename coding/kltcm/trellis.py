@@ -1,13 +1,13 @@
-"""Dependent quantisation: two quantisers whose turn the numbers before decide, and the numbers that cost least.
+"""Dependent quantization: two quantizers whose turn the numbers before decide, and the numbers that cost least.
 
-Quantiser 0 has the values 0, 1, -1, 2, -2, ... in steps, quantiser 1 the values 0, 1/2, -1/2, 3/2, -3/2, ...; which of
+Quantizer 0 has the values 0, 1, -1, 2, -2, ... in steps, quantizer 1 the values 0, 1/2, -1/2, 3/2, -3/2, ...; which of
 them a coefficient is for follows from a state, and the state from the parities of the numbers before it. Together they
 fill the line twice as densely as each alone, so that the encoder, which looks for the best path through all states
-(Viterbi, doi 10.1109/TIT.1967.1054010), has about 1 dB less error at the same rate: trellis-coded quantisation
+(Viterbi, doi 10.1109/TIT.1967.1054010), has about 1 dB less error at the same rate: trellis-coded quantization
 (Marcellin and Fischer, doi 10.1109/26.46532), in the form of Schwarz et al. (doi 10.1109/DCC.2019.00022).
 
 The best path is that with the least squared error plus `PRICE` times bits. Only the encoder needs to know bits, and
-they are estimated: from how large the neighbours of a coefficient are and how frequent numbers were there so far.
+they are estimated: from how large the neighbors of a coefficient are and how frequent numbers were there so far.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import math
 
 import numpy as np
 
-from ..compiled import compiled
-from .wavelet import FIRST, HEIGHT, PARENT, STRIDE, WIDTH
+from coding.entropy.compiled import compiled
+from coding.kltcm.wavelet import FIRST, HEIGHT, PARENT, STRIDE, WIDTH
 
 NEXT = np.array([[0, 2], [2, 0], [1, 3], [3, 1]], np.int64)
-"""The state after a state and the parity of its number; states 0 and 1 use quantiser 0, 2 and 3 quantiser 1."""
+"""The state after a state and the parity of its number; states 0 and 1 use quantizer 0, 2 and 3 quantizer 1."""
 
 PRICE = 0.14
 """Of a bit, in squared steps."""
@@ -28,13 +28,13 @@ PRICE = 0.14
 _STATES = len(NEXT)
 _NUMBERS = 16  # whose frequencies are counted; the bits of larger ones grow by `_SLOPE` each
 _SLOPE = 0.3
-_CLASSES = 40  # of neighbourhoods
+_CLASSES = 40  # of neighborhoods
 _PRIOR = 30  # numbers that a class begins with
 _DEAD = 0.2  # steps that a first guess at a number is rounded further down
 
 
 class Trellis:
-    """Quantises planes one after another; what it learns of one helps to estimate bits in the next.
+    """Quantizes planes one after another; what it learns of one helps to estimate bits in the next.
 
     Args:
         table: of `Subbands`.
@@ -50,7 +50,7 @@ class Trellis:
         self._classes = np.zeros(pixels, np.int64)
         self._paths = np.zeros((pixels, _STATES), np.int64)
 
-    def quantise(self, coefficients: np.ndarray, last: np.ndarray, before: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    def quantize(self, coefficients: np.ndarray, last: np.ndarray, before: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """Numbers, without sign, of coefficients in steps.
 
         Args:
@@ -72,26 +72,26 @@ class Trellis:
 
 
 def _typical_counts() -> np.ndarray:
-    """Of each class and quantiser, how frequent numbers are if they are Laplacian of the class's mean."""
+    """Of each class and quantizer, how frequent numbers are if they are Laplacian of the class's mean."""
     counts = np.zeros((_CLASSES, 2, _NUMBERS))
     for index in range(_CLASSES):
         scale = max(_class_start(index) / 140, 0.03) + 0.15
-        for quantiser in range(2):
-            edges = np.append(np.arange(_NUMBERS) - 0.5 * (1 + quantiser), math.inf)
+        for quantizer in range(2):
+            edges = np.append(np.arange(_NUMBERS) - 0.5 * (1 + quantizer), math.inf)
             edges[0] = 0
             edges[1] += 0.15
-            counts[index, quantiser] = np.maximum(-np.diff(np.exp(-edges / scale)), 1e-4)
+            counts[index, quantizer] = np.maximum(-np.diff(np.exp(-edges / scale)), 1e-4)
     return _PRIOR * counts / counts.sum(axis=2, keepdims=True)
 
 
 def _class_start(index: int) -> int:
-    """The smallest neighbourhood of a class."""
+    """The smallest neighborhood of a class."""
     return index if index < 4 else (2 + index % 2) << (index // 2 - 1)
 
 
 @compiled
 def _classify(table, guess, last, before, mean, classes):
-    """How large neighbours are, in half octaves, for each coefficient in the order of coding."""
+    """How large neighbors are, in half octaves, for each coefficient in the order of coding."""
     n = 0
     for b in range(table.shape[0]):
         first, stride, parent = table[b, FIRST], table[b, STRIDE], table[b, PARENT]
@@ -125,22 +125,22 @@ def _find_path(table, magnitudes, classes, bits, counts, paths, numbers):
         for y in range(table[b, HEIGHT]):
             for x in range(table[b, WIDTH]):
                 magnitude = magnitudes[table[b, FIRST] + y * table[b, STRIDE] + x]
-                for quantiser in range(2):
-                    shift = 0.5 * quantiser
+                for quantizer in range(2):
+                    shift = 0.5 * quantizer
                     lower = int(magnitude + shift)
-                    candidates[quantiser, 0], candidates[quantiser, 1] = lower, lower + 1
+                    candidates[quantizer, 0], candidates[quantizer, 1] = lower, lower + 1
                     for i in range(3):
-                        number = candidates[quantiser, i]
+                        number = candidates[quantizer, i]
                         counted = min(number, _NUMBERS - 1)
                         value = number - shift if number else 0.0
-                        rate = bits[classes[n], quantiser, counted] + _SLOPE * (number - counted)
-                        prices[quantiser, i] = (magnitude - value) ** 2 + PRICE * rate
+                        rate = bits[classes[n], quantizer, counted] + _SLOPE * (number - counted)
+                        prices[quantizer, i] = (magnitude - value) ** 2 + PRICE * rate
                 arrived[:] = np.inf
                 for state in range(4):
-                    quantiser = state >> 1
+                    quantizer = state >> 1
                     for i in range(3):
-                        number = candidates[quantiser, i]
-                        cost = costs[state] + prices[quantiser, i]
+                        number = candidates[quantizer, i]
+                        cost = costs[state] + prices[quantizer, i]
                         after = NEXT[state, number & 1]
                         if cost < arrived[after]:
                             arrived[after] = cost

@@ -2,7 +2,7 @@
 
 The filters are the irreversible ones of JPEG 2000 (ISO/IEC 15444-1, Annex F; Cohen, Daubechies and Feauveau, doi
 10.1002/cpa.3160450502), with symmetric extension. Here they are scaled so that an error of a coefficient is about the
-same error of the plane, whatever its subband: a single quantiser step serves all of them.
+same error of the plane, whatever its subband: a single quantizer step serves all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ..compiled import compiled
+from coding.entropy.compiled import compiled
 
 MOST_LEVELS = 5
 _LIFTS = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
@@ -34,7 +34,7 @@ class Subbands:
         levels: of the transform.
         table: int64 (B, 9), see `LEVEL`.
         size: of a buffer.
-        places: int64 (H, W), where in a buffer each coefficient is, for a transformed plane of `analyse`.
+        places: int64 (H, W), where in a buffer each coefficient is, for a transformed plane of `analyze`.
         order: int64 (H * W,), the coefficients of a flattened transformed plane by subbands, rows and columns.
         counts: int64 (B,), coefficients of each subband.
     """
@@ -77,17 +77,17 @@ def subbands(height: int, width: int) -> Subbands:
     return Subbands(levels, table, size, places, places.ravel().argsort(), table[:, HEIGHT] * table[:, WIDTH])
 
 
-def analyse(planes: np.ndarray) -> np.ndarray:
+def analyze(planes: np.ndarray) -> np.ndarray:
     """Planes (P, H, W), float64, to their wavelet coefficients: LL in the upper left corner, finer subbands around."""
     planes = planes.copy()
-    _analyse(planes, subbands(*planes.shape[1:]).levels)
+    _analyze(planes, subbands(*planes.shape[1:]).levels)
     return planes
 
 
-def synthesise(coefficients: np.ndarray) -> np.ndarray:
-    """The planes (P, H, W) of the coefficients of `analyse`."""
+def synthesize(coefficients: np.ndarray) -> np.ndarray:
+    """The planes (P, H, W) of the coefficients of `analyze`."""
     planes = coefficients.copy()
-    _synthesise(planes, subbands(*planes.shape[1:]).levels)
+    _synthesize(planes, subbands(*planes.shape[1:]).levels)
     return planes
 
 
@@ -96,7 +96,7 @@ def _half(h: int, w: int) -> tuple[int, int]:
 
 
 @compiled
-def _analyse(planes, levels):
+def _analyze(planes, levels):
     h, w = planes.shape[1:]
     for _ in range(levels):
         for p in range(len(planes)):
@@ -106,7 +106,7 @@ def _analyse(planes, levels):
 
 
 @compiled
-def _synthesise(planes, levels):
+def _synthesize(planes, levels):
     for level in range(levels - 1, -1, -1):
         h, w = planes.shape[1:]
         for _ in range(level):

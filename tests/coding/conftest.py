@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coding.network import Network
+from coding.learned.network import Network
 from models import models
 
 

@@ -78,7 +78,7 @@ def test_components_below_the_error_are_left_out(land):
     assert sorted(counts, reverse=True) == counts
 
 
-def test_quantised_basis_costs_little_error(land):
+def test_quantized_basis_costs_little_error(land):
     """What the components cannot express grows by less than a twentieth of the error."""
     cube = land()
     squared_error = 20.0

@@ -55,12 +55,12 @@ def test_small_planes_by_jpegxl_where_that_is_smaller():
     assert len(data) < len(plane_coders["context"][0](planes))
 
 
-def test_contexts_pay_where_neighbours_are_alike():
+def test_contexts_pay_where_neighbors_are_alike():
     ramp = np.add.outer(np.arange(64), np.arange(64))[None].repeat(3, axis=0)
     noise = np.random.default_rng(0).integers(0, 2, ramp.shape)
     sizes = {coder: len(encode_planes(ramp + noise, coder)) for coder in PLANE_CODERS}
-    assert sizes["context"] < sizes["jpegxl"] < 0.5 * sizes["factorised"]
-    assert sizes["factorised"] < ramp.size  # under a byte each
+    assert sizes["context"] < sizes["jpegxl"] < 0.5 * sizes["factorized"]
+    assert sizes["factorized"] < ramp.size  # under a byte each
 
 
 @pytest.mark.parametrize("coder", PLANE_CODERS)
@@ -84,4 +84,4 @@ def test_damaged_planes_end_in_one_line_or_in_planes(coder, high):
 def test_planes_of_another_size_are_refused(coder):
     data = encode_planes(np.arange(3 * 64 * 64).reshape(3, 64, 64), coder)
     with pytest.raises(DamagedError):
-        decode_planes(data, (4, 64, 64) if coder == "factorised" else (3, 8, 8))
+        decode_planes(data, (4, 64, 64) if coder == "factorized" else (3, 8, 8))

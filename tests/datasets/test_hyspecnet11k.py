@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import HySpecNet11k
-from datasets.sampling import EpochBatchSampler
 from datasets.transforms import get_transform
+from training.sampler import EpochBatchSampler
 from utils.errors import DatasetError, one_line
 
 

@@ -30,7 +30,7 @@ def test_every_transform_keeps_its_promises(name):
     transform = get_transform(name)
     assert transform.name == name
     size = transform.size
-    assert transform.keeps_neighbours is not name.startswith("random_")
+    assert transform.keeps_neighbors is not name.startswith("random_")
     cube = coordinates(67, 70)
     out = transform(cube, np.random.default_rng(0))
     assert out.shape == (2, size, size) == transform.output_shape(cube.shape)
@@ -38,7 +38,7 @@ def test_every_transform_keeps_its_promises(name):
     assert not np.shares_memory(out, cube)
     np.testing.assert_array_equal(out, transform(cube, np.random.default_rng(0)))
     rows, columns = out
-    if transform.keeps_neighbours:
+    if transform.keeps_neighbors:
         assert (np.diff(rows, axis=0) == 1).all() and (np.diff(columns, axis=1) == 1).all()
     with pytest.raises(ValueError, match=f"{name} needs patches of at least {size}x{size}, not"):
         transform(coordinates(size - 1, 70), np.random.default_rng(0))

@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import sys, torch
 from models import models
-from utils.speed import peak_growth
+from benchmarks.speed.measure import peak_growth
 name, images, side = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = models[name]().eval()
 x = torch.rand(images, 202, side, side)

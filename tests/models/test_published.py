@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.speed.textbook import textbook
 from models import aliases, models, unverified
-from models.textbook import textbook
-from utils.weights import published
+from models.zoo import published
 
 TABLE = json.loads((Path(__file__).parent / "state_dicts.json").read_text())
 ONE_OF_EACH = ("cae1d", "cae1d_2bpppc", "cae1da", "cae1de", "sscnet_1bpppc", "cae3d_1bpppc")

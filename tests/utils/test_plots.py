@@ -35,17 +35,17 @@ def test_rgb_bands_keep_their_place_in_other_sensors():
     assert plots.rgb_bands(1) == (0, 0, 0)
 
 
-def test_false_colour_stretches_each_band_between_its_percentiles(cube):
-    colours = plots.false_colour(cube)
-    assert colours.shape == (16, 12, 3)
+def test_false_color_stretches_each_band_between_its_percentiles(cube):
+    colors = plots.false_color(cube)
+    assert colors.shape == (16, 12, 3)
     for channel, band in enumerate((43, 28, 10)):
         low, high = np.percentile(cube[band], (2, 98))
         expected = np.clip((cube[band] - low) / (high - low), 0, 1)
-        np.testing.assert_allclose(colours[..., channel], expected, atol=1e-6)
+        np.testing.assert_allclose(colors[..., channel], expected, atol=1e-6)
 
 
-def test_false_colour_takes_other_bands(cube):
-    same = plots.false_colour(cube, bands=(5, 5, 7))
+def test_false_color_takes_other_bands(cube):
+    same = plots.false_color(cube, bands=(5, 5, 7))
     assert np.array_equal(same[..., 0], same[..., 1])
     assert not np.array_equal(same[..., 0], same[..., 2])
 
@@ -53,27 +53,27 @@ def test_false_colour_takes_other_bands(cube):
 def test_a_reconstruction_is_shown_with_the_stretch_of_its_original(cube):
     darker = cube / 2
     limits = plots.stretch_limits(cube)
-    assert np.allclose(plots.false_colour(darker), plots.false_colour(cube), atol=1e-6)
-    assert plots.false_colour(darker, limits=limits).mean() < plots.false_colour(cube).mean() - 0.2
+    assert np.allclose(plots.false_color(darker), plots.false_color(cube), atol=1e-6)
+    assert plots.false_color(darker, limits=limits).mean() < plots.false_color(cube).mean() - 0.2
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])
 def test_a_constant_image_and_its_noise_below_the_data_step_are_black(value):
     flat = np.full((202, 8, 8), value)
-    assert not plots.false_colour(flat).any()
+    assert not plots.false_color(flat).any()
     noisy = flat + 1e-6 * np.random.default_rng(0).random(flat.shape)
-    assert plots.false_colour(noisy).max() < 0.02
+    assert plots.false_color(noisy).max() < 0.02
 
 
-def test_false_colour_takes_what_a_diverged_model_makes(cube):
+def test_false_color_takes_what_a_diverged_model_makes(cube):
     limits = plots.stretch_limits(cube)
     broken = cube.copy()
     broken[:, 0, 0], broken[:, 0, 1], broken[:, 0, 2] = np.nan, np.inf, -np.inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        colours = plots.false_colour(broken, limits=limits)
-    assert colours[0, :3].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
-    assert np.array_equal(colours[1:], plots.false_colour(cube, limits=limits)[1:])
+        colors = plots.false_color(broken, limits=limits)
+    assert colors[0, :3].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
+    assert np.array_equal(colors[1:], plots.false_color(cube, limits=limits)[1:])
 
 
 def test_spectra_figure_lays_the_original_over_the_reconstruction(cube):
@@ -106,7 +106,7 @@ def test_the_test_figure_shows_errors_in_reflectance_and_decibels(cube):
     error = worst["Error per pixel (RMSE)"].images[0].get_array()
     np.testing.assert_allclose(error, np.sqrt(192 / 202) * 0.01, rtol=1e-6)
     reconstruction = worst["Reconstruction"].images[0].get_array()
-    assert np.array_equal(reconstruction, plots.false_colour(x_hat, limits=plots.stretch_limits(cube)))
+    assert np.array_equal(reconstruction, plots.false_color(x_hat, limits=plots.stretch_limits(cube)))
     assert worst["PSNR per band"].get_xlim() == (-0.5, 201.5)
     psnr = worst["PSNR per band"].lines[0].get_ydata()
     assert np.isnan(psnr[50:60]).all()

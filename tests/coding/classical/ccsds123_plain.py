@@ -22,7 +22,7 @@ class PlainImage:
         self.full = codec.full_prediction
         if self.N_x == 1:
             self.full = False
-            self.local_sums = codec.local_sums.replace("neighbour", "column")
+            self.local_sums = codec.local_sums.replace("neighbor", "column")
         self.K = min(codec.accumulator_exponent, self.D - 2)
         self.psi = codec.offset if self.m else 0
 
@@ -38,7 +38,7 @@ class PlainImage:
     def local_sum(self, z, y, x):
         s = self.representatives
         kind = self.local_sums
-        if kind == "wide neighbour":
+        if kind == "wide neighbor":
             if y == 0:
                 return 4 * s[z, y, x - 1]
             if x == 0:
@@ -46,7 +46,7 @@ class PlainImage:
             if x == self.N_x - 1:
                 return s[z, y, x - 1] + s[z, y - 1, x - 1] + 2 * s[z, y - 1, x]
             return s[z, y, x - 1] + s[z, y - 1, x - 1] + s[z, y - 1, x] + s[z, y - 1, x + 1]
-        if kind == "narrow neighbour" and y > 0:
+        if kind == "narrow neighbor" and y > 0:
             if x == 0:
                 return 2 * s[z, y - 1, x] + 2 * s[z, y - 1, x + 1]
             if x == self.N_x - 1:
@@ -65,7 +65,7 @@ class PlainImage:
         elif self.full and x == 0:
             vector += 3 * [4 * s[z, y - 1, x] - sigma]
         elif self.full:
-            vector += [4 * neighbour - sigma for neighbour in (s[z, y - 1, x], s[z, y, x - 1], s[z, y - 1, x - 1])]
+            vector += [4 * neighbor - sigma for neighbor in (s[z, y - 1, x], s[z, y, x - 1], s[z, y - 1, x - 1])]
         for i in range(1, min(z, self.codec.prediction_bands) + 1):
             vector.append(4 * s[z - i, y, x] - self.local_sum(z - i, y, x))
         return vector
@@ -167,7 +167,7 @@ class PlainImage:
 
     def header(self):
         codec, m = self.codec, self.m
-        sums = ("wide neighbour", "narrow neighbour", "wide column", "narrow column").index(self.local_sums)
+        sums = ("wide neighbor", "narrow neighbor", "wide column", "narrow column").index(self.local_sums)
         represented = codec.damping > 0 or self.psi > 0
         image = "00000000" + "".join(f"{side % 2**16:016b}" for side in (self.N_x, self.N_y, self.N_z))
         image += f"{self.signed:b}00{self.D % 16:04b}1" + 16 * "0"

@@ -117,7 +117,7 @@ def test_the_bound_by_hand():
     "shape", [(1, 1, 1), (1, 20, 30), (4, 1, 9), (4, 9, 1), (7, 1, 1), (426, 2, 3), (3, 40, 2), (2, 3, 300)]
 )
 def test_shapes_and_limits_of_the_types(shape, dtype, max_error):
-    for codec in (Ccsds123(max_error), Ccsds123(max_error, local_sums="narrow neighbour", damping=3)):
+    for codec in (Ccsds123(max_error), Ccsds123(max_error, local_sums="narrow neighbor", damping=3)):
         assert error(extremes(shape, dtype), codec) <= max_error
         assert error(smooth(shape, dtype), codec) <= max_error
 

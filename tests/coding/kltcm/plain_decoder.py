@@ -1,4 +1,4 @@
-"""A decoder of the codec `klt-cm`, written from the text of FORMAT.md alone: plain Python, and slow.
+"""A decoder of the codec `klt-cm`, written from the text of docs/format.md alone: plain Python, and slow.
 
 It shares nothing with the codec. Its functions follow the text, section by section, and so do their names. Contexts
 and sets of weights are entries of dictionaries, by the names that the text gives them; planes are dictionaries too,
@@ -114,7 +114,7 @@ def array(data, rows, length):
         weight = min(node - 16, 8)
         row, sizes = [], []
         for j in range(length):
-            remainder = decode_remainder(coder, min(half(neighbourhood(sizes, above, j)), 47))
+            remainder = decode_remainder(coder, min(half(neighborhood(sizes, above, j)), 47))
             row.append((weight * (row[-1] if row else 0) + 4 >> 3) + remainder)
             sizes.append(abs(remainder))
         if not all(-(2**31) <= number < 2**31 for number in row):
@@ -126,7 +126,7 @@ def array(data, rows, length):
     return numbers
 
 
-def neighbourhood(m, above, j):
+def neighborhood(m, above, j):
     left = 0 if j == 0 else 3 * m[0] if j == 1 else 2 * m[j - 1] + m[j - 2]
     if above is None:
         return 7 * left // 3
@@ -356,7 +356,7 @@ def decode_components(data, count, height, width):
     for k in range(count):
         place = k if k <= 40 else min(40 + (k - 40) // 8, 79)
         v, signs = decode_plane(stream, order, place, last, second, mean)
-        component = synthesise(reconstruct(v, signs, order, height, width), sizes)
+        component = synthesize(reconstruct(v, signs, order, height, width), sizes)
         for j, factor in enumerate(factors[k]):
             if factor:
                 if j >= len(features):
@@ -440,7 +440,7 @@ def reconstruct(v, signs, order, height, width):
     return coefficients
 
 
-def synthesise(coefficients, sizes):
+def synthesize(coefficients, sizes):
     for height, width in sizes[-2::-1]:
         for y in range(height):
             coefficients[y][:width] = join(coefficients[y][:width])
@@ -487,7 +487,7 @@ def combine(function, *planes):
     return [[function(*values) for values in zip(*rows, strict=True)] for rows in zip(*planes, strict=True)]
 
 
-def standardise(plane):
+def standardize(plane):
     """Minus its mean, over the square root of the mean of its squares."""
     values = [value for row in plane for value in row]
     mean = sum(values) / len(values)
@@ -500,7 +500,7 @@ def standardise(plane):
 def new_features(component, sources):
     """Those of the next component, which is added to `sources`."""
     k = len(sources)
-    sources.append(standardise(component))
+    sources.append(standardize(component))
     if k >= 8:
         return []
     z = sources[k]
@@ -516,7 +516,7 @@ def new_features(component, sources):
         features += [combine(lambda a, b: a * b, z, other) for other in sources]
     if k < 3:
         features.append(combine(lambda a: a**3, z))
-    return [standardise(feature) for feature in features]
+    return [standardize(feature) for feature in features]
 
 
 # -- Numbers
@@ -559,9 +559,9 @@ class Everywhere:
 def regressors(band, pixels):
     """(Bands before, row, column, kind) of each."""
     lags = min(band, 32, pixels // 64)
-    with_neighbours, on_all_sides = min(lags, 8, pixels // 256), min(lags, 2, pixels // 256)
+    with_neighbors, on_all_sides = min(lags, 8, pixels // 256), min(lags, 2, pixels // 256)
     found = [(lag, 0, 0, 0 if lag == 1 else 1) for lag in range(1, lags + 1)]
-    for lag in range(1, with_neighbours + 1):
+    for lag in range(1, with_neighbors + 1):
         for y, x in SIDES if lag <= on_all_sides else SIDES[:2]:
             found.append((lag, y, x, 2 if lag == 1 else 3))
     return found + [(0, y, x, 4) for y, x in OWN[: min(10, pixels // 32)]]

@@ -35,7 +35,7 @@ def test_decoder_returns_what_the_encoder_says(shape):
     assert encode(planes)[0] == data
 
 
-def test_error_is_about_that_of_a_uniform_quantiser():
+def test_error_is_about_that_of_a_uniform_quantizer():
     planes = smooth_planes((64, 64), [100, 50, 20])
     _, decoded = encode(planes)
     errors = np.square(decoded - planes).mean(axis=(1, 2)) * 12

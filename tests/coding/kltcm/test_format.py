@@ -1,4 +1,4 @@
-"""FORMAT.md is enough to decode `klt-cm`: a plain decoder written from it returns what the codec does."""
+"""docs/format.md is enough to decode `klt-cm`: a plain decoder written from it returns what the codec does."""
 
 import re
 import struct
@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coding import container
 from coding.kltcm.coefficients import encode_coefficients
-from coding.kltcm.regression import regressors
 from coding.kltcm.tiles import KltTiles
 from coding.kltcm.trellis import NEXT
 from coding.numbers import Numbers, number_of
+from coding.prediction.regression import regressors
 from tests.coding.kltcm import plain_decoder
 
-FORMAT = Path(container.__file__).with_name("FORMAT.md")
+FORMAT = Path(__file__).resolve().parents[3] / "docs/format.md"
 
 
 def smooth_cube(shape, dtype, seed=0, noise=6.0):
@@ -89,7 +88,7 @@ def test_numbers(dtype, bound):
     assert np.array_equal(decoded, expected)
 
 
-def test_numbers_that_have_neighbours_in_other_bands():
+def test_numbers_that_have_neighbors_in_other_bands():
     cube = smooth_cube((6, 28, 28), "int16", noise=20.0)
     assert max(regressor[1] for regressor in regressors(5, 28 * 28)[0].tolist()) == 1
     expected, decoded, _ = decode_both(cube, bound=0)
@@ -221,7 +220,7 @@ def test_bytes_behind_a_stream_are_damage():
 
 def test_table_of_the_trellis():
     rows = re.findall(r"^\| (\d) \| (\d) \| (\d) \| (\d) \|$", FORMAT.read_text(), re.MULTILINE)
-    assert [(int(state), int(quantiser)) for state, quantiser, *_ in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    assert [(int(state), int(quantizer)) for state, quantizer, *_ in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
     assert [[int(after) for after in row[2:]] for row in rows] == NEXT.tolist()
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from coding import codecs
 from coding.base import CodingError, DamagedError
-from coding.container import Header, Reader
-from coding.fit import Wish, find_step
+from coding.hsc.container import Header, Reader
+from coding.hsc.tiling import ArrayScene, Part, compress_scene, decompress_scene
 from coding.kltcm.fit import KltFit, step_of_quality
 from coding.kltcm.tiles import KltTiles
 from coding.numbers import Numbers, number_of
-from coding.scene import ArrayScene, Part, compress_scene, decompress_scene
+from coding.rate_control import Wish, find_step
 
 
 def header_of(scene, scale=10000.0, max_error=None, tile_size=16):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coding.kltcm.wavelet import FIRST, HEIGHT, STRIDE, WIDTH, analyse, subbands, synthesise
+from coding.kltcm.wavelet import FIRST, HEIGHT, STRIDE, WIDTH, analyze, subbands, synthesize
 
 SIZES = [(1, 1), (1, 6), (5, 1), (2, 2), (3, 7), (37, 50), (64, 64)]
 
@@ -11,17 +11,17 @@ SIZES = [(1, 1), (1, 6), (5, 1), (2, 2), (3, 7), (37, 50), (64, 64)]
 @pytest.mark.parametrize("size", SIZES)
 def test_synthesis_undoes_analysis(size):
     planes = np.random.default_rng(0).normal(size=(2, *size))
-    assert np.allclose(synthesise(analyse(planes)), planes)
+    assert np.allclose(synthesize(analyze(planes)), planes)
 
 
 def test_errors_keep_their_size():
     errors = np.random.default_rng(0).normal(size=(4, 128, 128))
-    assert np.square(synthesise(errors)).mean() == pytest.approx(1, abs=0.1)
+    assert np.square(synthesize(errors)).mean() == pytest.approx(1, abs=0.1)
 
 
 def test_smooth_planes_gather_in_the_corner():
     y, x = np.mgrid[:64, :64] / 64
-    coefficients = analyse((np.sin(3 * x) + y**2)[None])[0]
+    coefficients = analyze((np.sin(3 * x) + y**2)[None])[0]
     outside = np.square(coefficients).sum() - np.square(coefficients[:8, :8]).sum()
     assert outside < 0.01 * np.square(coefficients).sum()
 

@@ -1,0 +1,102 @@
+"""Single images for comparing codecs: from a split's patches or files of their own, with their gaps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.cubes import to_reflectance
+from datasets.enmap import KEPT_INDICES, MAX_VALUE, NODATA, NPY_SUFFIX, NUM_BANDS, SCALE, TIF_SUFFIX, tif_path_of
+from datasets.hyspecnet11k import read_split
+from datasets.scenes import open_scene
+from utils.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a codec is given.
+
+    Attributes:
+        cube: (C, H, W), uint16, int16 or float32.
+        valid: bool (C, H, W), False where there is no data.
+        peak: what counts as 1 in the metrics, in units of the samples.
+    """
+
+    cube: np.ndarray
+    valid: np.ndarray
+    peak: float
+
+
+def split_paths(root: Path, mode: str, split: str, original: bool) -> list[Path]:
+    """The images of a data set in HySpecNet-11k's layout, in the order of its CSV.
+
+    The TIF where there is one, since it tells nodata from zero; else the DATA.npy.
+
+    Args:
+        original: take no DATA.npy, which has lost what lies outside of [0, 1].
+
+    Raises:
+        DatasetError: no such split, or a patch without a file to read.
+    """
+    csv_path = root / "splits" / mode / f"{split}.csv"
+    if not csv_path.is_file():
+        raise DatasetError(f"{csv_path}: no such file: give --dataset, --mode and --split, or files")
+    paths = []
+    for entry in read_split(csv_path):
+        npy = root / "patches" / entry
+        candidates = [tif_path_of(npy)] if original else [tif_path_of(npy), npy]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            remedy = "original integers are in the TIFs only" if original else f"nor is there a *{TIF_SUFFIX}"
+            raise DatasetError(f"{candidates[0]}: no such file; {remedy}")
+        paths.append(found)
+    return paths
+
+
+def image_name(path: Path) -> str:
+    """The name of a patch or of any other file, without what all such names end in."""
+    return path.name.removesuffix(TIF_SUFFIX).removesuffix(NPY_SUFFIX).removesuffix(path.suffix)
+
+
+def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
+    """An image as codecs and metrics take it; of EnMAP's 224 bands the 202 that HySpecNet-11k keeps.
+
+    Args:
+        original: integers as they are, negatives and all. Otherwise reflectances in [0, 1] by HySpecNet-11k's rule,
+            as digital numbers (uint16 in [0, 10000]) wherever they are whole numbers over 10000.
+        peak: of original integers.
+
+    Raises:
+        DatasetError: no image, or one without integers where `original` asks for them.
+    """
+    with open_scene(path) as scene:
+        info = scene.info
+        cube = scene.read(0, 0, info.height, info.width)
+    nodata = info.nodata
+    if len(cube) == NUM_BANDS and cube.dtype == np.int16:
+        cube = np.ascontiguousarray(cube[list(KEPT_INDICES)])
+        nodata = NODATA if nodata is None else nodata
+    valid = _valid(cube, nodata)
+    if not valid.any():
+        raise DatasetError(f"{path}: no sample holds data")
+    if original:
+        if cube.dtype == np.float32:
+            raise DatasetError(f"{path}: floats, and --int16 is for original integers")
+        return Image(cube, valid, peak)
+    if cube.dtype != np.float32:
+        return Image(np.where(valid, np.clip(cube, 0, MAX_VALUE), 0).astype(np.uint16), valid, SCALE)
+    cube = np.where(valid, cube, 0)
+    if cube.min() < 0 or cube.max() > 1:
+        raise DatasetError(f"{path}: floats outside of [0, 1], which reflectances are not")
+    numbers = np.rint(cube.astype(np.float64) * SCALE).astype(np.uint16)
+    return Image(numbers, valid, SCALE) if np.array_equal(to_reflectance(numbers), cube) else Image(cube, valid, 1.0)
+
+
+def _valid(cube: np.ndarray, nodata: float | None) -> np.ndarray:
+    if cube.dtype == np.float32:
+        finite = np.isfinite(cube)
+        return finite if nodata is None or math.isnan(nodata) else finite & (cube != nodata)
+    return np.ones(cube.shape, bool) if nodata is None else cube != nodata

@@ -1,0 +1,151 @@
+"""The published models in textbook form: the reference for results and for time.
+
+One `nn.Sequential` of layers each for encoder and decoder, the whole batch at once, float32, no chunks,
+nothing in place. Weights are copied from the model under test in the order of its state dict, so that
+no key layout is shared with it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import HSICompressionModel
+
+
+def textbook(model: HSICompressionModel, name: str) -> Textbook:
+    """The textbook form of `model`, which the registry made as `name`, with a copy of its weights.
+
+    It runs in the training or evaluation mode that `model` is in and on its device.
+    """
+    family = next(prefix for prefix in _BUILDERS if name.startswith(prefix))
+    reference = _BUILDERS[family](model)
+    own, given = reference.state_dict(), list(model.state_dict().values())
+    if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in given]:
+        raise ValueError(f"the layers of {name} are not those of its textbook form")
+    reference.load_state_dict(dict(zip(own, given, strict=True)))
+    return reference.to(given[0].device).train(model.training)
+
+
+class Textbook(nn.Module):
+    """Encoder and decoder between the packing of an image into the layers' input and back.
+
+    Args:
+        encoder, decoder: the layers.
+        multiple: bands are padded with zeros, before the first, to a multiple of this.
+        rows: whether each pixel is a sequence (1-D models).
+        volume: whether bands are an axis of their own (3-D models).
+    """
+
+    def __init__(self, encoder: list, decoder: list, bands: int, multiple=1, rows=False, volume=False):
+        super().__init__()
+        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
+        self.pad = -bands % multiple
+        self.rows, self.volume = rows, volume
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the latent of the published layout."""
+        if self.rows:
+            n, c, h, w = x.shape
+            sequences = x.permute(0, 2, 3, 1).reshape(n * h * w, c)
+            padded = torch.cat([x.new_zeros(n * h * w, self.pad), sequences], dim=1)
+            return self.encoder(padded.unsqueeze(1)).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+        if self.volume:
+            padded = torch.cat([torch.zeros_like(x[:, : self.pad]), x], dim=1)
+            return self.encoder(padded.unsqueeze(1))
+        return self.encoder(x)
+
+    def decode(self, y: Tensor) -> Tensor:
+        """The latent to (N, C, H, W)."""
+        if self.rows:
+            n, length, h, w = y.shape
+            sequences = y.permute(0, 2, 3, 1).reshape(n * h * w, 1, length)
+            return self.decoder(sequences)[:, 0, self.pad :].reshape(n, h, w, -1).permute(0, 3, 1, 2)
+        if self.volume:
+            return self.decoder(y)[:, 0, self.pad :]
+        return self.decoder(y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+
+def _conv1d(before: int, after: int, taps: int) -> nn.Conv1d:
+    return nn.Conv1d(before, after, taps, stride=1, padding=(taps - 1) // 2)
+
+
+def _cae1d(model) -> Textbook:
+    b = model.halvings
+    encoder, width = [], 1
+    for step in range(b):
+        next_width = 32 * 2 ** (b - 1 - step)
+        encoder += [_conv1d(width, next_width, 11), nn.LeakyReLU(0.01), nn.MaxPool1d(2, 2)]
+        width = next_width
+    encoder += [_conv1d(32, 16, 9), nn.LeakyReLU(0.01), _conv1d(16, 1, 7), nn.LeakyReLU(0.01)]
+    decoder = [
+        _conv1d(1, 16, 7),
+        nn.LeakyReLU(0.01),
+        _conv1d(16, 32, 9),
+        nn.LeakyReLU(0.01),
+        nn.Upsample(scale_factor=2),
+    ]
+    for step in range(b - 1):
+        decoder += [_conv1d(32 * 2**step, 64 * 2**step, 11), nn.LeakyReLU(0.01), nn.Upsample(scale_factor=2)]
+    decoder += [_conv1d(16 * 2**b, 1, 11), nn.Sigmoid()]
+    return Textbook(encoder, decoder, model.src_channels, multiple=2**b, rows=True)
+
+
+def _transposed(model, activation) -> Textbook:
+    encoder = [_conv1d(1, 64, 11), activation(), nn.MaxPool1d(2, 2), _conv1d(64, 32, 11), activation()]
+    encoder += [nn.MaxPool1d(2, 2), _conv1d(32, 16, 9), activation(), _conv1d(16, 1, 7), activation()]
+    decoder = [_conv1d(1, 16, 7), activation(), _conv1d(16, 32, 9), activation()]
+    decoder += [nn.ConvTranspose1d(32, 64, 11, 2, 5, 1), activation(), nn.ConvTranspose1d(64, 1, 11, 2, 5, 1)]
+    return Textbook(encoder, [*decoder, nn.Sigmoid()], model.src_channels, multiple=4, rows=True)
+
+
+def _sscnet(model) -> Textbook:
+    bands, latent = model.src_channels, model.latent_shape[0]
+    encoder = []
+    for before, after, pooled in [(bands, 256, 0), (256, 256, 1), (256, 256, 1), (256, 512, 1), (512, latent, 0)]:
+        encoder += [nn.Conv2d(before, after, 3, 1, 1), nn.PReLU(after)] + [nn.MaxPool2d(2, 2)] * pooled
+    decoder = [nn.ConvTranspose2d(latent, 512, 3, 1, 1), nn.PReLU(512)]
+    for before in (512, 256, 256):
+        decoder += [nn.ConvTranspose2d(before, 256, 2, 2), nn.PReLU(256)]
+    decoder += [nn.ConvTranspose2d(256, bands, 3, 1, 1), nn.Sigmoid()]
+    return Textbook(encoder, decoder, bands)
+
+
+class _Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *[nn.Conv3d(32, 32, 3, 1, 1), nn.BatchNorm3d(32), nn.LeakyReLU(0.01)],
+            *[nn.Conv3d(32, 32, 3, 1, 1), nn.BatchNorm3d(32)],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.layers(x) + x, 0.01)
+
+
+def _cae3d(model) -> Textbook:
+    latent = model.latent_shape[0]
+
+    def conv(before, after, kernel, stride, padding):
+        return [nn.Conv3d(before, after, kernel, stride, padding), nn.BatchNorm3d(after), nn.LeakyReLU(0.01)]
+
+    encoder = conv(1, 16, (2, 5, 5), (1, 2, 2), (0, 2, 2)) + conv(16, 32, 5, 2, 2)
+    encoder += [_Residual(), _Residual(), _Residual(), *conv(32, latent, 5, 2, 2)]
+    decoder = [nn.Upsample(scale_factor=(2, 4, 4)), *conv(latent, 32, 5, 2, 2), _Residual(), _Residual(), _Residual()]
+    decoder += [nn.Upsample(scale_factor=(4, 2, 2)), *conv(32, 16, (5, 3, 3), (2, 1, 1), (2, 1, 1))]
+    decoder += [nn.Upsample(scale_factor=(4, 2, 2)), *conv(16, 1, (2, 3, 3), (2, 1, 1), (0, 1, 1))]
+    return Textbook(encoder, decoder, model.src_channels, multiple=4, volume=True)
+
+
+# In this order: the first prefix that fits a model's name decides.
+_BUILDERS = {
+    "cae1da": lambda model: _transposed(model, lambda: nn.LeakyReLU(0.01)),
+    "cae1de": lambda model: _transposed(model, lambda: nn.Hardtanh(-1.0, 1.0)),
+    "cae1d": _cae1d,
+    "sscnet": _sscnet,
+    "cae3d": _cae3d,
+}

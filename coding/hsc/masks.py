@@ -1,0 +1,82 @@
+"""Which samples of a tile hold data: coded exactly, in next to nothing where a mask is plain."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from coding.base import DamagedError, deflate, inflate
+
+_NONE, _ALL = 0, 1  # kinds of bands; further numbers name planes
+
+
+def encode_mask(valid: np.ndarray) -> bytes:
+    """Mask (C, H, W), True where there is data, to bytes; none at all where everything is valid.
+
+    Most bands of a scene share the shape of their gaps, so that each different plane is stored once, as a
+    bit for each pixel, and for each band which of them it has.
+    """
+    if valid.all():
+        return b""
+    planes: dict[bytes, int] = {}
+    kinds = []
+    for band in valid:
+        if not band.any():
+            kinds.append(_NONE)
+        elif band.all():
+            kinds.append(_ALL)
+        else:
+            kinds.append(planes.setdefault(np.packbits(band).tobytes(), len(planes) + 2))
+    return deflate(np.array(kinds, "<u2").tobytes() + b"".join(planes))
+
+
+def decode_mask(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """The mask (C, H, W) of `encode_mask`.
+
+    Raises:
+        DamagedError: other bytes.
+    """
+    bands, height, width = shape
+    if not data:
+        return np.ones(shape, bool)
+    plane_bytes = -(-height * width // 8)
+    content = inflate(data, limit=2 * bands + bands * plane_bytes)
+    if len(content) < 2 * bands:
+        raise DamagedError("the mask of a tile is damaged")
+    kinds = np.frombuffer(content[: 2 * bands], "<u2")
+    num_planes, rest = divmod(len(content) - 2 * bands, plane_bytes)
+    if rest or kinds.max(initial=0) > num_planes + 1:
+        raise DamagedError("the mask of a tile is damaged")
+    packed = np.frombuffer(content, np.uint8, offset=2 * bands).reshape(num_planes, plane_bytes)
+    planes = np.empty((num_planes + 2, height, width), bool)
+    planes[_NONE], planes[_ALL] = False, True
+    if num_planes:
+        bits = np.unpackbits(packed, axis=1, count=height * width)
+        planes[2:] = bits.reshape(num_planes, height, width)
+    return planes[kinds]
+
+
+def fill_gaps(planes: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Planes (P, H, W) whose invalid samples are those of the nearest valid pixel, 0 in a plane without any.
+
+    What is coded there costs little and tells the samples around it nothing wrong.
+
+    Args:
+        valid: bool (P, H, W), or (1, H, W) for all planes.
+    """
+    if valid.all():
+        return planes
+    filled = planes.copy()
+    nearest: dict[bytes, tuple] = {}
+    for index, plane in enumerate(filled):
+        mask = valid[index if len(valid) > 1 else 0]
+        if mask.all():
+            continue
+        if not mask.any():
+            plane[:] = 0
+            continue
+        key = np.packbits(mask).tobytes()
+        if key not in nearest:
+            nearest[key] = tuple(ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True))
+        plane[~mask] = plane[nearest[key]][~mask]
+    return filled

@@ -1,0 +1,97 @@
+r"""A guaranteed error: whole numbers around a floating point prediction, the same wherever they are decoded.
+
+::
+
+    prediction x_hat ─► rounded to a multiple of the grid: p ─┐
+    samples v ─────────────────────────────► r = v - p ─► q = round(r / (2 E + 1)) ─► coded
+    decoded: p + q (2 E + 1), within E of v
+
+The decoder makes x_hat anew, on another machine perhaps, whose sums round differently; a sample that lies next
+to a rounding boundary may then fall to the other side. The encoder therefore lists the samples within `MARGIN`
+of a boundary, with their side: as long as machines differ by less than that, all round alike. A coarse grid
+has few boundaries, and costs little as long as it is fine beside the errors of the prediction.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coding.base import DamagedError, deflate, inflate, join_blocks, split_blocks
+
+MARGIN = 0.02
+"""Half the width, in steps of the samples, of the strip around a rounding boundary whose samples are listed."""
+
+_ESCAPE = 255
+MAX_GRID = 2**15
+
+
+def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, bound: int) -> int:
+    """A grid that is fine beside both the step of the residuals and the errors of the prediction.
+
+    Args:
+        prediction: float64 (C, H, W), in steps of the samples.
+        samples: whole numbers (C, H, W).
+        valid: bool (C, H, W).
+        bound: E, at least 0.
+    """
+    errors = np.abs(prediction - samples)[valid]
+    typical = float(errors.mean()) if errors.size else 0.0
+    return int(np.clip(max(2 * bound + 1, typical) / 6, 1, MAX_GRID))
+
+
+def round_to_grid(prediction: np.ndarray, grid: int) -> tuple[np.ndarray, bytes]:
+    """Multiples of `grid` next to `prediction`, int32, and the list by which others round alike."""
+    scaled = prediction / grid
+    rounded = np.floor(scaled + 0.5)
+    # Distance from a boundary, which lies half-way between whole numbers.
+    distance = np.abs(scaled - rounded)
+    close = np.flatnonzero(distance > 0.5 - MARGIN / grid)
+    upper = rounded.ravel()[close] > np.floor(scaled.ravel()[close])
+    listed = join_blocks([_pack_positions(close), np.packbits(upper).tobytes()])
+    return rounded.astype(np.int32) * np.int32(grid), listed
+
+
+def round_as_listed(prediction: np.ndarray, grid: int, listed: bytes) -> np.ndarray:
+    """What `round_to_grid` returned for about the same prediction.
+
+    Raises:
+        DamagedError: a list that does not fit.
+    """
+    scaled = prediction / grid
+    rounded = np.floor(scaled + 0.5)
+    packed, sides = split_blocks(listed, 2)
+    close = _unpack_positions(packed, prediction.size)
+    if len(sides) != -(-len(close) // 8):
+        raise DamagedError("the list of samples at rounding boundaries is damaged")
+    upper = np.unpackbits(np.frombuffer(sides, np.uint8), count=len(close))
+    # The whole number below the boundary: both machines find the same one, whichever side they are on.
+    below = np.floor(2 * scaled.ravel()[close] + 0.5) // 2
+    rounded.ravel()[close] = below + upper
+    return rounded.astype(np.int32) * np.int32(grid)
+
+
+def quantize(residual: np.ndarray, bound: int) -> np.ndarray:
+    """Whole numbers q with |residual - q (2 bound + 1)| <= bound."""
+    step = 2 * bound + 1
+    return (residual + bound) // step
+
+
+def _pack_positions(positions: np.ndarray) -> bytes:
+    """Rising positions as gaps: a byte each, of which 255 says that 255 and more are to be added."""
+    gaps = np.diff(positions, prepend=-1) - 1
+    escapes, rest = np.divmod(gaps, _ESCAPE)
+    content = np.full(len(gaps) + int(escapes.sum()), _ESCAPE, np.uint8)
+    content[np.cumsum(escapes + 1) - 1] = rest
+    return deflate(content.tobytes())
+
+
+def _unpack_positions(data: bytes, size: int) -> np.ndarray:
+    content = np.frombuffer(inflate(data, limit=size + size // _ESCAPE + 1), np.uint8).astype(np.int64)
+    ends = np.flatnonzero(content != _ESCAPE)
+    if len(content) and (not len(ends) or ends[-1] != len(content) - 1):
+        raise DamagedError("the list of samples at rounding boundaries is damaged")
+    sums = np.cumsum(content)
+    positions = sums[ends] + np.arange(len(ends))
+    if len(positions) and positions[-1] >= size:
+        raise DamagedError("the list of samples at rounding boundaries is damaged")
+    return positions

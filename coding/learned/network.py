@@ -1,0 +1,151 @@
+"""A model of the registry with its weights, between arrays: a cube to planes of latents and back."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import models
+from utils.checkpoint import load_state_dict, load_weights
+from utils.devices import use_device
+from utils.environment import configure_backends
+from utils.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from models.base import HSICompressionModel
+
+_SENSED = 64  # pixels a side by which sensitivities are judged
+_PROBES = 4
+
+SAMPLE_WEIGHTS = Path(__file__).resolve().parents[2] / "results/weights/sample/cae1d.pth.tar"
+SAMPLE_CAUTION = (
+    "weights of the bundled sample, which have seen one patch of dark water and know no land: "
+    "give others by --checkpoint, or a --max-error, which holds all the same"
+)
+
+
+class Network:
+    """Encoder and decoder on one device, in float32.
+
+    Args:
+        name: the model's, in the registry.
+        model: with its weights.
+        device: to run on.
+
+    Attributes:
+        sha256: of the weights, see `weights_sha256`.
+        num_bands: of the cubes.
+        channels: of the latents; several planes may belong to one.
+        multiple: tiles are padded to a multiple of this.
+    """
+
+    def __init__(self, name: str, model: HSICompressionModel, device: torch.device | str = "cpu"):
+        self.name, self.device = name, torch.device(device)
+        self.sha256 = weights_sha256(model.state_dict())
+        self.model = model.float().eval().to(self.device)
+        self.num_bands, self.multiple = model.src_channels, model.size_multiple
+        self.channels = model.latent_shape[0]
+
+    @torch.no_grad()
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Cube (C, H, W) of reflectances in [0, 1] to latents (planes, h, w), both float32."""
+        height, width = x.shape[1:]
+        rows, columns = -height % self.multiple, -width % self.multiple
+        padded = np.pad(x, ((0, 0), (0, rows), (0, columns)), mode="edge") if rows or columns else x
+        y = self.model.encode(torch.from_numpy(padded)[None].to(self.device))[0]
+        return y.reshape(-1, *y.shape[-2:]).cpu().numpy()
+
+    @torch.no_grad()
+    def decode(self, y: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Latents (planes, h, w) to the cube (C, height, width), float32."""
+        latents = torch.from_numpy(y).reshape(1, *self.model.latent_shape, *y.shape[-2:])
+        return self.model.decode(latents.to(self.device))[0, :, :height, :width].cpu().numpy()
+
+    def sensitivity(self, y: np.ndarray) -> np.ndarray:
+        """How far a latent moves the reconstruction: root of the summed squares, per unit, for each channel.
+
+        The mean over some latents (planes, h, w). For random signs e on the outputs, the square of the gradient of
+        e x_hat has the summed squares of the derivatives as its mean (Hutchinson, doi 10.1080/03610919008812866).
+        """
+        size = -(-_SENSED // self.multiple)
+        latents = torch.from_numpy(np.ascontiguousarray(y[:, :size, :size])).to(self.device)
+        latents = latents.reshape(1, *self.model.latent_shape, *latents.shape[1:]).requires_grad_()
+        squares = torch.zeros_like(latents, requires_grad=False)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(_PROBES):
+            x_hat = self.model.decode(latents)
+            signs = 2.0 * torch.randint(0, 2, x_hat.shape, generator=generator) - 1
+            (gradient,) = torch.autograd.grad(x_hat, latents, signs.to(self.device))
+            squares += gradient.square()
+        return (squares / _PROBES).reshape(self.channels, -1).mean(dim=1).sqrt().cpu().numpy().astype(np.float64)
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int, int]:
+        """Planes, rows and columns of the latents of a tile."""
+        count = int(np.prod(self.model.latent_shape))
+        return count, -(-height // self.multiple), -(-width // self.multiple)
+
+
+def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors, sorted by key: each its key, type and shape as a line of text, then its bytes.
+
+    Two files with the same weights have the same, whatever else they hold.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(state_dict):
+        tensor = state_dict[key].detach().cpu().contiguous()
+        shape = "x".join(map(str, tensor.shape))
+        digest.update(f"{key} {str(tensor.dtype).removeprefix('torch.')} {shape}\n".encode())
+        digest.update(tensor.numpy().astype(tensor.numpy().dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def load_network(name: str, checkpoint: str | None, num_channels: int, device: str) -> Network:
+    """A model of the registry with the weights of a file, on a device by its name on the command line.
+
+    Args:
+        checkpoint: None takes those of the bundled sample, and says so on stderr.
+
+    Raises:
+        UsageError: no weights for this model, or no such device.
+        CheckpointError: a file that holds none for it.
+    """
+    if checkpoint is None:
+        if (name, num_channels) != ("cae1d", 202):
+            raise UsageError(
+                f"--checkpoint is needed: only cae1d of 202 bands has weights here, not {name} of {num_channels}"
+            )
+        checkpoint = SAMPLE_WEIGHTS
+        print(f"note: {SAMPLE_CAUTION}", file=sys.stderr)
+    # float32 without TF32: what is coded here may be decoded elsewhere.
+    configure_backends(deterministic=False, tf32=False)
+    used = use_device(device, "--device")
+    state_dict = load_state_dict(checkpoint)
+    model = models[name](src_channels=num_channels)
+    load_weights(model, state_dict, checkpoint)
+    return Network(name, model, used)
+
+
+def recognize(checkpoint: str, num_channels: int) -> str:
+    """The name in the registry of the model whose weights a file holds, by their keys and shapes.
+
+    Raises:
+        CheckpointError: a file of no model of `num_channels` bands, or of several that have the same layers.
+    """
+    given = {key: tensor.shape for key, tensor in load_state_dict(checkpoint).items()}
+    found = []
+    for name, factory in models.items():
+        with torch.device("meta"):
+            own = factory(src_channels=num_channels).state_dict()
+        if {key: tensor.shape for key, tensor in own.items()} == given:
+            found.append(name)
+    if len(found) != 1:
+        whose = f"weights of {' or '.join(found)}" if found else f"weights of no model of {num_channels} bands"
+        raise CheckpointError(f"{checkpoint}: {whose}: name the model, as MODEL=PATH")
+    return found[0]

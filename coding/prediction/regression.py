@@ -1,0 +1,194 @@
+"""Linear prediction of the samples of a band from the bands before it and from what is before a sample in its own.
+
+The coefficients of each band are those of least squares over the image, fitted by the encoder in floating point,
+rounded to steps that its errors can tell apart, and stored: a decoder computes with whole numbers alone. Rounding goes
+from the last coefficient to the first, each making up for what those behind it were rounded by (Babai's nearest plane,
+doi 10.1007/BF02579403), so that coarse steps cost little.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from coding.entropy.compiled import compiled
+
+_LAGS = 32  # bands that predict
+_CORNER_LAGS = 8  # of them with neighbors to the left and above
+_CROSS_LAGS = 2  # of them with neighbors on all four sides
+_CROSS = ((0, -1), (-1, 0), (0, 1), (1, 0))
+_OWN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1))
+
+KINDS = 5
+"""Of regressors that share a step: the last band's sample, other bands', the last band's neighbors, others', own."""
+
+PAD = 2
+"""Rows and columns around a plane."""
+
+POINT = 16
+"""Binary places of a coefficient in a prediction."""
+
+_TRAINING_PIXELS = 8192  # about how many at most, from whole rows
+_BLOCK = 512  # of them in a matrix product: what caches hold is read once
+_FLOOR = 0.2  # of the pixels' errors, in their mean: none gets a weight beyond that
+
+
+def regressors(band: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the samples of a band are predicted from.
+
+    Args:
+        band: its number, from 0: it cannot use more bands than are before it.
+        pixels: H * W of the image: small ones cannot afford as many.
+
+    Returns:
+        int64 (R, 3): how many bands before this one, rows below and columns right of the sample; and the kind of each.
+    """
+    lags = min(band, _LAGS, pixels // 64)
+    crosses, corners = min(lags, _CROSS_LAGS, pixels // 256), min(lags, _CORNER_LAGS, pixels // 256)
+    places = [((lag, 0, 0), min(lag - 1, 1)) for lag in range(1, lags + 1)]
+    for lag in range(1, corners + 1):
+        sides = _CROSS if lag <= crosses else _CROSS[:2]
+        places += [((lag, *side), 2 + min(lag - 1, 1)) for side in sides]
+    places += [((0, *place), 4) for place in _OWN[: pixels // 32]]
+    return (
+        np.array([place for place, _ in places], np.int64).reshape(-1, 3),
+        np.array([kind for _, kind in places], np.int64),
+    )
+
+
+def coefficients(numbers: np.ndarray, exponents: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Whole numbers to coefficients in 2^-`POINT`, int64, as predictions take them.
+
+    Args:
+        numbers: (R,), in steps; what a damaged stream may hold beyond 2^22 is cut off.
+        exponents: (`KINDS`,): the step of a kind is 2^-exponent.
+        kinds: (R,).
+    """
+    shifts = POINT - np.clip(exponents.astype(np.int64), 0, POINT)[kinds]
+    return np.clip(numbers.astype(np.int64) << shifts, -(1 << 22), 1 << 22)
+
+
+class Regression:
+    """Fits the coefficients of the bands of a cube, one band after the other.
+
+    Args:
+        cube: (C, H, W), any real type: where its bands are alike, so will be the errors of the prediction.
+        quantizer: step of the quantizer of the predictions' errors: regressors lack what it takes.
+    """
+
+    def __init__(self, cube: np.ndarray, quantizer: int):
+        self._pixels = cube[0].size
+        self._noise = quantizer**2 / 12
+        height = cube.shape[1]
+        self._rows = slice(0, height, math.ceil(self._pixels / _TRAINING_PIXELS))
+        weights = _pixel_weights(cube)[self._rows]
+        self._scale = np.sqrt(weights / weights.mean())
+        # Rows: bands, their neighbors to the left and above, those of the nearest on the other sides, own, target.
+        self._corners = _LAGS
+        self._others = self._corners + 2 * _CORNER_LAGS
+        self._own = self._others + 2 * _CROSS_LAGS
+        self._target = self._own + len(_OWN)
+        self._vectors = np.zeros((self._target + 1, self._scale.size))
+        self._gram = np.zeros((self._target + 1, self._target + 1))
+        self._variance = 1.0
+
+    def fit(self, planes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (R,) and exponents (`KINDS`,) of a band, for `coefficients`.
+
+        Args:
+            planes: int32 (C, H + 4, W + 4), each with `PAD` rows and columns around it; those before this band as the
+                decoder has them, this one as it is.
+            band: its number; those before it have been given.
+        """
+        changed = [*range(self._own, self._target + 1)]
+        if band:
+            for place in ((0, 0), *_CROSS):
+                row = self._row(band, 1, place)
+                self._put(row, planes[band - 1], place)
+                changed.append(row)
+        for i, place in enumerate(_OWN):
+            self._put(self._own + i, planes[band], place)
+        self._put(self._target, planes[band], (0, 0))
+        picked = self._vectors[changed]
+        products = sum(
+            self._vectors[:, k : k + _BLOCK] @ picked[:, k : k + _BLOCK].T for k in range(0, picked.shape[1], _BLOCK)
+        )
+        self._gram[changed] = products.T
+        self._gram[:, changed] = products
+
+        places, kinds = regressors(band, self._pixels)
+        used = [self._row(band, lag, (dy, dx)) for lag, dy, dx in places.tolist()]
+        return self._solve(used, kinds)
+
+    def _row(self, band, lag, place):
+        if lag == 0:
+            return self._own + _OWN.index(place)
+        if place == (0, 0):
+            return (band - lag) % _LAGS
+        first, lags = (self._corners, _CORNER_LAGS) if place in _CROSS[:2] else (self._others, _CROSS_LAGS)
+        return first + 2 * ((band - lag) % lags) + _CROSS.index(place) % 2
+
+    def _put(self, row, plane, place):
+        (dy, dx), height, width = place, plane.shape[0] - 2 * PAD, plane.shape[1] - 2 * PAD
+        shifted = plane[PAD + dy : PAD + dy + height, PAD + dx : PAD + dx + width]
+        np.multiply(shifted[self._rows], self._scale, out=self._vectors[row].reshape(self._scale.shape))
+
+    def _solve(self, used, kinds):
+        trained = self._scale.size
+        matrix, right = self._gram[np.ix_(used, used)], self._gram[used, self._target]
+        # A coefficient that the image says nothing about shall be small; the regressors of the band itself were
+        # taken without what the quantizer will do to them.
+        diagonal = matrix.ravel()[:: len(used) + 1]
+        diagonal += self._variance + np.where(kinds == KINDS - 1, trained * self._noise, 0)
+        diagonal += 1e-12 * matrix.max(initial=0)  # or it may seem to be indefinite
+        factor = np.linalg.cholesky(matrix)
+        solution = _forward(factor, right)
+        error = self._gram[self._target, self._target] - solution @ solution
+        self._variance = max(error / trained, 0) + 1 / 12
+        deviation = math.sqrt((self._variance + self._noise) * trained / self._pixels)
+        sharpness = np.log2(np.diag(factor) / deviation) - 1
+        exponents = np.zeros(KINDS, np.int64)
+        for kind in np.unique(kinds):
+            sharp = np.sort(sharpness[kinds == kind])
+            exponents[kind] = np.clip(np.rint((sharp[len(sharp) // 2] + sharp[(len(sharp) - 1) // 2]) / 2), 0, POINT)
+        return _nearest(factor.T.copy(), solution, 2.0 ** -exponents[kinds]), exponents
+
+
+@compiled
+def _forward(factor, right):
+    """What the lower triangular `factor` makes `right` of."""
+    solution = right.copy()
+    for i in range(len(solution)):
+        for j in range(i):
+            solution[i] -= factor[i, j] * solution[j]
+        solution[i] /= factor[i, i]
+    return solution
+
+
+@compiled
+def _nearest(factor, solution, steps):
+    """Whole numbers n that make the upper triangular `factor` @ (n * steps) nearly `solution`, from the last up."""
+    numbers = np.zeros(len(steps), np.int64)
+    for i in range(len(steps) - 1, -1, -1):
+        left = solution[i]
+        for j in range(i + 1, len(steps)):
+            left -= factor[i, j] * numbers[j] * steps[j]
+        numbers[i] = np.int64(np.rint(left / (factor[i, i] * steps[i])))
+    return numbers
+
+
+def _pixel_weights(cube):
+    """Of each pixel (H, W), about 1 / its errors^2, from differences to the left and to the band before."""
+    errors = np.zeros(cube.shape[1:])
+    for band in np.unique(np.linspace(min(1, len(cube) - 1), len(cube) - 1, 24).astype(int)):
+        here, before = (
+            np.diff(cube[i].astype(np.float64), axis=1, prepend=cube[i, :, :1]) for i in (band, max(band - 1, 0))
+        )
+        gain = (here * before).sum() / ((before**2).sum() + 1) if band else 0
+        error = np.abs(here - gain * before)
+        errors += error / (error.mean() + 1e-9)
+    padded = np.pad(errors, 1, mode="edge")
+    height, width = errors.shape
+    smooth = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
+    return (smooth / (smooth.mean() + 1e-9) + _FLOOR) ** -2

@@ -1,0 +1,243 @@
+"""How the layers of a model are run: the published sums, arranged for the machine.
+
+`fast_layers` makes a function of an `nn.Sequential`, equal to it up to rounding:
+
+- 1-D layers run as 2-D ones on a single row, which libraries are better at;
+- on a CPU activations are channels-last, (N, rows, columns, C) in memory: oneDNN's convolutions then need
+  no copies into a layout of their own, and pooling and up-sampling move whole vectors of channels;
+- nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
+- in evaluation mode batch norm is folded into the convolution before it;
+- max-pooling goes before an activation that never falls: the same values, for half the work or less.
+
+Weights stay as they are stored; what is folded is folded when it is used, gradients included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+Step = Callable[[Tensor], Tensor]
+
+
+def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
+    """A function equal to `layers` up to rounding, with the weights as they are now: make it anew for every use.
+
+    Args:
+        layers: 1-D, 2-D or 3-D convolutions, not dilated nor in groups; up-sampling, nearest, by whole numbers;
+            anything else as it is.
+        channels_last: whether activations may be laid out so on a CPU.
+
+    Returns:
+        A function of (N, C, ...) to (N, C', ...), where 1-D layers take and give (N, C, 1, length). What it
+        returns may be channels-last.
+    """
+    lay_out = _laid_out if channels_last else (lambda x: x)
+    modules = deque(_flattened(layers))
+    steps: list[Step] = []
+    while modules:
+        module = modules.popleft()
+        following = modules[0] if modules else None
+        if isinstance(module, nn.Upsample) and isinstance(following, _CONVOLUTIONS):
+            convolution = modules.popleft()
+            scale = _per_axis(module.scale_factor, convolution)
+            steps.append(_convolution(convolution, _batch_norm_of(modules), lay_out, scale))
+        elif isinstance(module, _CONVOLUTIONS):
+            steps.append(_convolution(module, _batch_norm_of(modules), lay_out))
+        elif isinstance(module, _TRANSPOSED):
+            steps.append(_transposed_convolution(module, lay_out))
+        elif isinstance(following, nn.MaxPool1d) and _is_monotonic(module):
+            modules.popleft()
+            steps += [_halve, module]
+        elif isinstance(following, nn.MaxPool2d) and _is_monotonic(module):
+            steps += [modules.popleft(), module]
+        elif isinstance(module, nn.MaxPool1d):
+            steps.append(_halve)
+        else:
+            steps.append(module)
+
+    def run(x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(x)
+        return x
+
+    return run
+
+
+def fold_upsampling(
+    weight: Tensor, scale: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Tensor, list[int], list[int]]:
+    r"""Fold nearest up-sampling and the strided convolution after it into one convolution on the coarse grid.
+
+    Up-sampling by u only repeats samples: u[j] = x[j // u]. Of a convolution with stride s after it, where
+    s divides u, output r m + p (r = u / s, phase p = 0 ... r - 1) is the sum over taps t of
+
+        w[t] x[m + (s p + t - padding) // u]
+
+    so that taps which meet the same sample can be added beforehand, and what strides would discard is never
+    computed. Phase p becomes a block of output channels. A phase that begins a sample later than the first
+    is computed there for the output before: with these phases in front, blocks side by side are the fine
+    grid in order, and only its first and last outputs are superfluous.
+
+        11 taps, u = 2, s = 1:   2 x 6 taps for two outputs instead of 22
+        5 taps,  u = 4, s = 2:   2 x 2 taps instead of 10
+
+    Args:
+        weight: (C', C, k, ...), taps on the axes that `scale`, `stride` and `padding` give one number each for.
+
+    Returns:
+        The weight (r r' ... C', C, taps, ...), its padding on each axis, and on each axis how many outputs
+        are superfluous at the start; r of them are if any, so r minus this at the end.
+
+    Raises:
+        ValueError: a stride that does not divide the scale.
+    """
+    out_channels = weight.shape[0]
+    paddings, leading = [], []
+    for axis, (u, s, p) in enumerate(zip(scale, stride, padding, strict=True), start=2):
+        if u % s:
+            raise ValueError(f"up-sampling by {u} before stride {s}: the stride must divide it")
+        taps, phases = weight.shape[axis], u // s
+        meets = [[(s * phase + tap - p) // u for tap in range(taps)] for phase in range(phases)]
+        first = [row[0] for row in meets]
+        late = sum(start > first[0] for start in first)
+        length = max(row[-1] - start for row, start in zip(meets, first, strict=True)) + 1
+        order = [*range(phases - late, phases), *range(phases - late)]
+        adds = weight.new_zeros(phases, length, taps)
+        for index, phase in enumerate(order):
+            for tap, sample in enumerate(meets[phase]):
+                adds[index, sample - first[phase], tap] = 1
+        weight = torch.stack([torch.tensordot(weight, add, ([axis], [1])).movedim(-1, axis) for add in adds])
+        weight = weight.flatten(0, 1)  # phases of this axis before those of the axes before it
+        paddings.append(-first[0])
+        leading.append(late)
+    assert weight.shape[0] == out_channels * math.prod(u // s for u, s in zip(scale, stride, strict=True))
+    return weight, paddings, leading
+
+
+def _convolution(
+    module: nn.Module, batch_norm: nn.Module | None, lay_out: Step, scale: Sequence[int] | None = None
+) -> Step:
+    """The convolution, with batch norm after it and up-sampling before it if they are given."""
+    stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
+    # Sums of weights are float32 sums under autocast, too.
+    with torch.autocast(module.weight.device.type, enabled=False):
+        weight, bias = _as_stored(module.weight), module.bias
+        if batch_norm is not None:
+            weight, bias = fuse_conv_bn_weights(
+                *(weight, bias, batch_norm.running_mean, batch_norm.running_var),
+                *(batch_norm.eps, batch_norm.weight, batch_norm.bias),
+            )
+        if weight.dim() == 3:
+            weight = weight.unsqueeze(2)
+        phases = None
+        if scale is not None:
+            weight, padding_of_fold, leading = fold_upsampling(weight, _on_a_row(scale, 1), stride, padding)
+            phases = [u // s for u, s in zip(_on_a_row(scale, 1), stride, strict=True)]
+            bias = bias.repeat(math.prod(phases)) if bias is not None else None
+            stride, padding = [1] * len(stride), padding_of_fold
+    convolve = F.conv3d if weight.dim() == 5 else F.conv2d
+
+    def run(x: Tensor) -> Tensor:
+        y = convolve(lay_out(x), weight, bias, stride, padding)
+        return y if phases is None else lay_out(_interleave(y, phases, leading))
+
+    return run
+
+
+def _transposed_convolution(module: nn.Module, lay_out: Step) -> Step:
+    stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
+    output_padding = _on_a_row(module.output_padding, 0)
+    weight = _as_stored(module.weight)
+    weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
+    taps = weight.shape[2:]
+
+    def run(x: Tensor) -> Tensor:
+        # Without strides it is a convolution with the taps in reverse, which libraries are better at; reversing
+        # them must not cost more than that.
+        if max(stride) == 1 and x.numel() > weight.numel():
+            reversed_taps = weight.transpose(0, 1).flip(2, 3)
+            widths = [k - 1 - p for k, p in zip(taps, padding, strict=True)]
+            return F.conv2d(lay_out(x), reversed_taps, module.bias, stride, widths)
+        return F.conv_transpose2d(lay_out(x), weight, module.bias, stride, padding, output_padding)
+
+    return run
+
+
+def _interleave(x: Tensor, phases: Sequence[int], leading: Sequence[int]) -> Tensor:
+    """(N, r r' ... C, n, n', ...) to (N, C, r n, r' n', ...), without the superfluous outputs of `fold_upsampling`.
+
+    Where only the last axis has phases and `x` is channels-last, this is a view.
+    """
+    axes = len(phases)
+    # Phases of the last axis lie outermost among the channels.
+    x = x.unflatten(1, (*reversed(phases), -1))
+    sizes = x.shape[axes + 2 :]
+    order = [0, axes + 1]
+    for axis in range(axes):
+        order += [axes + 2 + axis, axes - axis]
+    x = x.permute(order).reshape(x.shape[0], x.shape[axes + 1], *(n * r for n, r in zip(sizes, phases, strict=True)))
+    for axis, (r, late) in enumerate(zip(phases, leading, strict=True), start=2):
+        if late:
+            x = x.narrow(axis, late, x.shape[axis] - r)
+    return x
+
+
+def _is_monotonic(module: nn.Module) -> bool:
+    """Whether the activation never falls, so that the largest of its values is that of the largest argument."""
+    if isinstance(module, nn.PReLU):  # a look at its slopes would wait for a GPU
+        return module.weight.device.type == "cpu" and bool((module.weight >= 0).all())
+    return isinstance(module, nn.LeakyReLU | nn.Hardtanh)
+
+
+def _halve(x: Tensor) -> Tensor:
+    """Max-pooling of neighbors on the last axis; an odd one at the end is left out."""
+    if torch.is_grad_enabled():  # `maximum` splits the gradient between equal neighbors, pooling does not
+        return F.max_pool2d(x, (1, 2))
+    even = x.shape[-1] // 2 * 2
+    return torch.maximum(x[..., 0:even:2], x[..., 1:even:2])
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """`x` as its device likes it best. On GPUs that is left to cuDNN."""
+    return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()]) if x.device.type == "cpu" else x
+
+
+def _as_stored(weight: Tensor) -> Tensor:
+    """`weight`, whose gradient comes back in the layout it is stored in: DistributedDataParallel expects that."""
+    return weight.flatten(1).unflatten(1, weight.shape[1:])
+
+
+def _batch_norm_of(modules: deque) -> nn.Module | None:
+    """Take the batch norm that comes next, if it is in evaluation mode."""
+    if modules and isinstance(modules[0], nn.BatchNorm3d) and not modules[0].training:
+        return modules.popleft()
+    return None
+
+
+def _on_a_row(per_axis: Sequence[int], of_rows: int) -> tuple[int, ...]:
+    """Geometry of a 1-D layer as that of a 2-D layer on one row; others stay."""
+    return (of_rows, *per_axis) if len(per_axis) == 1 else tuple(per_axis)
+
+
+def _per_axis(scale: float | Sequence[float], convolution: nn.Module) -> tuple[int, ...]:
+    axes = len(convolution.kernel_size)
+    return tuple(map(int, scale)) if isinstance(scale, Sequence) else (int(scale),) * axes
+
+
+def _flattened(layers: nn.Sequential) -> Iterator[nn.Module]:
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            yield from _flattened(layer)
+        else:
+            yield layer

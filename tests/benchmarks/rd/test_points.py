@@ -1,0 +1,200 @@
+"""Points of codecs on images: wanted rates, gaps, what is kept, and what fails."""
+
+import functools
+import math
+import operator
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.rd import points as rd
+from benchmarks.rd.images import read_image
+from coding.base import Codec, CodingError, Family
+from coding.classical import classical, classical_family
+from coding.hsc.masks import encode_mask
+from utils import metrics
+
+
+class Rounding(Codec):
+    """Rounds to multiples of a step and writes as many bytes as the entropy of that would take."""
+
+    def __init__(self, step, least=0):
+        self.step, self.least = step, least
+
+    def encode(self, cube):
+        self.given = cube
+        self.levels = np.rint(cube / self.step)
+        _, counts = np.unique(self.levels, return_counts=True)
+        shares = counts / cube.size
+        return bytes(self.least + math.ceil(-(shares * np.log2(shares)).sum() * cube.size / 8))
+
+    def decode(self, data):
+        return (self.levels * self.step).astype(self.given.dtype)
+
+
+@pytest.fixture
+def cube():
+    return np.random.default_rng(0).normal(3000, 300, (4, 40, 40)).astype("int16")
+
+
+def bench_of(cube, valid=None):
+    return rd.Bench(cube, np.ones(cube.shape, bool) if valid is None else valid, 10000)
+
+
+def test_a_rate_is_found(cube):
+    curve = rd.Curve(Rounding, bench_of(cube))
+    for rate in (0.5, 1, 2, 4, 0.25):
+        assert curve.seek(rate).rate == pytest.approx(rate, rel=rd.TOLERANCE)
+    assert len(curve._trials) < 5 * 6
+
+
+def test_the_nearest_rate_of_a_coarse_codec(cube):
+    """Steps by factors of two: neighbors in rate are about a bit apart."""
+    curve = rd.Curve(lambda step: Rounding(2.0 ** round(math.log2(step))), bench_of(cube))
+    near = curve.seek(5.0)
+    assert abs(near.rate - 5.0) == min(abs(trial.rate - 5.0) for trial in curve._trials.values())
+
+
+def test_a_rate_out_of_reach(cube):
+    curve = rd.Curve(lambda step: Rounding(step, least=1000), bench_of(cube))
+    with pytest.raises(CodingError, match=r"no rate near 0\.25 bpppc, the nearest is 1\.2"):
+        curve.seek(0.25)
+    assert curve.seek(2).rate == pytest.approx(2, rel=rd.TOLERANCE)
+
+
+def test_steps_that_a_codec_refuses(cube):
+    def make(step):
+        if step < 50 or step > 500:
+            raise CodingError("no such step")
+        return Rounding(step)
+
+    start = rd.FIRST * 10000
+    assert not 50 <= start <= 500
+    with pytest.raises(CodingError, match="no such step"):  # of the first step nothing is known
+        rd.Curve(make, bench_of(cube)).seek(1)
+    curve = rd.Curve(lambda step: make(step * 20), bench_of(cube))
+    assert curve.seek(2).rate == pytest.approx(2, rel=rd.TOLERANCE)
+    with pytest.raises(CodingError, match="nearest"):
+        curve.seek(12)
+
+
+def test_gaps_are_not_measured_and_the_mask_is_paid_for(cube):
+    valid = np.ones(cube.shape, bool)
+    valid[:, :, :9] = False
+    valid[0] = False
+    cube[~valid] = -32768
+    bench = bench_of(cube, valid)
+    codec = Rounding(100.0)
+    trial = bench.encode(codec, 100.0)
+    assert codec.given.min() >= 0  # the codec never saw a gap
+    point = bench.point(trial)
+    assert point["num_bytes"] == 8 + len(encode_mask(valid)) + len(codec.encode(bench.cube))
+    assert point["bpppc"] == 8 * point["num_bytes"] / cube.size
+    error = (np.rint(cube / 100.0) * 100 - cube)[valid] / 10000
+    assert point["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-6)
+    assert point["largest_error"] == pytest.approx(np.abs(error).max() * 10000)
+    assert point["band_psnr"][0] is None and point["band_psnr"][1] is not None
+
+
+def test_without_gaps_the_metrics_are_those_of_test_py(cube):
+    bench = bench_of(cube)
+    codec = Rounding(100.0)
+    point = bench.point(bench.encode(codec, 100.0))
+    pair = [torch.from_numpy(image / 10000)[None] for image in (codec.decode(b""), cube)]
+    for key, value in metrics.image_metrics(*pair).items():
+        assert point[key] == pytest.approx(float(value), rel=1e-9)
+
+
+def test_lossless_has_no_psnr(cube):
+    bench = bench_of(cube)
+    point = bench.point(bench.encode(classical["jpegls"].lossless(), None))
+    assert point["psnr"] is None and point["mse"] == 0 and point["largest_error"] == 0
+
+
+def test_every_setting_of_a_family_is_measured(cube):
+    def refuses():
+        raise CodingError("takes no\ncube")
+
+    family = Family(lossy=Rounding, lossless=refuses, fixed=lambda: Rounding(10.0))
+    wanted = [("fixed", None), ("lossy", 1.0), ("bounded", 5), ("lossless", None)]
+    found = {(kind, target): point for kind, target, point in rd.measured(family, bench_of(cube), wanted)}
+    assert list(found) == wanted
+    assert found["lossy", 1.0]["bpppc"] == pytest.approx(1, rel=rd.TOLERANCE)
+    assert found["fixed", None]["setting"] is None
+    assert found["bounded", 5] == "" and found["lossless", None] == "takes no cube"
+
+
+# -- jobs, each in a process of its own -----------------------------------------------------------
+
+
+@pytest.fixture
+def make_job(cube, tmp_path):
+    np.save(tmp_path / "cube.npy", cube)
+
+    def make(codec="jpegls", **changes):
+        settings = {
+            "family": functools.partial(classical_family, codec),
+            "load": functools.partial(read_image, tmp_path / "cube.npy", True),
+            "rates": (3.0, 5.0),
+            "bounds": (3,),
+            "path": tmp_path / "kept" / f"{codec}.jsonl",
+            "num_threads": 1,
+        }
+        return rd.Job(codec=codec, image="cube", **{**settings, **changes})
+
+    return make
+
+
+def test_jobs_are_measured_and_kept(make_job):
+    said = []
+    jobs = [make_job("jpegls"), make_job("aec")]
+    rows = rd.run_jobs(jobs, 2, said.append)
+    points = {(row["codec"], row["kind"], row["target"]): row for row in rows if "bpppc" in row}
+    assert set(points) == {
+        ("jpegls", "lossy", 3.0),
+        ("jpegls", "lossy", 5.0),
+        ("jpegls", "bounded", 3),
+        ("jpegls", "lossless", None),
+        ("aec", "lossless", None),
+    }
+    assert points["jpegls", "bounded", 3]["largest_error"] == 3
+    assert points["jpegls", "bounded", 3]["encoding_peak_mb"] > 0
+    assert said[0].startswith("1/2 jpegls, cube: 4 points") and said[1].startswith("2/2 aec, cube: 1 points")
+    # Nothing is measured twice: the image is not even read again.
+    again = rd.run_jobs([make_job("jpegls", load=functools.partial(os._exit, 1))], 1, said.append)
+    assert again == [row for row in rows if row["codec"] == "jpegls"]
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_line(make_job):
+    job = make_job()
+    rows = rd.run_jobs([job], 1, print)
+    lines = job.path.read_bytes().splitlines(keepends=True)
+    job.path.write_bytes(b"".join(lines[:2]) + lines[2][:30])
+    again = rd.run_jobs([job], 1, print)
+    assert again[:2] == rows[:2]  # with their times: kept, not measured again
+    assert [row["kind"] for row in again] == [row["kind"] for row in rows]
+    assert again[2]["bpppc"] == pytest.approx(5, rel=rd.TOLERANCE)
+
+
+def test_more_rates_later(make_job):
+    rd.run_jobs([make_job()], 1, print)
+    rows = rd.run_jobs([make_job(rates=(3.0, 5.0, 4.0))], 1, print)
+    assert [row["target"] for row in rows if row["kind"] == "lossy"] == [3.0, 5.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"load": functools.partial(os._exit, 1)}, "killed"),
+        ({"family": functools.partial(operator.getitem, {})}, "KeyError"),
+    ],
+)
+def test_a_codec_that_fails_is_noted_and_tried_again(make_job, changes, text):
+    said = []
+    rows = rd.run_jobs([make_job(**changes), make_job("aec")], 1, said.append)
+    (note,) = [row["note"] for row in rows if row["codec"] == "jpegls"]
+    assert text in note and text in said[0]
+    assert any("bpppc" in row for row in rows)  # the other codec's
+    assert sum("bpppc" in row for row in rd.run_jobs([make_job()], 1, said.append)) == 4

@@ -1,0 +1,92 @@
+"""The whole numbers of `klt-cm`: exact or within the bound, cheap where they can be predicted, and damage."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coding.base import CodingError, DamagedError
+from coding.prediction.samples import decode_samples, encode_samples
+
+
+def scene(shape, noise=3.0, seed=0):
+    """Bands that follow from a few pictures, with noise."""
+    bands, height, width = shape
+    generator = np.random.default_rng(seed)
+    pictures = generator.normal(0, 300, (3, height, width)).cumsum(axis=1).cumsum(axis=2) / 30
+    mixed = np.tensordot(generator.random((bands, 3)), pictures, axes=1)
+    return np.rint(2000 + mixed + generator.normal(0, noise, shape)).astype(np.int32)
+
+
+SIDES = st.one_of(st.integers(1, 40), st.just(70))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 40), SIDES, SIDES),
+    bound=st.sampled_from([0, 1, 2, 7, 300, 2**20]),
+    spread=st.sampled_from([0, 1, 3, 500, 2**21 - 1]),
+    seed=st.integers(0, 99),
+)
+def test_no_error_exceeds_the_bound(shape, bound, spread, seed):
+    generator = np.random.default_rng(seed)
+    cube = scene(shape, seed=seed) if spread == 3 else generator.integers(-spread, spread + 1, shape)
+    data, expected = encode_samples(cube, bound)
+    decoded = decode_samples(data, shape, bound)
+    assert np.array_equal(decoded, expected)
+    assert np.abs(decoded - cube).max() <= bound
+    assert encode_samples(cube, bound)[0] == data
+
+
+def test_noise_costs_what_it_is_worth():
+    noise = np.rint(np.random.default_rng(0).normal(0, 20, (4, 64, 64))).astype(np.int32)
+    data, _ = encode_samples(noise, 0)
+    entropy = 0.5 * math.log2(2 * math.pi * math.e * 400)
+    assert entropy - 0.05 < 8 * len(data) / noise.size < entropy + 0.2
+
+
+def test_bands_that_follow_from_others_cost_their_noise():
+    cube = scene((30, 64, 64))
+    data, _ = encode_samples(cube, 0)
+    noise = 0.5 * math.log2(2 * math.pi * math.e * 9)
+    apart = sum(len(encode_samples(band[None], 0)[0]) for band in cube)
+    # Of thirty bands three are the pictures, the others noise on what these predict; coefficients count.
+    assert 8 * len(data) / cube.size < noise + 1.2
+    assert len(data) < 0.75 * apart
+
+
+def test_a_larger_bound_costs_less():
+    cube = scene((10, 48, 48), noise=20)
+    sizes = [len(encode_samples(cube, bound)[0]) for bound in (0, 1, 3, 10, 40)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 3
+
+
+def test_next_to_nothing_where_all_are_alike():
+    assert len(encode_samples(np.full((50, 30, 30), -7), 0)[0]) == 8
+    cube = np.arange(50)[:, None, None] * np.ones((1, 30, 30), np.int32)
+    assert len(encode_samples(cube, 0)[0]) < 400
+
+
+def test_samples_too_far_apart_are_refused():
+    with pytest.raises(CodingError, match="less than"):
+        encode_samples(np.array([[[0, 1 << 22]]]), 0)
+
+
+def test_damage_is_reported_or_gives_other_samples():
+    shape = 8, 20, 23
+    cube = scene(shape)
+    data, _ = encode_samples(cube, 0)
+    for length in (0, 5, 12, len(data) // 2):
+        with pytest.raises(DamagedError):
+            decode_samples(data[:length], shape, 0)
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[generator.integers(len(data))] ^= 1 << generator.integers(8)
+        try:
+            wrong = decode_samples(bytes(damaged), shape, 0)
+        except DamagedError:
+            continue
+        assert wrong.shape == shape

@@ -1,0 +1,89 @@
+"""Training losses, `criterion(x_hat, x)` -> scalar, for (N, C, H, W) tensors in [0, 1].
+
+Every loss is a mean over images, so the loss of a batch is the mean of its shards weighted by their
+sizes: training on several devices minimizes what training on one does. Computed in float32 or better,
+also where the model ran in half precision under autocast. Tensors that differ in shape raise `ValueError`.
+
+A loss with `pixelwise = True` is a mean over pixels, too: the mean over parts of the pixels, weighted by their
+sizes, is that over all.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.metrics import at_least_float32, batch_ssim
+
+
+class MeanSquaredError(nn.Module):
+    """mean (x_hat - x)^2, over all images, bands and pixels."""
+
+    pixelwise = True
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        return F.mse_loss(*_comparable(x_hat, x))
+
+
+class MeanAbsoluteError(nn.Module):
+    """mean |x_hat - x|, over all images, bands and pixels."""
+
+    pixelwise = True
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        return F.l1_loss(*_comparable(x_hat, x))
+
+
+class SpectralAngle(nn.Module):
+    """Mean over all pixels of the angle between the two spectra, in radians, in [0, pi].
+
+    2 atan2(|u - v|, |u + v|) with u, v the spectra at length 1: its gradient stays finite as the angle
+    goes to 0, where that of the arc cosine is infinite.
+
+    A spectrum shorter than `MIN_NORM` is divided by `MIN_NORM` instead of its length, as the direction of
+    next to nothing would change with a gradient without bound. Two zero spectra count 0, one pi / 2.
+
+    Kruse et al., "The spectral image processing system (SIPS)", Remote Sensing of Environment 44(2-3),
+    1993, doi 10.1016/0034-4257(93)90013-N.
+    """
+
+    pixelwise = True
+    MIN_NORM = 1e-4  # one digital number of EnMAP: no other spectrum of the data is shorter, but zero
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        x_hat, x = _comparable(x_hat, x)
+        u, v = F.normalize(x_hat, dim=1, eps=self.MIN_NORM), F.normalize(x, dim=1, eps=self.MIN_NORM)
+        difference = torch.linalg.vector_norm(u - v, dim=1)
+        total = torch.linalg.vector_norm(u + v, dim=1)
+        # Two spectra next to nothing: the gradient of atan2 is NaN at (0, 0) and has no bound beside it.
+        total = total.masked_fill(difference + total < 1e-6, 1)
+        return 2 * torch.atan2(difference, total).mean()
+
+
+class StructuralDissimilarity(nn.Module):
+    """1 - SSIM, mean over images and bands, in [0, 2]; see `utils.metrics.ssim` for its parameters.
+
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
+    Transactions on Image Processing 13(4), 2004, doi 10.1109/TIP.2003.819861.
+
+    Raises:
+        ValueError: height or width is under `utils.metrics.SSIM_MIN_SIZE`.
+    """
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        return 1 - batch_ssim(x_hat, x).mean()
+
+
+losses: dict[str, type[nn.Module]] = {
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "sa": SpectralAngle,
+    "ssim": StructuralDissimilarity,
+}
+
+
+def _comparable(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    if x_hat.shape != x.shape:  # PyTorch would broadcast, and train towards something else
+        raise ValueError(f"x_hat {tuple(x_hat.shape)} and x {tuple(x.shape)} differ in shape")
+    return at_least_float32(x_hat, x)
