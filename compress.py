@@ -141,14 +141,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from coding.files import check_output, print_info, use_cores
+    from coding.files import print_info
 
     if args.info is not None:
         return print_info(args.info)
 
     from datasets.scenes import open_scene
-    from utils.files import atomic_write
-    from utils.processes import sigterm_raises
+    from utils.files import atomic_write, check_output
+    from utils.processes import sigterm_raises, use_cores
 
     output = check_output(args.output, args.scene, args.overwrite)
     started = time.monotonic()

@@ -68,14 +68,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
 
-    from coding.files import check_output, open_coder, open_file, pixel_bar, print_info, use_cores
+    from coding.files import open_coder, open_file, pixel_bar, print_info
 
     if args.info is not None:
         return print_info(args.info)
 
     from coding.hsc.tiling import decompress_scene
     from datasets.scenes import create_scene
-    from utils.processes import sigterm_raises
+    from utils.files import check_output
+    from utils.processes import sigterm_raises, use_cores
 
     output = check_output(args.output, args.input, args.overwrite)
     started = time.monotonic()

@@ -175,7 +175,7 @@ def is_full_easy_test(args, num_images: int) -> bool:
 
 def settings_of(args, dataset, device) -> dict:
     """What the result depends on; the data set by name, no path of this machine."""
-    from utils.environment import device_name, git_commit, versions
+    from utils.environment import provenance
 
     arguments = {**vars(args), "checkpoint": Path(args.checkpoint).name}
     del arguments["dataset"], arguments["save_dir"]
@@ -183,10 +183,8 @@ def settings_of(args, dataset, device) -> dict:
         "dataset": dataset.root_dir.resolve().name,
         "images": len(dataset),
         "split_sha256": dataset.fingerprint(),
-        "device": device_name(device),
         "arguments": arguments,
-        "versions": versions(),
-        "git_commit": git_commit(),
+        **provenance(device),
     }
 
 

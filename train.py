@@ -223,9 +223,10 @@ class Training:
         from datasets import HySpecNet11k
         from datasets.transforms import get_transform
         from training.losses import losses
-        from training.run_folder import new_run_dir, refuse_finished
+        from training.run_folder import refuse_finished
         from utils.checkpoint import load_weights, weights_of
         from utils.environment import seed_everything, set_rng_state
+        from utils.files import stamped_folder
 
         self.args, self.process = args, process
         self.resumed = run_dir is not None
@@ -268,7 +269,7 @@ class Training:
         }
         if process.is_main:
             name = f"{args.mode}-{args.model}-{args.loss}-{args.learning_rate}"
-            self.run_dir = run_dir or new_run_dir(args.save_dir, name)
+            self.run_dir = run_dir or stamped_folder(args.save_dir, name)
 
     # -- set-up ---------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What compress.py and decompress.py have in common: files, cores, and a bar."""
+"""What compress.py and decompress.py have in common: files and a bar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -14,8 +13,6 @@ from coding import codecs
 from coding.base import CodingError, DamagedError, TileCoder
 from coding.hsc.container import Reader
 from models import models
-from utils.errors import UsageError
-from utils.processes import limit_threads, num_cores
 
 # torch is imported where it is used: --info must not wait for it.
 
@@ -39,34 +36,6 @@ def print_info(path: str) -> int:
     with open_file(path) as reader:
         print(reader.info())
     return 0
-
-
-def check_output(output: str, source: str, overwrite: bool) -> Path:
-    """The path to write.
-
-    Raises:
-        UsageError: it is there, or what is to be read.
-    """
-    path = Path(output)
-    if path.exists() and Path(source).exists() and path.samefile(source):
-        raise UsageError(f"{output} is what is to be read: give another name")
-    if path.is_dir():
-        raise UsageError(f"{output} is a folder: give the name of a file in it")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{output} is there already: give --overwrite to replace it")
-    return path
-
-
-def use_cores(num_workers: int) -> int:
-    """How many tiles to work on at a time; each takes its share of the cores.
-
-    Args:
-        num_workers: 0 for as many as there are cores.
-    """
-    cores = num_cores()
-    num_workers = num_workers or cores
-    limit_threads(max(1, cores // num_workers))
-    return num_workers
 
 
 @contextlib.contextmanager

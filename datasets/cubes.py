@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.enmap import SCALE
-from utils.errors import DatasetError
+from utils.errors import DatasetError, one_line
 
 
 def open_cube(path: Path) -> np.memmap:
@@ -25,8 +25,7 @@ def open_cube(path: Path) -> np.memmap:
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file") from error
     except Exception as error:  # what numpy raises for a damaged header is not documented
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DatasetError(f"{path}: damaged, or no .npy file ({reason})") from error
+        raise DatasetError(f"{path}: damaged, or no .npy file ({one_line(error)})") from error
     if not isinstance(cube, np.memmap):  # an .npz archive under another name
         raise DatasetError(f"{path}: no .npy file but an archive")
     if cube.ndim != 3:

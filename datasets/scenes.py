@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from utils.errors import DatasetError, ProjectError, UsageError
+from utils.errors import DatasetError, ProjectError, UsageError, one_line
 from utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _gdal(error_class: type[ProjectError], problem: str, cache_bytes: int = CACH
         try:
             yield
         except Exception as error:  # its own, GDAL's, ValueError: which one for what is not documented
-            raise error_class(f"{problem} ({_reason(error.__cause__ or error)})") from error
+            raise error_class(f"{problem} ({one_line(error.__cause__ or error)})") from error
 
 
 @contextlib.contextmanager
@@ -295,10 +295,6 @@ def _gdal_writes(path: Path, problem: str = "cannot be written, is the disk full
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -457,7 +453,7 @@ class _NpyReader(SceneReader):
                 cube = np.memmap(self._file, mode="r", **self._layout)
                 window[band] = cube[band, row : row + height, column : column + width]
         except ValueError as error:  # the file is shorter than it was
-            raise DatasetError(f"{self._cannot_read(row, column, height, width)} ({_reason(error)})") from error
+            raise DatasetError(f"{self._cannot_read(row, column, height, width)} ({one_line(error)})") from error
         return window
 
 
@@ -493,7 +489,7 @@ def _open_npy(path: Path) -> Iterator[SceneReader]:
             with np.errstate(over="raise"):  # a size whose product is more than an integer holds
                 cube = np.lib.format.open_memmap(path, mode="r")
         except Exception as error:  # what numpy raises for a damaged header is not documented
-            raise DatasetError(f"{path}: damaged, or no .npy file ({_reason(error)})") from error
+            raise DatasetError(f"{path}: damaged, or no .npy file ({one_line(error)})") from error
         if cube.ndim != 3:
             raise DatasetError(f"{path}: shape {cube.shape}, expected (bands, rows, columns)")
         if cube.dtype.name not in DTYPES:

@@ -441,31 +441,6 @@ def test_interleaved_takes_turns():
     assert [len(seconds) for seconds in times] == [3, 3]
 
 
-def grow(megabytes):
-    return speed.peak_growth(lambda: torch.ones(megabytes, 2**18), torch.device("cpu"))
-
-
-def too_much():
-    return torch.ones(speed.available_memory() // 4).sum()
-
-
-def wrong():
-    raise KeyError("a name")
-
-
-@pytest.mark.skipif(not speed.PROCESS.exists(), reason="Linux tells a process's peak")
-def test_memory_of_a_fresh_process(monkeypatch):
-    # The processes find this file as a module.
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    large = torch.ones(2**26)  # the peak of this process is none of theirs
-    assert 64e6 < speed.in_fresh_process("test_benchmark:grow", 64) < 90e6
-    del large
-    with pytest.raises(speed.OutOfMemory):
-        speed.in_fresh_process("test_benchmark:too_much")
-    with pytest.raises(RuntimeError, match="KeyError: 'a name'"):
-        speed.in_fresh_process("test_benchmark:wrong")
-
-
 def test_least_seconds():
     assert speed.least_seconds(10, 1, 5, 1) == (2, "arithmetic")
     assert speed.least_seconds(1, 12, 5, 4) == (3, "memory")

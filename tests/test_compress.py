@@ -394,7 +394,7 @@ def test_what_is_there_is_not_replaced(compress, decompress, tmp_path, small):
     with pytest.raises(UsageError, match="--overwrite"):
         decompress(tmp_path / "a.hsc", tmp_path / "b.npy", *flags[:2])
     assert (tmp_path / "b.npy").read_text() == "mine"
-    with pytest.raises(UsageError, match="is what is to be read"):
+    with pytest.raises(UsageError, match="is the input"):
         compress(path, path, *flags, "--overwrite")
 
 

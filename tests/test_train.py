@@ -148,20 +148,6 @@ def test_a_data_set_without_test_split(train, make_dataset, capsys):
     assert "will not be tested" in capsys.readouterr().err
 
 
-def test_runs_of_one_second_do_not_share_a_folder(scripts, make_dataset, tmp_path, monkeypatch):
-    class Clock(runs.datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return cls(2026, 1, 2, 3, 4, 5)
-
-    monkeypatch.setattr(runs, "datetime", Clock)
-    flags = [*FLAGS, "-d", str(make_dataset(train=1)), "-e", "1", "--save-dir", str(tmp_path / "runs")]
-    scripts.train.main(flags)
-    scripts.train.main(flags)
-    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
-    assert names == ["2026_01_02-03_04_05-easy-cae1d-mse-0.001", "2026_01_02-03_04_05-easy-cae1d-mse-0.001-2"]
-
-
 # -- schedules --------------------------------------------------------------------------------------
 
 
@@ -548,19 +534,6 @@ def bar_with_signal(scripts, description):
         return original(self, text, num_images)
 
     return progress_bar
-
-
-def test_an_impatient_second_signal_ends_at_once(monkeypatch):
-    from utils import processes as signals
-
-    with signals.StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # a launcher passing it on
-        assert stop.signum == signal.SIGINT
-        monkeypatch.setattr(signals, "IMPATIENCE", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
 
 
 def test_kills_at_any_time_leave_checkpoints_that_load(start, wait_for, make_dataset, tmp_path, run_of, scripts):

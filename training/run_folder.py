@@ -9,24 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from utils.environment import git_commit, versions
-from utils.errors import ProjectError, UsageError
+from utils.errors import UsageError
 from utils.results import write_json
 
 SETTINGS = "settings.json"
-
-
-def new_run_dir(save_dir: str | os.PathLike, name: str) -> Path:
-    """Make `save_dir`/<YYYY_MM_DD-HH_MM_SS>-`name`; absolute, and never a folder that was there."""
-    stamp = f"{datetime.now():%Y_%m_%d-%H_%M_%S}-{name}"
-    save_dir = Path(save_dir).resolve()
-    save_dir.mkdir(parents=True, exist_ok=True)
-    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-        try:
-            (save_dir / (stamp + suffix)).mkdir()
-        except FileExistsError:  # another run began in the same second
-            continue
-        return save_dir / (stamp + suffix)
-    raise ProjectError(f"{save_dir / stamp} and its successors exist already")
 
 
 def shown(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a run depends on besides its arguments: seeds, backends, versions, the commit, the device."""
+"""The environment of a run: random seeds, torch's backends, versions, the git commit, the device."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def seed_everything(seed: int) -> None:
 
 
 def configure_backends(deterministic: bool, tf32: bool) -> None:
-    """Set how torch computes, before the GPU is first used.
+    """Set how torch computes. Call it before the GPU is first used.
 
     Args:
-        deterministic: only algorithms that give the same bits every time; torch raises `RuntimeError` where an
-            operation has none. Otherwise cuDNN tries its algorithms and takes the fastest for each shape.
+        deterministic: use only algorithms that give the same bits every time; torch raises `RuntimeError` where
+            an operation has none. Otherwise cuDNN tries its algorithms and takes the fastest for each shape.
         tf32: let float32 products on GPUs round their factors to 10 bits, which is several times faster.
     """
     if deterministic:  # cuBLAS reads it when it starts
@@ -41,7 +41,7 @@ def configure_backends(deterministic: bool, tf32: bool) -> None:
 
 
 def rng_state() -> dict:
-    """The state of all random generators of this process, in values that a checkpoint may hold."""
+    """Return the state of all random generators of this process, in values that a checkpoint may hold."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -52,7 +52,7 @@ def rng_state() -> dict:
 
 
 def set_rng_state(state: dict) -> None:
-    """Restore what `rng_state` returned; GPU states only where there are as many GPUs as then."""
+    """Restore the state from `rng_state`; GPU states only where the number of GPUs is the same."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
@@ -61,13 +61,18 @@ def set_rng_state(state: dict) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def provenance(device: torch.device) -> dict:
+    """Return where a result came from: `device` (its name), `versions` of libraries, `git_commit`."""
+    return {"device": device_name(device), "versions": versions(), "git_commit": git_commit()}
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide about results."""
+    """Return the versions of Python and of the libraries that results depend on."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 def git_commit() -> str | None:
-    """The project's commit, with `-dirty` after it if files differ from it; None outside a repository."""
+    """Return the project's commit, with `-dirty` after it if files differ from it; None outside a repository."""
     try:
         described = subprocess.run(
             ["git", "-C", _ROOT, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
@@ -81,7 +86,7 @@ def git_commit() -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's product name, or the processor's."""
+    """Return the GPU's product name, or the processor's with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,14 +1,15 @@
-"""Errors that a user can cause, and how the scripts report them: one line, no traceback."""
+"""Errors that a user can cause, reported by the scripts in one line without a traceback."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 
 class ProjectError(Exception):
-    """Something the user can put right: the message says what is wrong, where, and what to do."""
+    """An error that the user can fix. The message says what is wrong, where, and what to do."""
 
     exit_code = 1
 
@@ -20,7 +21,7 @@ class UsageError(ProjectError):
 
 
 class DatasetError(ProjectError, ValueError):
-    """A data set, split or patch that is missing, damaged or of another shape."""
+    """A data set, split, patch or scene that is missing, damaged or of another shape."""
 
 
 class CheckpointError(ProjectError, ValueError):
@@ -28,7 +29,7 @@ class CheckpointError(ProjectError, ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` on its own.
+    """Return the message of `error` on one line, or the name of its class if it has none.
 
     An error raised in a DataLoader worker arrives as the text of a whole traceback; its last line
     reads `package.module.Class: message`.
@@ -36,11 +37,22 @@ def one_line(error: BaseException) -> str:
     text = str(error).strip()
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
-    return text
+    lines = (line.strip() for line in text.splitlines())
+    return " ".join(line for line in lines if line) or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, numpy or torch report by `error` that memory ran out."""
+    # torch.OutOfMemoryError by its name, as this module must not import torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(
+        re.search(r"can't allocate memory|bad_alloc|out of memory", str(error))
+    )
 
 
 def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run `main(argv)` of a script and exit: 0, its status, 2 for wrong usage, 1 for a failed run."""
+    """Run `main(argv)` of a script and exit: 0 or its status, 2 for wrong usage, 1 for a failed run."""
     try:
         status = main(None)
     except ProjectError as error:
@@ -49,7 +61,7 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
         sys.stderr.close()
         status = 141
     except OSError as error:  # a full disk, a folder that may not be written
-        status = _fail(str(error))
+        status = _fail(one_line(error))
     except RuntimeError as error:
         message = _resource_message(error)
         if message is None:
@@ -68,10 +80,10 @@ def _fail(message: str, status: int = 1) -> int:
 
 
 def _resource_message(error: RuntimeError) -> str | None:
-    """What to do about memory that ran out, by torch's names for it; None for any other error."""
+    """Return a message that says what to do about memory that ran out, None for any other error."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return f"{first} Give a smaller batch size, or another device."
     if "DataLoader worker" in text and "killed" in text:
         return f"{first.rstrip('.')}: memory, or /dev/shm, ran out? Give fewer --num-workers."

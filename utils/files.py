@@ -1,25 +1,31 @@
-"""Writing files so that a killed process or a full disk never leaves half of one."""
+"""Output files and folders: written atomically, checked before the work, named by time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import IO
+
+from utils.errors import ProjectError, UsageError
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside `path`; on leaving the block flush it to the disk and rename it.
 
-    Whatever was at `path` stays until the new content is complete; after an exception, or a kill,
-    it is still there. The temporary name is `.<name>.tmp`, always the same, so that the next write
-    takes over what a killed one left; a path has one writer at a time. Folders on the way are created.
+    The old file at `path` stays until the new one is complete, also after an exception or a kill. The
+    temporary name is always `.<name>.tmp`, so that the next write replaces what a killed one left; a path has
+    one writer at a time. Parent folders are created.
 
     Args:
         path: the file to write.
         mode: "wb", or "w" for UTF-8 text with Unix line ends.
+
+    Yields:
+        The temporary file, open for writing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,3 +40,48 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_output(output: str, source: str, overwrite: bool) -> Path:
+    """Return the path of a file to write.
+
+    Args:
+        output: the file to write.
+        source: the file that is read.
+        overwrite: whether `output` may exist.
+
+    Raises:
+        UsageError: `output` is `source` or a folder, or exists and must not be replaced.
+    """
+    path = Path(output)
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise UsageError(f"{output} is the input: give another name for the output")
+    if path.is_dir():
+        raise UsageError(f"{output} is a folder: give the name of a file in it")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{output} exists: give --overwrite to replace it")
+    return path
+
+
+def stamped_folder(parent: str | os.PathLike, suffix: str = "") -> Path:
+    """Create a new folder in `parent`, named by the time, and return its absolute path.
+
+    Args:
+        parent: created if missing.
+        suffix: added to the name after a hyphen.
+
+    Returns:
+        `parent`/YYYY_MM_DD-HH_MM_SS-`suffix`, with -2, -3, ... after it where that exists.
+
+    Raises:
+        ProjectError: there are 99 folders of this second already.
+    """
+    parent = Path(parent).resolve()
+    parent.mkdir(parents=True, exist_ok=True)
+    name = f"{datetime.now():%Y_%m_%d-%H_%M_%S}" + (f"-{suffix}" if suffix else "")
+    for ending in ("", *(f"-{number}" for number in range(2, 100))):
+        folder = parent / (name + ending)
+        with contextlib.suppress(FileExistsError):  # another process began in the same second
+            folder.mkdir()
+            return folder
+    raise ProjectError(f"{parent / name} and its successors exist already")

@@ -1,55 +1,89 @@
-"""Processes: worker pools, signals, and the cores that they share."""
+"""Processes: worker pools, functions in a process of their own, signals, and the cores that they share."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
 
-from utils.errors import ProjectError
+from threadpoolctl import threadpool_limits
+
+from utils.errors import ProjectError, is_out_of_memory
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
+IMPATIENCE = 5.0
+"""Seconds within which repeated signals count as one: a launcher may pass on one signal several times."""
+MEMORY_SHARE = 0.9
+"""Share of the free memory that a process of its own may take."""
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP_MEMORY = Path("/sys/fs/cgroup")
+PROCESS = Path("/proc/self")
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, inside `sigterm_raises`."""
+# -- cores --------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Inside the block SIGTERM raises `Terminated`, so that it cleans up like Ctrl-C. Main thread only."""
+def num_cores() -> int:
+    """Return the number of cores that this process may use, which batch systems restrict."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def handler(signum, frame):
-        raise Terminated
 
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def limit_threads(count: int) -> None:
+    """Let numpy's linear algebra, and torch if it is loaded, compute on `count` threads from now on."""
+    threadpool_limits(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+
+
+def use_cores(num_workers: int) -> int:
+    """Share the cores among workers that are threads of this process.
+
+    Args:
+        num_workers: number of workers, 0 for one per core.
+
+    Returns:
+        The number of workers. The threads of libraries are limited to each worker's share of the cores.
+    """
+    cores = num_cores()
+    num_workers = num_workers or cores
+    limit_threads(max(1, cores // num_workers))
+    return num_workers
+
+
+# -- pools --------------------------------------------------------------------------------------
 
 
 def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
-    """Yield `function(job)` of every job as they finish, computed by `num_workers` processes.
+    """Yield `function(job)` of every job in the order they finish, computed by `num_workers` processes.
 
     Leaving the generator early, by an exception or by `close()`, stops the workers in the middle of their
-    jobs: there SystemExit is raised, so that context managers clean up. Workers also end when this process
+    jobs: SystemExit is raised in them, so that context managers clean up. Workers also end when this process
     is killed.
 
     Args:
         function: importable by name; its exceptions are raised here.
+        jobs: arguments of the calls.
+        num_workers: number of processes.
 
     Raises:
         ProjectError: a worker was killed from outside, as the kernel does when memory runs out.
@@ -60,11 +94,11 @@ def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], num
     executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
     try:
         # Workers inherit the mask, so no signal hits them before `_start_worker` is ready for it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             futures = [executor.submit(_run, function, job) for job in jobs]
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
@@ -82,7 +116,7 @@ def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], num
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to workers too; the parent decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -99,33 +133,137 @@ def _run(function: Callable[[Job], Result], job: Job) -> Result:
         os._exit(1)  # the executor would hand SystemExit to the parent and start the next job
 
 
-IMPATIENCE = 5.0  # seconds; a launcher may pass on one signal several times
+# -- one function in a process of its own -------------------------------------------------------
+
+
+class OutOfMemory(Exception):
+    """A function in a process of its own needs more memory than the machine has to give."""
+
+
+def in_fresh_process(target: str, *args: object, preload: Iterable[str] = ()) -> Any:
+    """Call a function in a process of its own and return its result.
+
+    The process is forked from a server that has imported `preload` and done nothing else. It may take
+    `MEMORY_SHARE` of the free memory: beyond that an allocation fails instead of the system killing processes.
+
+    Args:
+        target: "module:function".
+        args: its arguments.
+        preload: modules that the server imports first; those of the first call in this process count.
+
+    Raises:
+        OutOfMemory: it needs more memory, or was killed.
+        RuntimeError: any other exception, with the traceback as text.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, target, args), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        kind, value = receiver.recv()
+    except EOFError:
+        kind, value = "memory", None
+    finally:
+        receiver.close()
+        process.join()
+    if kind == "memory":
+        raise OutOfMemory(target)
+    if kind == "error":
+        raise RuntimeError(f"in a process of its own:\n{value}")
+    return value
+
+
+def _answer(sender: Connection, target: str, args: Sequence[object]) -> None:
+    _limit_memory()
+    module, _, function = target.partition(":")
+    try:
+        answer = ("value", getattr(importlib.import_module(module), function)(*args))
+    except Exception as error:
+        # oneDNN reports memory that ran out as a primitive that it could not create.
+        is_memory = is_out_of_memory(error) or "could not create a" in str(error)
+        answer = ("memory", None) if is_memory else ("error", traceback.format_exc())
+    sender.send(answer)
+
+
+def _limit_memory() -> None:
+    free = available_memory()
+    if free is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (process_bytes("VmSize") + int(MEMORY_SHARE * free), hard))
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process could still take from the machine and its control group, None if unknown."""
+    try:
+        free = _memory_field(MEMINFO.read_text(), "MemAvailable")
+    except OSError:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((CGROUP_MEMORY / "memory.max").read_text())  # "max" where there is none
+        free = min(free, limit - int((CGROUP_MEMORY / "memory.current").read_text()))
+    return max(free, 0)
+
+
+def process_bytes(name: str) -> int | None:
+    """Return a memory figure of this process in bytes, such as VmRSS, VmHWM or VmSize; None outside of Linux."""
+    try:
+        return _memory_field((PROCESS / "status").read_text(), name)
+    except OSError:
+        return None
+
+
+def _memory_field(text: str, name: str) -> int:
+    return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1])
+
+
+# -- signals ------------------------------------------------------------------------------------
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived inside `sigterm_raises`."""
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM inside the block, so that it cleans up as after Ctrl-C. Main thread only."""
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequest:
-    """While entered, SIGINT (Ctrl-C) and SIGTERM only leave a note that the work should end.
+    """Turn SIGINT (Ctrl-C) and SIGTERM into a request to end the work, while entered.
 
-    Another signal, five seconds after the first or later, ends the process as it would without this.
+    The object is true once a signal has come. Another signal `IMPATIENCE` seconds or more after the first
+    ends the process as it would without this.
 
     Attributes:
         signum: the first signal that came, or None.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum: int | None = None
 
     def __enter__(self) -> StopRequest:
-        self._previous = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {n: signal.signal(n, self._note) for n in STOP_SIGNALS}
         return self
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, *_exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
         return self.signum is not None
 
-    def _note(self, signum: int, _frame) -> None:
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is None:
             self.signum, self._came = signum, time.monotonic()
             name = signal.Signals(signum).name
@@ -137,29 +275,15 @@ class StopRequest:
 
 
 def ignore_signals(_worker_id: int = 0) -> None:
-    """For processes that load data: a signal that reaches them too must not end them before the trainer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ignore SIGINT and SIGTERM in a process that loads data: it must not end before the process it works for."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end_children() -> None:
-    """Kill the processes that load data, which ignore the SIGTERM that would end them, and hold nothing to lose."""
+    """Kill the processes that load data, which ignore SIGTERM and hold nothing to lose."""
     previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a dead child for an accident
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
     signal.signal(signal.SIGCHLD, previous)
-
-
-def num_cores() -> int:
-    """Cores that this process may use: those that a batch system lent, not all of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def limit_threads(count: int) -> None:
-    """Let numpy's linear algebra, and torch where it is loaded, compute on `count` threads from now on."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(count)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(count)

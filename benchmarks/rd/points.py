@@ -21,18 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.speed.measure import (
-    OutOfMemory,
-    in_fresh_process,
-    peak_bytes,
-    release_memory,
-    reset_peak,
-    resident_bytes,
-)
+from benchmarks.speed.measure import peak_bytes, release_memory, reset_peak, resident_bytes
 from coding.base import Codec, CodingError, Family, join_blocks, split_blocks
 from coding.hsc.masks import encode_mask, fill_gaps
+from utils.errors import one_line
 from utils.evaluation import timed
 from utils.metrics import psnr_from_mse, valid_metrics
+from utils.processes import OutOfMemory, in_fresh_process
 
 TOLERANCE = 0.03
 """Of a rate that is aimed at, as a share of it."""
@@ -191,7 +186,7 @@ def measured(family: Family, bench: Bench, wanted: Sequence[tuple]) -> Iterator[
                 trial = bench.encode(make(), None)
             yield kind, target, bench.point(trial)
         except CodingError as error:
-            yield kind, target, " ".join(str(error).split())
+            yield kind, target, one_line(error)
 
 
 @dataclass

@@ -9,13 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib
 import math
-import multiprocessing
 import os
-import re
-import resource
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -24,16 +19,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils.evaluation import timed
+from utils.processes import PROCESS, process_bytes
 
-MEMINFO = Path("/proc/meminfo")
-CGROUP_MEMORY = Path("/sys/fs/cgroup")
-PROCESS = Path("/proc/self")
 SEED = 0
 """Of all weights, images and patches that are made up to be measured."""
-
-
-class OutOfMemory(Exception):
-    """Work in a process of its own needs more memory than the machine has to give."""
 
 
 # -- time ---------------------------------------------------------------------------------------
@@ -86,9 +75,9 @@ def peak_growth(function: Callable, device: torch.device) -> int | None:
         grown = torch.cuda.max_memory_allocated(device) - before
         del value
         return grown
-    if not (PROCESS / "status").exists():
-        return None
     before = resident_bytes()
+    if before is None:
+        return None
     reset_peak()
     value = function()
     grown = peak_bytes() - before
@@ -105,7 +94,7 @@ def release_memory() -> None:
 
 def resident_bytes() -> int | None:
     """Resident memory of this process; None where the system does not tell."""
-    return _process_bytes("VmRSS") if (PROCESS / "status").exists() else None
+    return process_bytes("VmRSS")
 
 
 def reset_peak() -> None:
@@ -117,83 +106,7 @@ def reset_peak() -> None:
 def peak_bytes() -> int | None:
     """The most resident memory of this process since `reset_peak`; None where the system does not tell."""
     # Not ru_maxrss: a process inherits the peak of the one that started it.
-    return _process_bytes("VmHWM") if (PROCESS / "status").exists() else None
-
-
-def in_fresh_process(target: str, *args, preload: Iterable[str] = ()):
-    """What `target`, "module:function", returns when called with `args` in a process of its own.
-
-    The process is forked from one that has imported `preload` and done nothing else. It may take nine tenths
-    of the memory that is free; beyond that an allocation fails instead of the system killing processes.
-
-    Raises:
-        OutOfMemory: it needs more, or was killed.
-        RuntimeError: any other exception, with the traceback as text.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, target, args), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        kind, value = receiver.recv()
-    except EOFError:
-        kind, value = "memory", None
-    finally:
-        receiver.close()
-        process.join()
-    if kind == "memory":
-        raise OutOfMemory(target)
-    if kind == "error":
-        raise RuntimeError(f"in a process of its own:\n{value}")
-    return value
-
-
-def _answer(sender, target: str, args: Sequence) -> None:
-    _limit_memory()
-    module, _, function = target.partition(":")
-    try:
-        answer = ("value", getattr(importlib.import_module(module), function)(*args))
-    except Exception as error:
-        answer = ("memory", None) if is_out_of_memory(error) else ("error", traceback.format_exc())
-    sender.send(answer)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is one by which Python, torch or oneDNN says that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and bool(
-        re.search(r"can't allocate memory|bad_alloc|out of memory|could not create a", str(error))
-    )
-
-
-def _limit_memory() -> None:
-    free = available_memory()
-    if free is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (_process_bytes("VmSize") + int(0.9 * free), hard))
-
-
-def available_memory() -> int | None:
-    """Bytes that this process could still take, of the machine and of its control group; None if unknown."""
-    try:
-        free = _field(MEMINFO.read_text(), "MemAvailable")
-    except OSError:
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((CGROUP_MEMORY / "memory.max").read_text())  # "max" where there is none
-        free = min(free, limit - int((CGROUP_MEMORY / "memory.current").read_text()))
-    return max(free, 0)
-
-
-def _process_bytes(name: str) -> int:
-    return _field((PROCESS / "status").read_text(), name)
-
-
-def _field(text: str, name: str) -> int:
-    return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1])
+    return process_bytes("VmHWM")
 
 
 # -- arithmetic, and the machine's limits ---------------------------------------------------------

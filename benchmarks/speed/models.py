@@ -20,12 +20,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.speed.measure import (
     SEED,
-    OutOfMemory,
     copy_rate,
     count_flops,
-    in_fresh_process,
     interleaved,
-    is_out_of_memory,
     least_seconds,
     matmul_rate,
     peak_growth,
@@ -35,7 +32,9 @@ from training.losses import losses
 from training.steps import loss_and_gradients
 from utils.devices import autocast, has_native_bf16
 from utils.environment import configure_backends
+from utils.errors import is_out_of_memory
 from utils.evaluation import timed
+from utils.processes import OutOfMemory, in_fresh_process
 
 BANDS = 202
 MIN_SIDE = 8  # of images, also of those by which a fresh process warms up

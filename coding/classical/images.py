@@ -10,6 +10,7 @@ from coding.base import Codec, CodingError, DamagedError, join_blocks, split_blo
 from coding.classical.header import pack_cube_header
 from coding.classical.streams import join_streams, seal, split_streams, unseal
 from coding.entropy.integers import decode_integers, encode_integers
+from utils.errors import one_line
 
 _DTYPES = ("uint16", "int16")
 _HALF = 2**15
@@ -35,7 +36,9 @@ class ImageCodec(Codec):
         try:
             body = self.encode_images(images)
         except (RuntimeError, ValueError) as error:
-            raise CodingError(f"a cube of {cube.shape} cannot be coded ({_line(error)}): try another codec") from None
+            raise CodingError(
+                f"a cube of {cube.shape} cannot be coded ({one_line(error)}): try another codec"
+            ) from None
         return seal(header, join_blocks([encode_integers(means), body]))
 
     def decode(self, data: bytes) -> np.ndarray:
@@ -45,7 +48,7 @@ class ImageCodec(Codec):
         try:
             images = self.decode_images(body, shape)
         except (RuntimeError, ValueError) as error:
-            raise DamagedError(f"the images of a cube of {shape} are damaged ({_line(error)})") from None
+            raise DamagedError(f"the images of a cube of {shape} are damaged ({one_line(error)})") from None
         if images.shape != shape or images.dtype != np.uint16:
             raise DamagedError(f"images of {images.dtype} and shape {images.shape} where uint16 of {shape} should be")
         limits = np.iinfo(dtype)
@@ -76,7 +79,3 @@ class BandCodec(ImageCodec):
     @abstractmethod
     def decode_band(self, stream: bytes) -> np.ndarray:
         """The bytes of `encode_band` to the image uint16 (H, W)."""
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

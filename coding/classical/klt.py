@@ -18,6 +18,7 @@ from coding.classical.header import pack_cube_header
 from coding.classical.streams import join_streams, seal, split_streams, unseal
 from coding.klt import Klt, fit_klt, principal_components, unpack_klt
 from coding.planes import decode_planes, encode_planes
+from utils.errors import one_line
 
 _DTYPES = ("uint16", "int16", "float32")
 _GROUP = 16  # components in an image of JPEG XL
@@ -53,7 +54,7 @@ class _KltCodec(Codec):
             coded = self._encode(components) if components.size else b""
         except (RuntimeError, OverflowError) as error:
             raise CodingError(
-                f"{len(components)} components of {cube.shape} cannot be coded ({_line(error)})"
+                f"{len(components)} components of {cube.shape} cannot be coded ({one_line(error)})"
             ) from None
         return seal(header, join_blocks([transform, coded]))
 
@@ -65,7 +66,7 @@ class _KltCodec(Codec):
         try:
             components = self._decode(coded, planes) if planes[0] else np.zeros(planes)
         except (RuntimeError, ValueError) as error:
-            raise DamagedError(f"the components of a cube of {shape} are damaged ({_line(error)})") from None
+            raise DamagedError(f"the components of a cube of {shape} are damaged ({one_line(error)})") from None
         if components.shape != planes:
             raise DamagedError(f"components of {components.shape} where {planes} should be")
         return _restore(klt.inverse(components), dtype)
@@ -202,7 +203,3 @@ def _restore(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return samples.astype(dtype)
     limits = np.iinfo(dtype)
     return np.clip(np.rint(samples), limits.min, limits.max).astype(dtype)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
