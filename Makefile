@@ -9,10 +9,10 @@ PYTHON := $(shell for python in python3.12 python3.11 python3 python; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo test test-fast lint clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
 
 venv: $(VENV)/.complete ## make .venv with all dependencies (a few minutes, 6 GB)
 
@@ -46,7 +46,13 @@ DEMO_FLAGS := --devices cpu -d $(SAMPLE) -m cae1d --transform random_4x4 --repea
 	--save-dir results/trains/demo/
 
 test: lint ## lint, then run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-fast: lint ## lint, then run the quick tests (a minute and a half)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
+
+# A worker for each core. Each needs up to 2 GB of memory.
+PYTEST_FLAGS := -n auto --maxprocesses 8 --dist worksteal
 
 lint: venv ## check style
 	$(BIN)/ruff check .

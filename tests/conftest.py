@@ -1,4 +1,4 @@
-"""Tiny data sets and runs of the scripts, as all tests of the scripts need them."""
+"""Share tiny data sets, finished runs and compiled kernels among the tests of the scripts."""
 
 import importlib.util
 import json
@@ -9,22 +9,61 @@ import sys
 import time
 from pathlib import Path
 
+# One thread for each process, with or without workers, and for all that tests start. Before numpy and torch load.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
+from filelock import FileLock
 from scipy import fft
 
-# Started in the background, a shell has its jobs ignore Ctrl-C, and what they start ignores it too.
+# A shell makes its background jobs ignore Ctrl-C, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110_20221118T145147Z"
 
 
+def pytest_configure(config):
+    """Compile the kernels once, before the workers start: they and all other processes load them from disk."""
+    if getattr(config.option, "numprocesses", None):
+        compile_kernels()
+
+
+def compile_kernels():
+    """Run each compiled kernel on the types that the codecs give it."""
+    from coding.classical import classical
+
+    cube = np.random.default_rng(0).integers(0, 4000, (12, 20, 24)).astype(np.int16)
+    for codec in (classical["ccsds123"].lossless(), classical["klt-cm"].lossy(9.0), classical["klt-cm"].bounded(2)):
+        codec.decode(codec.encode(cube))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """once(name, make) -> folder that `make(folder)` filled, a single time for all workers. Nobody may change it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the workers' folders lie in one
+
+    def share(name, make) -> Path:
+        folder, complete = base / "shared" / name, base / "shared" / f"{name}.complete"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(folder.with_name(f"{name}.lock")):
+            if not complete.exists():
+                folder.mkdir()
+                make(folder)
+                complete.touch()
+        return folder
+
+    return share
+
+
 @pytest.fixture
 def make_dataset(tmp_path):
-    """make_dataset(train=5, val=2, test=3, bands=202, side=16) -> root of a data set of smooth random spectra."""
+    """make_dataset(train=5, val=2, test=3, bands=12, side=8) -> root of a data set of smooth random spectra."""
 
-    def make(train=5, val=2, test=3, bands=202, side=16, name="tiny") -> Path:
+    def make(train=5, val=2, test=3, bands=12, side=8, name="tiny") -> Path:
         root = tmp_path / name
         rng = np.random.default_rng(0)
         for split, count in (("train", train), ("val", val), ("test", test)):
@@ -42,6 +81,16 @@ def make_dataset(tmp_path):
             csv.parent.mkdir(parents=True, exist_ok=True)
             csv.write_text("".join(f"{entry}\n" for entry in entries))
         return root
+
+    return make
+
+
+@pytest.fixture
+def data_flags(make_dataset):
+    """data_flags(train=2, bands=12, ...) -> flags of the scripts that name a data set and its number of bands."""
+
+    def make(*, bands=12, **kwargs) -> list[str]:
+        return ["-d", str(make_dataset(bands=bands, **kwargs)), "--num-channels", str(bands)]
 
     return make
 

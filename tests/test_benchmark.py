@@ -1,6 +1,7 @@
 """benchmark.py: its flags, what a tiny run writes, and the tools that measure. No time is asserted."""
 
 import csv
+import functools
 import importlib.util
 import json
 import math
@@ -71,6 +72,12 @@ RD = {
 
 
 POSITIONAL = {"curves": ["runs"], "coding": ["scenes"], "rd": ["images"]}
+
+
+@pytest.fixture
+def make_dataset(make_dataset):
+    """Make patches of 202 x 16 x 16 where a test names no size."""
+    return functools.partial(make_dataset, bands=202, side=16)
 
 
 @pytest.fixture(scope="module")

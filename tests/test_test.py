@@ -1,6 +1,7 @@
 """test.py: figures, files, checkpoints of every kind, and what it says when it cannot."""
 
 import csv
+import functools
 import json
 import pickle
 import subprocess
@@ -13,6 +14,12 @@ import torch
 from models import models
 from utils.checkpoint import save_checkpoint
 from utils.errors import CheckpointError, DatasetError, ProjectError, UsageError
+
+
+@pytest.fixture
+def make_dataset(make_dataset):
+    """Make patches of 202 x 16 x 16 where a test names no size."""
+    return functools.partial(make_dataset, bands=202, side=16)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """train.py on tiny data: what a run writes, exact resume, signals, kills, and what is refused."""
 
 import csv
+import functools
 import math
 import os
 import shutil
@@ -17,6 +18,12 @@ from training import run_folder as runs
 from utils.errors import ProjectError, UsageError
 
 FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
+
+
+@pytest.fixture
+def make_dataset(make_dataset):
+    """Make patches of 202 x 16 x 16 where a test names no size."""
+    return functools.partial(make_dataset, bands=202, side=16)
 
 
 @pytest.fixture

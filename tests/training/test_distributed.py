@@ -1,6 +1,7 @@
 """Training with several processes on CPUs (gloo): the same as one process on the same batches."""
 
 import csv
+import functools
 import signal
 
 import pytest
@@ -12,6 +13,12 @@ from utils.errors import UsageError
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
+
+
+@pytest.fixture
+def make_dataset(make_dataset):
+    """Make patches of 202 x 16 x 16 where a test names no size."""
+    return functools.partial(make_dataset, bands=202, side=16)
 
 
 @pytest.mark.parametrize(
