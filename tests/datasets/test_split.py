@@ -3,7 +3,7 @@ from itertools import chain
 
 import pytest
 
-from datasets.split import SPLITS, deal_out, find_entries, main
+from datasets.split import SPLITS, distribute, find_entries, main
 from utils.errors import DatasetError, UsageError
 
 
@@ -59,7 +59,7 @@ def test_tifs_count_as_the_files_to_be_made_and_only_once(tmp_path, entry):
 @pytest.mark.parametrize("n", range(3, 40))
 @pytest.mark.parametrize("ratios", [(70, 20, 10), (1, 1, 1000), (1000, 0.1, 0.1)])
 def test_every_split_gets_at_least_one(n, ratios):
-    parts = deal_out([f"{i:02}" for i in range(n)], ratios, seed=n)
+    parts = distribute([f"{i:02}" for i in range(n)], ratios, seed=n)
     assert sorted(chain(*parts.values())) == [f"{i:02}" for i in range(n)]
     assert list(parts) == list(SPLITS) and all(parts.values())
 
