@@ -35,13 +35,16 @@ def to_digital_numbers(samples: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Clip EnMAP L2A samples to the values that models see.
 
     Args:
-        samples: integers, reflectance x 10000.
+        samples: int16 or uint16, reflectance x 10000.
         valid: bool of the same shape, False where there is no data.
 
     Returns:
         uint16 in [0, 10000]; negative samples (dark water) and samples without data become 0.
     """
-    return np.clip(samples, 0, MAX_VALUE).astype(np.uint16) * valid
+    numbers = np.clip(samples, 0, MAX_VALUE).view(np.uint16)
+    if not valid.all():
+        numbers *= valid
+    return numbers
 
 
 def to_reflectance(numbers: np.ndarray) -> np.ndarray:

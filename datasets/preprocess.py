@@ -99,7 +99,9 @@ def preprocess_file(tif_path: Path, npy_path: Path, dtype: str = "float32") -> f
         with create_scene(npy_path, SceneInfo(info.height, info.width, NUM_CHANNELS, dtype)) as target:
             for row, height in row_windows(scene):
                 samples = scene.read(row, 0, height, info.width)[list(KEPT_INDICES)]
-                valid = valid_mask(samples, info.nodata) & (samples != NODATA)
+                valid = valid_mask(samples, NODATA)
+                if info.nodata != NODATA:
+                    valid &= valid_mask(samples, info.nodata)
                 num_nodata += valid.size - np.count_nonzero(valid)
                 numbers = to_digital_numbers(samples, valid)
                 target.write(row, 0, to_reflectance(numbers) if dtype == "float32" else numbers)

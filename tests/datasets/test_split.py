@@ -99,10 +99,9 @@ def test_few_tiles_make_no_hard_split(tmp_path, entry, capsys):
     assert not (tmp_path / "splits/hard").exists()
 
 
-def test_too_few_patches_and_missing_folders(tmp_path, entry, run_module):
+def test_too_few_patches_and_missing_folders(tmp_path, entry):
     make_root(tmp_path / "two", entry, 2, 1)
-    status, _, stderr = run_module("datasets.split", tmp_path / "two")
-    assert status == 1 and stderr.count("\n") == 1
-    assert f"error: {tmp_path}/two/patches: 2 patches, but" in stderr
+    with pytest.raises(DatasetError, match=r"two/patches: 2 patches, train, val and test need at least 3$"):
+        main([str(tmp_path / "two")])
     with pytest.raises(UsageError, match="none/patches: no such folder"):
         main([str(tmp_path / "none")])
