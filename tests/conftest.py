@@ -102,7 +102,7 @@ def scripts():
     class Scripts:
         pass
 
-    for name in ("train", "test", "compress", "decompress"):
+    for name in ("train", "test", "compress", "decompress", "benchmark"):
         spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look themselves up there

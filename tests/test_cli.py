@@ -1,14 +1,21 @@
 """The flags of the scripts, their short forms and defaults: frozen, because people's shell files use them."""
 
-import os
+import argparse
+import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from models import aliases, models
+from utils.processes import num_cores
+
 ROOT = Path(__file__).resolve().parents[1]
 
+# For each command the flags in the order of its help, with their defaults. Arguments without dashes come first, with
+# how many there may be, as argparse writes it.
 TRAIN = {
     "--devices": "0",
     "--train-batch-size": 2,
@@ -51,20 +58,209 @@ TEST = {
     "--num-channels": 202,
     "--split": "test",
 }
+COMPRESS = {
+    "scene": "?",
+    "output": "?",
+    "--info": None,
+    "--codec": None,
+    "-m/--model": None,
+    "--checkpoint": None,
+    "--num-channels": 202,
+    "--quality": None,
+    "--step": None,
+    "--target-psnr": None,
+    "--target-bpppc": None,
+    "--max-error": None,
+    "--coder": "context",
+    "--tile-size": 128,
+    "--nodata": None,
+    "--scale": None,
+    "--device": "cpu",
+    "-n/--num-workers": 0,
+    "--overwrite": False,
+}
+DECOMPRESS = {
+    "input": "?",
+    "output": "?",
+    "--info": None,
+    "--checkpoint": None,
+    "--window": None,
+    "--bands": None,
+    "--keep-going": False,
+    "--device": "cpu",
+    "-n/--num-workers": 0,
+    "--overwrite": False,
+}
+SPEED = {
+    "--models": ["cae1d", "cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "sscnet", "cae3d"],
+    "--devices": ["cpu"],
+    "--precision": ["fp32"],
+    "--size": 128,
+    "--works": ["encode", "decode", "encode+decode", "train"],
+    "--quick": False,
+    "--repeats": 5,
+    "--only": ["models", "data", "scripts", "scaling"],
+    "-d/--dataset": "./datasets/sample/",
+    "--name": None,
+    "--save-dir": "./results/benchmarks/",
+}
+CODING = {
+    "scenes": "+",
+    "-m/--model": "cae1d",
+    "--checkpoint": None,
+    "--num-channels": 202,
+    "--name": None,
+    "--save-dir": "./results/benchmarks/",
+}
+CURVES = {"runs": "+", "--name": None, "--save-dir": "./results/benchmarks/"}
+RD = {
+    "images": "*",
+    "-d/--dataset": "./datasets/sample/",
+    "--mode": "easy",
+    "--split": "test",
+    "--limit": None,
+    "--codecs": [
+        *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
+        *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "klt-cm", "pca-float32"),
+        *("sperr", "sz3", "zfp", "aec", "ccsds123"),
+    ],
+    "--checkpoints": None,
+    "--num-channels": 202,
+    "--rates": [0.1, 0.25, 0.5, 1, 2, 4],
+    "--bounds": [10],
+    "--int16": False,
+    "--peak": 10000,
+    "--anchor": None,
+    "--band-rate": 0.5,
+    "--num-workers": None,
+    "--resume": False,
+    "--name": None,
+    "--save-dir": "./results/benchmarks/",
+}
+PREPROCESS = {
+    "root": None,
+    "--num-workers": num_cores(),
+    "--overwrite": False,
+    "--dtype": "float32",
+    "--dry-run": False,
+}
+SPLIT = {"root": None, "--seed": 10587, "--ratios": [70, 20, 10], "--overwrite": False}
+ZOO = {"names": "*", "--save-dir": Path("results/weights/"), "--overwrite": False}
+COMMANDS = {
+    "train": TRAIN,
+    "test": TEST,
+    "compress": COMPRESS,
+    "decompress": DECOMPRESS,
+    "benchmark speed": SPEED,
+    "benchmark curves": CURVES,
+    "benchmark coding": CODING,
+    "benchmark rd": RD,
+    "datasets.preprocess": PREPROCESS,
+    "datasets.split": SPLIT,
+    "models.zoo": ZOO,
+}
 
 
 def long_form(flags):
-    """`-n/--num-workers` -> `--num-workers`, `--compile/--no-compile` -> `--compile`."""
+    """Return `--num-workers` for `-n/--num-workers` and `--compile` for `--compile/--no-compile`."""
     return next(flag for flag in flags.split("/") if flag.startswith("--"))
 
 
-@pytest.mark.parametrize(("name", "table"), [("train", TRAIN), ("test", TEST)])
-def test_flags_and_defaults(scripts, name, table):
-    module = getattr(scripts, name)
-    expected = {long_form(flags)[2:].replace("-", "_"): default for flags, default in table.items()}
-    assert vars(module.parse_args([])) == expected
-    spelled = {"/".join(action.option_strings) for action in module.build_parser()._actions}
-    assert spelled == {"-h/--help", *table}
+class Caught(Exception):
+    """A parser, taken where it would have parsed."""
+
+
+@pytest.fixture
+def actions_of(scripts, monkeypatch):
+    """actions_of("benchmark rd") -> {spelling: action} of the command, without its help."""
+
+    def find(command):
+        name, *subcommand = command.split()
+        module = importlib.import_module(name) if "." in name else getattr(scripts, name)
+
+        def catch(parser, *_args):
+            raise Caught(parser)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+            with pytest.raises(Caught) as caught:
+                module.parse_args([])
+        (parser,) = caught.value.args
+        if subcommand:
+            (commands,) = (action for action in parser._actions if action.choices)
+            parser = commands.choices[subcommand[0]]
+        assert parser._actions[0].option_strings == ["-h", "--help"]
+        return {"/".join(action.option_strings) or action.dest: action for action in parser._actions[1:]}
+
+    return find
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_and_defaults(actions_of, command):
+    actions = actions_of(command)
+    found = {key: action.default if action.option_strings else action.nargs for key, action in actions.items()}
+    assert list(found.items()) == list(COMMANDS[command].items())
+    for key, action in actions.items():
+        assert action.dest == (long_form(key)[2:].replace("-", "_") if action.option_strings else key)
+
+
+HELP = """
+import contextlib, io, json, runpy, sys
+helps = {}
+for command in sys.argv[1:]:
+    name, *subcommand = command.split()
+    sys.argv = [name, *subcommand, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        if "." in name:
+            runpy.run_module(name, run_name="__main__")
+        else:
+            runpy.run_path(f"{name}.py", run_name="__main__")
+    helps[command] = text.getvalue(), list(sys.modules)
+import benchmarks.rd.report, datasets, datasets.enmap, datasets.transforms, models.zoo, utils.options
+with contextlib.redirect_stdout(io.StringIO()) as text:
+    models.zoo.main([])
+helps["listing"] = text.getvalue(), list(sys.modules)
+print(json.dumps(helps))
+"""
+HEAVY = {"torch", "compressai", "matplotlib", "scipy", "imagecodecs", "numba", "rasterio", "pandas"}
+
+
+def test_help_imports_nothing_heavy_and_explains_every_flag(actions_of):
+    """No time is asserted: what takes seconds is to import these libraries."""
+    command = [sys.executable, "-c", HELP, *COMMANDS]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    helps = json.loads(done.stdout)
+    for command, table in COMMANDS.items():
+        text, modules = helps[command]
+        assert HEAVY.isdisjoint(modules) or "." in command, command
+        text = " ".join(text.split())
+        for key, action in actions_of(command).items():
+            assert action.help, (command, key)
+            assert not action.option_strings or long_form(key) in text, (command, key)
+            if command in ("train", "test"):
+                assert f"(default: {table[key]})" in text, (command, key)
+    assert "torch" not in helps["listing"][1]
+    for command in ("train", "test", "compress", "benchmark speed", "benchmark rd"):
+        assert all(name in helps[command][0] for name in (*models, *aliases)), command
+    for command in ("train", "test"):
+        assert "not confirmed against published code: cae1da, cae1de" in " ".join(helps[command][0].split())
+
+
+def documented(command):
+    """Rows of the table `flag of SCRIPT`, wherever it lies: [(spelling, default), ...], None where there is none."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text, header = page.read_text(encoding="utf-8"), f"| flag of `{command}.py` |"
+        if header in text:
+            lines = text[text.index(header) :].split("\n\n")[0].splitlines()[2:]
+            cells = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+            return [(flag, default) for flag, default, *_ in cells if flag.startswith("-")]
+    return None
+
+
+@pytest.mark.parametrize("command", ["train", "test", "compress", "decompress"])
+def test_documented_flags(command):
+    flags = [(flag, str(default)) for flag, default in COMMANDS[command].items() if flag.startswith("-")]
+    assert documented(command) == flags
 
 
 def test_values_are_parsed(scripts):
@@ -111,60 +307,30 @@ def test_wrong_values_are_refused(scripts, argv, capsys):
     assert "error: argument" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["train", "test"])
-def test_help_does_not_wait_for_torch(name):
-    """No time is asserted: what takes it is that these libraries are imported."""
-    code = (
-        f"import sys, runpy; sys.argv = ['{name}.py', '--help']\n"
-        f"try: runpy.run_path('{name}.py', run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'compressai', 'matplotlib', 'rasterio') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.parametrize("name", ["train", "test"])
-def test_help_explains_every_flag_and_lists_the_models(scripts, name, capsys):
-    from models import aliases, models
-
-    module = getattr(scripts, name)
-    with pytest.raises(SystemExit):
-        module.parse_args(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for action in module.build_parser()._actions:
-        assert action.help
-        if action.option_strings[-1] != "--help":
-            assert f"(default: {action.default})" in text
-    for model in (*models, *aliases):
-        assert model in text
-    assert "not confirmed against published code: cae1da, cae1de" in text
-
-
 def test_nothing_runs_at_import(scripts):
     assert callable(scripts.train.main) and callable(scripts.test.main)
 
 
-@pytest.mark.parametrize("script", ["train.sh", "test.sh"])
-def test_shell_files_set_every_flag(script, tmp_path):
-    """Defaults of the shell files are those of the scripts; the environment and arguments win."""
-    table = TRAIN if script == "train.sh" else TEST
+@pytest.fixture
+def run_shell(tmp_path):
+    """run_shell(script, *args, **environment) -> the words that Python would be started with."""
     echo = tmp_path / "python"
     echo.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     echo.chmod(0o755)
 
-    def run(*args, **env):
-        clean = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME")}
-        done = subprocess.run(
-            [ROOT / script, *args],
-            env={**clean, "PYTHON": str(echo), **env},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+    def run(script, *args, **environment):
+        environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(echo), **environment}
+        done = subprocess.run([ROOT / script, *args], env=environment, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
 
-    words = run()
+    return run
+
+
+@pytest.mark.parametrize("script", ["train.sh", "test.sh"])
+def test_shell_files_set_every_flag(script, run_shell):
+    """Defaults of the shell files are those of the scripts; the environment and arguments win."""
+    table = TRAIN if script == "train.sh" else TEST
+    words = run_shell(script)
     assert words[0] == script.replace(".sh", ".py")
     for flags, default in table.items():
         flag = long_form(flags)
@@ -181,28 +347,13 @@ def test_shell_files_set_every_flag(script, tmp_path):
     for flags in table:
         flag = long_form(flags)
         name = flag[2:].replace("-", "_").upper()
-        words = run(**{name: "a value"})
+        words = run_shell(script, **{name: "a value"})
         assert flag in words
         if flags.endswith(f"/--no-{flag[2:]}"):
-            assert f"--no-{flag[2:]}" in run(**{name: "0"})
+            assert f"--no-{flag[2:]}" in run_shell(script, **{name: "0"})
         elif flag != "--half":
             assert words[words.index(flag) + 1] == "a value"
-    assert run("--further", "argument")[-2:] == ["--further", "argument"]
-
-
-@pytest.fixture
-def run_shell(tmp_path):
-    """run_shell(script, *args, **environment) -> the words that Python would be started with."""
-    echo = tmp_path / "python"
-    echo.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
-    echo.chmod(0o755)
-
-    def run(script, *args, **environment):
-        environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(echo), **environment}
-        done = subprocess.run([ROOT / script, *args], env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.splitlines()
-
-    return run
+    assert run_shell(script, "--further", "argument")[-2:] == ["--further", "argument"]
 
 
 def test_train_sh_leaves_a_resumed_run_its_settings(run_shell):

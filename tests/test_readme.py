@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from models import aliases, models
 from models.zoo import published
 
@@ -15,14 +13,6 @@ def table_under(header: str) -> list[list[str]]:
     """Cells of the table whose header line starts with `header`."""
     lines = README[README.index(f"| {header} |") :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
-@pytest.mark.parametrize("name", ["train", "test", "compress", "decompress"])
-def test_tables_of_flags(scripts, name):
-    actions = [action for action in getattr(scripts, name).build_parser()._actions[1:] if action.option_strings]
-    rows = [row for row in table_under(f"flag of `{name}.py`") if row[0].startswith("`-")]
-    documented = [(row[0].strip("`"), row[1].strip("`")) for row in rows]
-    assert documented == [("/".join(action.option_strings), str(action.default)) for action in actions]
 
 
 def test_table_of_published_weights():
