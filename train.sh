@@ -4,14 +4,14 @@
 #     MODEL=sscnet DEVICES=0,1 TRAIN_BATCH_SIZE=4 ./train.sh
 #
 # Further arguments are passed on to train.py: ./train.sh --transform random_16x16
-# To go on with a run, whose settings then hold unless the environment sets one:
+# To resume a run with its own settings, except those that the environment sets:
 #
 #     CHECKPOINT=results/trains/RUN/last.pth.tar ./train.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 
 case "${CHECKPOINT:-} $*" in
-*last.pth.tar* | *best.pth.tar*) ;; # a run brings its own settings
+*last.pth.tar* | *best.pth.tar*) ;; # the run keeps its own settings
 *)
     DEVICES=${DEVICES:-0}                           # cpu, or GPUs: 0 or 0,2,5,7
     TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-2}         # over all devices

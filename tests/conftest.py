@@ -1,6 +1,9 @@
 """Share tiny data sets, finished runs and compiled kernels among the tests of the scripts."""
 
+import contextlib
+import functools
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -21,6 +24,8 @@ from scipy import fft
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+TRAIN_FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
+REFERENCE_FLAGS = ["-e", "3", "--transform", "random_4x4", "--early-stopping", "3", "--scheduler", "plateau"]
 PRODUCT = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110_20221118T145147Z"
 
 
@@ -251,3 +256,74 @@ class LinearNetwork:
 @pytest.fixture
 def linear():
     return LinearNetwork
+
+
+@pytest.fixture
+def train(scripts, tmp_path):
+    """train(*flags, name="runs", status=0) -> Run of train.py on a CPU. To save time it draws no pictures."""
+
+    def run(*flags, name="runs", status=0):
+        argv = [*TRAIN_FLAGS, "--save-dir", tmp_path / name, *flags]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("training.reporter.RunLog.log_image", lambda *args: None)
+            assert scripts.train.main([*map(str, argv)]) == status
+        return Run(tmp_path / name)
+
+    return run
+
+
+@pytest.fixture
+def resume(scripts):
+    """resume(run, *flags, checkpoint="last"): resume a Run and expect that it finishes."""
+
+    def run(run, *flags, checkpoint="last"):
+        argv = ["--checkpoint", run.dir / f"{checkpoint}.pth.tar", *flags]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("training.reporter.RunLog.log_image", lambda *args: None)
+            assert scripts.train.main([*map(str, argv)]) == 0
+
+    return run
+
+
+@pytest.fixture
+def reference(once, scripts, make_dataset):
+    """Run of three epochs by `REFERENCE_FLAGS` on `make_dataset()`, with what it printed as `out`."""
+
+    def make(folder):
+        data = ["-d", make_dataset(name="reference"), "--num-channels", "12"]
+        argv = [*TRAIN_FLAGS, *data, "--save-dir", folder / "runs", *REFERENCE_FLAGS]
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert scripts.train.main([*map(str, argv)]) == 0
+        (folder / "out").write_text(out.getvalue())
+
+    folder = once("reference", make)
+    run = Run(folder / "runs")
+    run.out = (folder / "out").read_text()
+    return run
+
+
+@pytest.fixture
+def train_part(train, data_flags):
+    """train_part(*flags, **kwargs) -> Run by the flags of `reference`, on the same data."""
+    return functools.partial(train, *data_flags(name="part"), *REFERENCE_FLAGS)
+
+
+@pytest.fixture
+def stop_in_step(monkeypatch):
+    """stop_in_step(n, number=SIGTERM): context in which this process gets a signal in its n-th training step."""
+    from training import state
+
+    @contextlib.contextmanager
+    def stop(step, number=signal.SIGTERM):
+        original, steps = state.loss_and_gradients, iter(range(1, 1000))
+
+        def loss_and_gradients(*args):
+            if next(steps) == step:
+                os.kill(os.getpid(), number)
+            return original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(state, "loss_and_gradients", loss_and_gradients)
+            yield
+
+    return stop

@@ -1,7 +1,7 @@
-"""Training on several devices: DistributedDataParallel, one process a device, started by torchrun.
+"""Training on several devices: DistributedDataParallel, one process for each device, started by torchrun.
 
 `--devices 0,2,5,7` makes the script start itself once for each device; `torchrun` may do the same
-from outside, on one node or several. Both ways each process finds its place in the environment.
+from outside, on one node or several. In both cases each process finds its rank in the environment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from utils.devices import get_device, use_device
 from utils.errors import UsageError
@@ -21,7 +24,13 @@ from utils.errors import UsageError
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that train together."""
+    """This process among those that train together.
+
+    Attributes:
+        device: the device that it computes on.
+        rank: its number, counted from 0.
+        world_size: number of processes.
+    """
 
     device: torch.device
     rank: int = 0
@@ -29,41 +38,56 @@ class Process:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, in place."""
+        """Replace `values` by their sum over all processes and return it."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
+    def any(self, flag: object) -> bool:
+        """Return whether `flag` is true in any process: the same answer in all of them."""
+        if self.world_size == 1:
+            return bool(flag)
+        return bool(self.sum(torch.tensor(float(bool(flag)), device=self.device)))
+
+    def leave(self) -> None:
+        """Leave the group, if there is one: neither `sum` nor `any` may be called after it."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
 
 def is_worker() -> bool:
-    """Whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return "LOCAL_RANK" in os.environ
 
 
 def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
-    """Run `script` once for each of `devices` on this node and wait; returns the exit status.
+    """Run `script` once for each of `devices` on this node, and wait.
 
     A signal is passed on to the processes, which end their step and write their checkpoint.
+
+    Args:
+        script: path of a Python script.
+        argv: its arguments.
+        devices: names of the devices, one for each process.
+
+    Returns:
+        The exit status.
 
     Raises:
         UsageError: one of the devices is not there.
     """
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
     for device in devices:
         get_device(device, "--devices")
-    # torchrun would give each process one thread, and say so at length.
+    # torchrun would give each process one thread, and print a long warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))
-    # The processes themselves say what went wrong.
+    # The processes print their errors themselves.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        run.main(["--standalone", f"--nproc-per-node={len(devices)}", script, *argv])
+        torchrun.main(["--standalone", f"--nproc-per-node={len(devices)}", script, *argv])
     except ChildFailedError as error:
         return abs(error.get_first_failure()[1].exitcode) or 1
     except SignalException as error:
@@ -72,10 +96,13 @@ def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
 
 
 def join(devices: Sequence[str]) -> Process:
-    """Take this process's place: the group of torchrun's processes, or alone.
+    """Join the group of torchrun's processes, if torchrun started this one.
+
+    Args:
+        devices: of this node, as `utils.devices.parse_devices` returns them.
 
     Raises:
-        UsageError: the number of processes on this node is not that of the devices.
+        UsageError: this node has another number of processes than of devices, or a device is not there.
     """
     if not is_worker():
         return Process(use_device(devices[0], "--devices"))
@@ -93,14 +120,14 @@ def join(devices: Sequence[str]) -> Process:
     return Process(device, dist.get_rank(), dist.get_world_size())
 
 
-def leave() -> None:
-    """Leave the group, if there is one, once no more sums are to be taken."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def check_share(total: int, num_processes: int, flag: str) -> None:
-    """UsageError unless a batch size that is a total over all devices divides by their number."""
+    """Raise UsageError unless the batch size `total` of all devices divides by their number.
+
+    Args:
+        total: images in a batch.
+        num_processes: number of devices.
+        flag: option of the batch size, for the message.
+    """
     if total % num_processes:
         raise UsageError(
             f"{flag} {total} is the total over all devices and does not divide by {num_processes}: "

@@ -1,4 +1,4 @@
-"""What a training run writes down as it goes: a table of its epochs and TensorBoard events."""
+"""The log of a run: a table of its epochs, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ COLUMNS = (
 
 
 class RunLog:
-    """`metrics.csv`, one row an epoch, and TensorBoard events in a run's folder.
+    """Write `metrics.csv`, one row for each epoch, and TensorBoard events into the folder of a run.
 
     Epochs are counted from 1.
 
     Args:
-        run_dir: the run's folder.
-        epochs_done: what is written of later epochs is taken back. A run that was killed may have
-            logged epochs that its last checkpoint does not hold, and will log them again.
+        run_dir: the folder.
+        epochs_done: completed epochs. Entries of later ones are removed: a killed run may have logged epochs
+            that its last checkpoint does not hold, and will log them again.
     """
 
-    def __init__(self, run_dir: Path, epochs_done: int):
+    def __init__(self, run_dir: Path, epochs_done: int) -> None:
         self.path = run_dir / "metrics.csv"
         self._cut_back(epochs_done)
-        # TensorBoard drops what earlier event files say of this step and of later ones.
+        # TensorBoard drops the entries of earlier event files for this step and later ones.
         self.writer = SummaryWriter(run_dir, purge_step=epochs_done + 1)
         self._original_shown = False
 
@@ -62,11 +62,15 @@ class RunLog:
         train: Mapping[str, float],
         val: Mapping[str, float],
     ) -> None:
-        """Write the metrics of one epoch; those that do not apply are left out of `train` or `val`.
+        """Write the metrics of one epoch.
 
         Args:
+            epoch: its number.
             step: optimizer steps since the run began.
-            seconds: spent on them, without validation.
+            seconds: time spent on these steps, without validation.
+            learning_rate: that of the epoch.
+            train: mean metrics of the training steps, among `METRICS`; those that do not apply are absent.
+            val: the same of the validation.
         """
         row = {"epoch": epoch, "step": step, "seconds": seconds, "learning_rate": learning_rate}
         self.writer.add_scalar("train/learning_rate", learning_rate, epoch)
@@ -79,7 +83,7 @@ class RunLog:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
 
     def log_image(self, epoch: int, x: Tensor, x_hat: Tensor) -> None:
-        """Show a validation image (C, H, W): false color, and the spectra of three of its pixels."""
+        """Show a validation image (C, H, W) in false color, and the spectra of three of its pixels."""
         x, x_hat = x.float().cpu().numpy(), x_hat.float().cpu().numpy()
         limits = stretch_limits(x)
         if not self._original_shown:  # it is the same image every time
@@ -91,9 +95,10 @@ class RunLog:
         self.writer.add_figure("val/spectra", spectra_figure(x, x_hat, diagonal), epoch)
 
     def log_hyperparameters(self, arguments: Mapping, metrics: Mapping[str, float]) -> None:
-        """Write the run's arguments with its final metrics, for TensorBoard's table of runs."""
+        """Write the arguments of the run with its final metrics, for TensorBoard's table of runs."""
         values = {key: value if isinstance(value, int | float) else str(value) for key, value in arguments.items()}
         self.writer.add_hparams(values, {f"test/{key}": value for key, value in metrics.items()}, run_name=".")
 
     def close(self) -> None:
+        """Write what is still buffered."""
         self.writer.close()

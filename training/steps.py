@@ -1,11 +1,11 @@
-r"""The gradients of a training step, in the memory of a chunk where the model allows it.
+r"""The gradients of a training step, in the memory of one chunk of pixels where the model allows it.
 
-A model that codes each pixel on its own needs no more than a chunk of pixels at a time, and a chunk whose
-activations lie near the processor's caches is fast, too::
+A model that codes each pixel on its own needs only a chunk of pixels at a time, and a chunk whose
+activations fit into the processor's caches is also fast::
 
-    loss is a mean over pixels      for each chunk: forward, loss, backward
+    loss is a mean over pixels     for each chunk: forward, loss, backward
     loss needs neighbors (SSIM)    forward of all, without activations kept ─► loss ─► its gradient by x_hat;
-                                    for each chunk: forward again, backward from its part of that gradient
+                                   for each chunk: forward again, backward from its part of that gradient
 
 Gradients are those of the whole batch up to rounding: sums over pixels, taken chunk by chunk.
 """
@@ -35,15 +35,17 @@ def loss_and_gradients(
     """Add the gradient of `weight` * loss, scaled by `scaler`, to that of the parameters.
 
     Args:
-        network: what to call for gradients: `model`, compiled or in DistributedDataParallel or neither.
-        model: of `models`, in training mode; in chunks if it is `pixelwise`.
-        criterion: of `training.losses`; without `pixelwise = True` it may compare neighbors.
-        x: (N, C, H, W) in [0, 1]. N may be 0 for a rank without a sample: it takes part with no gradient.
-        precision: of the network, one of `utils.options.PRECISIONS`. The loss is float32 or better.
+        network: the module to call for gradients: `model`, or `model` compiled or in DistributedDataParallel.
+        model: one of `models`, in training mode; it runs in chunks if it is `pixelwise`.
+        criterion: one of `training.losses`; without `pixelwise = True` it may compare neighbors.
+        x: (N, C, H, W) in [0, 1]. N may be 0 for a process without an image: its gradient is 0.
+        weight: factor of the gradient.
+        scaler: scales the loss in fp16.
+        precision: precision of the network, one of `utils.options.PRECISIONS`. The loss is float32 or better.
 
     Returns:
-        The loss, without `weight`, and x_hat (N, C, H, W), both without a graph. The loss may not be finite,
-        and then the gradients are not to be used.
+        The loss, without `weight`, and x_hat (N, C, H, W), both without a graph. If the loss is not finite,
+        the gradients must not be used.
     """
     chunk = model.pixels_per_chunk(x.device) if model.pixelwise else None
     if chunk is None or x[:, 0].numel() <= chunk:
@@ -52,11 +54,27 @@ def loss_and_gradients(
         scaler.scale(loss * weight).backward()
         return loss.detach(), x_hat.detach()
     if getattr(criterion, "pixelwise", False):
-        return _chunk_losses(network, criterion, x, weight, scaler, precision, chunk)
-    return _chunk_recomputations(network, model, criterion, x, weight, scaler, precision, chunk)
+        return _backward_by_chunks(network, criterion, x, weight, scaler, precision, chunk)
+    with torch.no_grad():
+        x_hat = _forward(model, x, precision)
+    loss = criterion(x_hat.requires_grad_(), x)
+    gradients = _pixels(*torch.autograd.grad(scaler.scale(loss * weight), x_hat))
+    pixels = _pixels(x)
+    for part in _parts(network, len(pixels), chunk):
+        _forward(network, _as_image(pixels[part]), precision).backward(_as_image(gradients[part]))
+    return loss.detach(), x_hat.detach()
 
 
-def _chunk_losses(network, criterion, x, weight, scaler, precision, chunk) -> tuple[Tensor, Tensor]:
+def _backward_by_chunks(
+    network: nn.Module,
+    criterion: nn.Module,
+    x: Tensor,
+    weight: float,
+    scaler: GradScaler,
+    precision: str,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """Forward, loss and backward of each chunk of pixels in turn."""
     pixels = _pixels(x)
     loss, rows = 0.0, None
     for part in _parts(network, len(pixels), chunk):
@@ -73,36 +91,25 @@ def _chunk_losses(network, criterion, x, weight, scaler, precision, chunk) -> tu
     return loss, rows.reshape(n, height, width, -1).movedim(-1, 1).contiguous()
 
 
-def _chunk_recomputations(network, model, criterion, x, weight, scaler, precision, chunk) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        x_hat = _forward(model, x, precision)
-    loss = criterion(x_hat.requires_grad_(), x)
-    gradients = _pixels(*torch.autograd.grad(scaler.scale(loss * weight), x_hat))
-    pixels = _pixels(x)
-    for part in _parts(network, len(pixels), chunk):
-        _forward(network, _as_image(pixels[part]), precision).backward(_as_image(gradients[part]))
-    return loss.detach(), x_hat.detach()
-
-
 def _forward(network: nn.Module, x: Tensor, precision: str) -> Tensor:
     with autocast(precision, x.device):
         return network(x)["x_hat"]
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """(N, C, H, W) as rows of pixels (N*H*W, C)."""
+    """Return (N, C, H, W) as rows of pixels (N*H*W, C)."""
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
 def _as_image(pixels: Tensor) -> Tensor:
-    """(P, C) as an image (1, C, 1, P), without a copy."""
+    """Return (P, C) as an image (1, C, 1, P), without a copy."""
     return pixels.t()[None, :, None]
 
 
 def _parts(network: nn.Module, num_pixels: int, chunk: int) -> Iterator[slice]:
-    """The chunks. Ranks, which may have different numbers of them, average their gradients with the last one."""
+    """Yield the chunks. Processes may have different numbers of them, and average gradients with the last one."""
     starts = range(0, num_pixels, chunk)
     for start in starts:
-        waits = isinstance(network, DistributedDataParallel) and start != starts[-1]
-        with network.no_sync() if waits else nullcontext():
+        postpones = isinstance(network, DistributedDataParallel) and start != starts[-1]
+        with network.no_sync() if postpones else nullcontext():
             yield slice(start, start + chunk)

@@ -1,8 +1,8 @@
 """Training with several processes on CPUs (gloo): the same as one process on the same batches."""
 
-import csv
-import functools
+import os
 import signal
+import socket
 
 import pytest
 import torch
@@ -11,14 +11,21 @@ from training.distributed import check_share, join
 from utils.devices import get_device, parse_devices
 from utils.errors import UsageError
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
 
 
 @pytest.fixture
-def make_dataset(make_dataset):
-    """Make patches of 202 x 16 x 16 where a test names no size."""
-    return functools.partial(make_dataset, bands=202, side=16)
+def start_pair(start_warm):
+    """start_pair(*flags) -> two processes of train.py that find each other as if torchrun had started them."""
+
+    def begin(*flags):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        return [start_warm(*flags, **address, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+
+    return begin
 
 
 @pytest.mark.parametrize(
@@ -30,16 +37,15 @@ def make_dataset(make_dataset):
         ["-m", "sscnet_1bpppc", "--loss", "sa", "--train-batch-size", "4"],
     ],
 )
-def test_two_processes_do_what_one_does(start, make_dataset, tmp_path, run_of, scripts, flags):
-    root = make_dataset(train=5, val=3, test=1)
-    flags = [*FLAGS, "-d", str(root), "-e", "2", *flags]
-    process = start([*TORCHRUN, "train.py"], *flags, "--save-dir", tmp_path / "two")
-    scripts.train.main([*flags, "--save-dir", str(tmp_path / "one")])
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert out.count("epoch 2/2") == 1  # one process talks and writes
+def test_two_processes_do_what_one_does(start_pair, train, data_flags, tmp_path, run_of, flags):
+    flags = [*data_flags(train=5, val=3, test=1, bands=32, side=16), "-e", "2", *flags]
+    processes = start_pair(*FLAGS, *flags, "--save-dir", tmp_path / "two")
+    one = train(*flags, name="one")
+    (out, err), (silence, second_err) = (process.communicate() for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err + second_err
+    assert out.count("epoch 2/2") == 1 and silence == ""  # one process prints and writes
 
-    one, two = run_of(tmp_path / "one"), run_of(tmp_path / "two")
+    two = run_of(tmp_path / "two")
     for a, b in zip(one.rows(), two.rows(), strict=True):
         assert a.keys() == b.keys()
         for key in a:
@@ -51,51 +57,66 @@ def test_two_processes_do_what_one_does(start, make_dataset, tmp_path, run_of, s
     assert two.settings()["starts"][0]["processes"] == 2
 
 
-def test_a_run_stopped_with_two_processes_goes_on_with_one(start, wait_for, make_dataset, tmp_path, run_of, scripts):
+def test_a_run_stopped_under_torchrun_resumes_with_one_process(
+    start_warm, wait_for, data_flags, tmp_path, run_of, resume
+):
     save_dir = tmp_path / "runs"
-    root = make_dataset(train=5, val=2, test=1)
-    process = start([*TORCHRUN, "train.py"], *FLAGS, "-d", root, "-e", 10000, "--save-dir", save_dir)
+    torchrun = "from torch.distributed import run; run.main(sys.argv[1:])"
+    flags = [*FLAGS, *data_flags(train=5, val=2, test=1), "-e", 10000, "--save-dir", save_dir]
+    process = start_warm("--standalone", "--nproc-per-node", 2, "train.py", *flags, code=torchrun)
     wait_for(lambda: list(save_dir.glob("*/last.pth.tar")), process)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert "go on with" in out
-    progress = run_of(save_dir).checkpoint("last")["progress"]
-    last = run_of(save_dir).dir / "last.pth.tar"
-    assert scripts.train.main(["--checkpoint", str(last), "-e", str(progress["epoch"] + 1)]) == 0
-    with open(last.parent / "metrics.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == progress["epoch"] + 1
+    os.kill(process.pid, signal.SIGTERM)
+    out, _ = process.communicate()
+    assert process.returncode != 0 and out.count("resume with") == 1
+    run = run_of(save_dir)
+    epochs = run.checkpoint("last")["progress"]["epoch"] + 1
+    resume(run, "-e", epochs)
+    assert len(run.rows()) == epochs
 
 
-def test_batch_norm_on_several_cpus_is_refused(start, make_dataset, tmp_path):
-    process = start(
-        [*TORCHRUN, "train.py"], *FLAGS, "-m", "cae3d", "-d", make_dataset(), "--save-dir", tmp_path / "runs"
-    )
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "error: cae3d has batch norm, which torch cannot synchronize on CPUs: train it with one process" in err
+def test_one_stopped_process_stops_all(start_pair, wait_for, data_flags, tmp_path):
+    processes = start_pair(*FLAGS, *data_flags(train=2, val=2, test=1), "-e", 10000, "--save-dir", tmp_path / "runs")
+    wait_for(lambda: list((tmp_path / "runs").glob("*/last.pth.tar")), processes[0])
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert [process.wait() for process in processes] == [128 + signal.SIGTERM] * 2
+
+
+def test_batch_norm_on_several_cpus_is_refused(start_pair, data_flags, tmp_path):
+    processes = start_pair(*FLAGS, "-m", "cae3d", *data_flags(), "--save-dir", tmp_path / "runs")
+    for process, prefix in zip(processes, ("error: ", "error in process 1: "), strict=True):
+        _, err = process.communicate()
+        assert process.returncode == 2
+        assert f"{prefix}cae3d has batch norm, which torch cannot synchronize on CPUs: train it with one process" in err
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_script_starts_its_processes_itself(start, wait_for, terminate, make_dataset, tmp_path):
-    """As for `--devices 0,1`, which needs GPUs. A status and a signal come through; no word but the processes' own."""
-    code = (
-        "import sys; from training.distributed import launch; "
-        "sys.exit(launch('train.py', sys.argv[1:], ['cpu', 'cpu']))"
+def test_a_script_starts_its_own_processes(start_warm, wait_for, tmp_path):
+    """As for `--devices 0,1`, which needs GPUs. A status and a signal come through, and no word but the script's."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "rank, command = os.environ['RANK'], sys.argv[1]\n"
+        "if command == 'wait':\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: (print('stopped', flush=True), sys.exit(128 + signal.SIGTERM)))\n"
+        "    pathlib.Path(sys.argv[2], rank).touch()\n"
+        "    time.sleep(60)\n"
+        "print('rank', rank, 'of', os.environ['WORLD_SIZE'], flush=True)\n"
+        "sys.exit(int(command))\n"
     )
-    flags = [*FLAGS, "-d", make_dataset(train=2, val=1, test=1)]
-    long = start(["-c", code], *flags, "-e", "10000", "--save-dir", tmp_path / "long")
-    wait_for(lambda: list((tmp_path / "long").glob("*/last.pth.tar")), long)
-    status, out, err = terminate(long)
-    assert status == 128 + signal.SIGTERM and "go on with" in out and "Traceback" not in err
+    code = "from training.distributed import launch; sys.exit(launch(sys.argv[1], sys.argv[2:], ['cpu', 'cpu']))"
+    waiting = start_warm(script, "wait", tmp_path, code=code)
+    done, failed = (start_warm(script, status, code=code) for status in (0, 2))
 
-    done = start(["-c", code], *flags, "-e", "1", "--save-dir", tmp_path / "runs")
-    out, err = done.communicate(timeout=120)
-    assert done.returncode == 0 and out.count("epoch 1/1") == 1 and err == ""
-
-    refused = start(["-c", code], *flags, "--train-batch-size", "3", "--save-dir", tmp_path / "no")
-    _, err = refused.communicate(timeout=120)
-    assert refused.returncode == 2
-    assert all("--train-batch-size 3 is the total over all devices" in line for line in err.splitlines())
+    out, err = done.communicate()
+    assert done.returncode == 0 and err == ""
+    assert sorted(out.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
+    out, err = failed.communicate()
+    assert failed.returncode == 2 and err == ""
+    wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists(), waiting)
+    os.kill(waiting.pid, signal.SIGTERM)
+    out, err = waiting.communicate()
+    assert waiting.returncode == 128 + signal.SIGTERM and "Traceback" not in err
+    assert out.splitlines() == ["stopped"] * 2
 
 
 def test_devices():
@@ -124,6 +145,19 @@ def test_batch_sizes_are_totals():
     for total, advice in ((2, 4), (9, 8), (11, 12)):
         with pytest.raises(UsageError, match=f"size {total} is the total over all devices.*divide by 4: use {advice}"):
             check_share(total, 4, "--train-batch-size")
+
+
+def test_batch_sizes_are_checked_before_processes_are_started(scripts, monkeypatch):
+    started = []
+    monkeypatch.setattr("training.run.launch", lambda *args: started.append(args) or 3)
+    with pytest.raises(UsageError, match="--train-batch-size 3 is the total over all devices"):
+        scripts.train.main(["--devices", "0,1", "--train-batch-size", "3"])
+    with pytest.raises(UsageError, match="--val-batch-size 5 is the total over all devices"):
+        scripts.train.main(["--devices", "0,1", "--val-batch-size", "5"])
+    assert not started
+    argv = ["--devices", "0,1"]
+    assert scripts.train.main(argv) == 3
+    assert started == [(scripts.train.__file__, argv, ["0", "1"])]
 
 
 def test_processes_and_devices_must_agree(monkeypatch):

@@ -1,0 +1,68 @@
+"""The checkpoints of a run, in its folder.
+
+last.pth.tar    all that an exact resume needs, at the end of every epoch and every ten minutes
+best.pth.tar    the same, of the epoch with the lowest validation loss
+final.pth.tar   {"state_dict": weights of best}, as the published files
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from training.run_folder import shown
+from training.state import State
+from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from utils.errors import ProjectError
+
+CHECKPOINT_INTERVAL = 600.0  # seconds between checkpoints within an epoch
+
+
+class Checkpoints:
+    """Write the checkpoints of a run.
+
+    Args:
+        folder: the folder of the run; None in a process that writes nothing.
+        data: facts about the data set that a resumed run must find again.
+    """
+
+    def __init__(self, folder: Path | None, data: Mapping) -> None:
+        self.folder = folder
+        self._data = dict(data)
+        self._saved_at = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint was written `CHECKPOINT_INTERVAL` ago."""
+        return time.monotonic() - self._saved_at >= CHECKPOINT_INTERVAL
+
+    def save(self, name: str, state: State) -> None:
+        """Write `name`.pth.tar atomically.
+
+        Raises:
+            ProjectError: the disk is full or the folder cannot be written; the old file is still there.
+        """
+        self._saved_at = time.monotonic()
+        if self.folder is None:
+            return
+        path = self.folder / f"{name}.pth.tar"
+        try:
+            save_checkpoint({**state.state_dict(), "data": self._data}, path)
+        except OSError as error:
+            raise ProjectError(
+                f"{shown(path)} cannot be written: {error.strerror}; make room and resume from {self.last_good()}"
+            ) from None
+
+    def save_final(self, state: State) -> Path:
+        """Load the weights of best.pth.tar into the model, write them as final.pth.tar and return its path."""
+        best, final = self.folder / "best.pth.tar", self.folder / "final.pth.tar"
+        state_dict = load_checkpoint(best)["state_dict"]
+        load_weights(state.model, state_dict, best)
+        save_checkpoint({"state_dict": state_dict}, final)
+        return final
+
+    def last_good(self) -> str:
+        """Return the path of the checkpoint to resume from, for a message."""
+        path = self.folder / "last.pth.tar" if self.folder else None
+        return shown(path) if path and path.exists() else "none yet"

@@ -1,0 +1,133 @@
+"""Everything that a run prints, draws and logs: by the main process alone."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from training.log import RunLog
+from training.progress import Progress, Totals
+from training.run_folder import record_end, shown
+from utils.results import format_table
+
+
+class Bar(tqdm):
+    """A progress bar that counts images."""
+
+    def advance(self, images: int, batch: Totals | None = None) -> None:
+        """Count `images`, and show the mean metrics of their `batch`."""
+        if batch and not self.disable:
+            means = batch.means()
+            self.set_postfix(loss=f"{means['loss']:.3e}", psnr=f"{means['psnr']:.2f}", refresh=False)
+        self.update(images)
+
+
+class SilentReporter:
+    """The reporter of all processes but the main one: it prints and writes nothing."""
+
+    def bar(self, title: str, images: int, done: int = 0) -> Bar:
+        """Return a progress bar.
+
+        Args:
+            title: stands before the bar.
+            images: number of images of the whole bar.
+            done: those of them that are done already.
+        """
+        return Bar(desc=title, total=images, initial=done, unit="image", leave=False, disable=True)
+
+    def log_epoch(
+        self, progress: Progress, learning_rate: float, train: Mapping, val: Mapping, example: tuple[Tensor, Tensor]
+    ) -> None:
+        """Log a completed epoch.
+
+        Args:
+            progress: position after the epoch.
+            learning_rate: that of the epoch.
+            train: mean metrics of its training steps.
+            val: mean metrics of the validation after it.
+            example: a validation image and its reconstruction, (C, H, W) on the CPU.
+        """
+
+    def print_epoch(self, progress: Progress, train: Mapping, val: Mapping) -> None:
+        """Print a completed and saved epoch."""
+
+    def print_stop(self, progress: Progress, script: str) -> None:
+        """Print the command that resumes a stopped run by `script`."""
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+
+
+class Reporter(SilentReporter):
+    """The reporter of the main process.
+
+    Args:
+        args: arguments of train.py.
+        run_dir: folder of the run.
+        epochs_done: completed epochs; what an earlier process logged of later ones is removed.
+    """
+
+    def __init__(self, args: argparse.Namespace, run_dir: Path, epochs_done: int) -> None:
+        self.args = args
+        self.run_dir = run_dir
+        self.log = RunLog(run_dir, epochs_done)
+
+    def bar(self, title: str, images: int, done: int = 0) -> Bar:
+        """Return a progress bar, hidden where the output is no terminal."""
+        hidden = not sys.stdout.isatty()
+        return Bar(desc=title, total=images, initial=done, unit="image", leave=False, disable=hidden)
+
+    def log_epoch(
+        self, progress: Progress, learning_rate: float, train: Mapping, val: Mapping, example: tuple[Tensor, Tensor]
+    ) -> None:
+        """Write a row of metrics.csv and TensorBoard events."""
+        epoch, step, seconds = progress.epoch, progress.global_step, progress.total_seconds
+        self.log.log_epoch(epoch, step, seconds, learning_rate, train, val)
+        self.log.log_image(epoch, *example)
+
+    def print_epoch(self, progress: Progress, train: Mapping, val: Mapping) -> None:
+        """Print the losses of an epoch in one line."""
+        best = "  (best)" if progress.best_epoch == progress.epoch else ""
+        print(
+            f"epoch {progress.epoch}/{self.args.epochs}"
+            f"  train: loss {train['loss']:.4e}, PSNR {train['psnr']:.2f} dB, {train['images_per_second']:.1f} images/s"
+            f"  val: loss {val['loss']:.4e}, PSNR {val['psnr']:.2f} dB{best}",
+            flush=True,
+        )
+
+    def print_stop(self, progress: Progress, script: str) -> None:
+        """Print where the run stopped and the command that resumes it."""
+        paths = [shown(Path(sys.executable)), shown(Path(script).resolve())]
+        command = [*paths, "--checkpoint", shown(self.run_dir / "last.pth.tar")]
+        print(
+            f"stopped in epoch {progress.epoch + 1} after step {progress.step}; resume with\n    {shlex.join(command)}",
+            flush=True,
+        )
+
+    def print_trained(self, progress: Progress) -> None:
+        """Print that all epochs are completed."""
+        print(f"trained {progress.epoch} epochs, the best was epoch {progress.best_epoch}", flush=True)
+
+    def finish(self, progress: Progress, metrics: Mapping[str, float] | None, final: Path) -> None:
+        """Note and print the result of the run.
+
+        Args:
+            progress: position at the end.
+            metrics: mean metrics of the best epoch's weights over the test split; None if there is no such split.
+            final: the file with these weights.
+        """
+        if metrics:
+            self.log.log_hyperparameters(vars(self.args), metrics)
+            print(f"test split, weights of epoch {progress.best_epoch}:\n{format_table(metrics)}")
+        record_end(self.run_dir, {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "test": metrics})
+        print(f"final weights: {shown(final)}", flush=True)
+
+    def close(self) -> None:
+        """Write what is still buffered of the TensorBoard events."""
+        self.log.close()

@@ -1,0 +1,96 @@
+"""The start of a run: from fresh weights, from given weights, or resumed from a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import aliases
+from training.progress import Progress
+from training.run_folder import SETTINGS, read_settings, shown
+from utils.checkpoint import load_checkpoint
+from utils.errors import UsageError
+
+# Arguments that a resumed run keeps: with others it would be another run, or its epochs would differ.
+IDENTITY = ("model", "num_channels", "loss", "seed", "repeats")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        flags: arguments given on the command line.
+        path: file of the checkpoint; None starts from fresh weights.
+        checkpoint: its content.
+        run_dir: folder of the run to resume; None starts a new run.
+    """
+
+    flags: Mapping
+    path: Path | None = None
+    checkpoint: dict | None = None
+    run_dir: Path | None = None
+
+
+def read_start(args: argparse.Namespace, flags: Mapping) -> tuple[argparse.Namespace, Start]:
+    """Read `--checkpoint`.
+
+    Args:
+        args: all arguments.
+        flags: those given on the command line.
+
+    Returns:
+        The arguments of the run, which are the stored ones under `flags` if it is resumed, and its start.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        UsageError: it is not in the folder of its run, or a flag would make it another run.
+    """
+    if not args.checkpoint:
+        return args, Start(flags)
+    path = Path(args.checkpoint)
+    checkpoint = load_checkpoint(path)
+    if "progress" not in checkpoint:
+        return args, Start(flags, path, checkpoint)
+    run_dir = path.resolve().parent
+    if not (run_dir / SETTINGS).is_file():
+        raise UsageError(f"{path} must be in the folder of its run to resume it, got one without {SETTINGS}")
+    return _resumed_arguments(args, flags, checkpoint["arguments"]), Start(flags, path, checkpoint, run_dir)
+
+
+def _resumed_arguments(args: argparse.Namespace, flags: Mapping, stored: Mapping) -> argparse.Namespace:
+    for name in IDENTITY:
+        given = aliases.get(flags[name], flags[name]) if name in flags else stored[name]
+        if given != stored[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {given}: the run of {args.checkpoint} has {stored[name]}; "
+                "leave the flag out to resume it, or start a new run without --checkpoint"
+            )
+    fixed = {name: stored[name] for name in (*IDENTITY, "checkpoint")}
+    return argparse.Namespace(**{**vars(args), **stored, **flags, **fixed})
+
+
+def refuse_finished(start: Start, args: argparse.Namespace) -> None:
+    """Raise UsageError if the run to resume has finished and `args` ask for no more of it."""
+    finished = read_settings(start.run_dir).get("finished") if start.run_dir else None
+    if not finished:
+        return
+    stored, progress = start.checkpoint["arguments"], Progress(**start.checkpoint["progress"])
+    early = finished["epochs"] < stored["epochs"]
+    more = args.early_stopping > stored["early_stopping"] if early else args.epochs > finished["epochs"]
+    # A run is also asked for no more of if its checkpoint `best` lies before the end.
+    if progress.is_done(args.epochs, args.early_stopping) or not more:
+        raise UsageError(
+            f"the run in {shown(start.run_dir)} has finished after {finished['epochs']} epochs; "
+            f"give a larger {'--early-stopping' if early else '--epochs'} to train on"
+        )
+
+
+def refuse_other_data(start: Start, args: argparse.Namespace, data: Mapping) -> None:
+    """Raise UsageError if the run to resume was trained on another data set than that of `data`."""
+    if start.run_dir and start.checkpoint["data"] != data:
+        raise UsageError(
+            f"the {args.mode} split of {args.dataset} is not the one that the run of {start.path} was trained on"
+        )

@@ -1,0 +1,197 @@
+"""A run, set up from its arguments: everything that the loop in train.py works with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from models import models
+from training.checkpoints import Checkpoints
+from training.checks import check_run
+from training.data import SplitLoader, image_loader, open_splits
+from training.distributed import Process, check_share, is_worker, join, launch
+from training.losses import losses
+from training.progress import Totals
+from training.reporter import Reporter, SilentReporter
+from training.resume import Start, read_start, refuse_finished, refuse_other_data
+from training.run_folder import record_start, shown
+from training.state import State
+from utils.devices import parse_devices
+from utils.environment import configure_backends, provenance, seed_everything
+from utils.errors import ProjectError
+from utils.evaluation import average, evaluate
+from utils.files import stamped_folder
+from utils.metrics import image_metrics
+from utils.processes import StopRequest, end_children
+
+__all__ = ["Run", "launch_processes", "open_run", "read_start"]
+
+
+@dataclass
+class Run:
+    """What the loop works with.
+
+    Attributes:
+        args: arguments of train.py, of a resumed run those of `read_start`.
+        process: this process among those that train together.
+        state: everything that training changes.
+        criterion: the loss, one of `training.losses`.
+        train_loader: batches of the training split.
+        val_loader: batches of the validation split.
+        test_loader: images of the test split; None if there is no such split.
+        checkpoints: writes the checkpoints, in the main process.
+        reporter: prints and logs, in the main process.
+        stop: true once a signal asked this process to end.
+    """
+
+    args: argparse.Namespace
+    process: Process
+    state: State
+    criterion: nn.Module
+    train_loader: SplitLoader
+    val_loader: SplitLoader
+    test_loader: DataLoader | None
+    checkpoints: Checkpoints
+    reporter: SilentReporter
+    stop: StopRequest
+
+    def measure(self, loss: Tensor, x_hat: Tensor, x: Tensor) -> Totals:
+        """Return the sums of the metrics over a batch of all processes.
+
+        Args:
+            loss: mean over the images of this process.
+            x_hat: (N, C, H, W), reconstruction of `x`; N may be 0.
+            x: (N, C, H, W) in [0, 1], the images of this process.
+        """
+        sums = torch.zeros(len(Totals._fields), dtype=torch.float64, device=x.device)
+        if len(x):
+            sums[0], sums[1] = len(x), loss.double() * len(x)
+            metrics = image_metrics(x_hat, x)
+            for index, name in enumerate(Totals._fields):
+                if name in metrics:
+                    sums[index] = metrics[name].sum()
+        return Totals(*self.process.sum(sums).tolist())
+
+    def means(self, loader: SplitLoader, totals: Totals, seconds: float) -> dict[str, float]:
+        """Return the mean metrics over images of `loader`, `bpppc` and `images_per_second`; `ssim` if they have one."""
+        means = {**totals.means(), "bpppc": self.state.model.bpppc, "images_per_second": totals.images / seconds}
+        if not loader.has_ssim:
+            del means["ssim"]
+        return means
+
+    def evaluate(self, images: Iterable[Tensor]) -> dict[str, float]:
+        """Return the mean metrics of batches (N, C, H, W), coded to bytes and back; see `utils.evaluation`."""
+        self.state.model.eval()
+        return average(evaluate(self.state.model, images, self.process.device, self.args.precision))
+
+    def diverged(self, name: str, value: float | Tensor) -> ProjectError:
+        """Return the error for a `value` that is not finite."""
+        progress = self.state.progress
+        return ProjectError(
+            f"the {name} is {float(value)} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
+            f"the last good checkpoint is {self.checkpoints.last_good()}; try a lower --learning-rate"
+        )
+
+
+def launch_processes(args: argparse.Namespace, script: str, argv: Sequence[str]) -> int | None:
+    """Run `script` in a process for each of several devices, and wait.
+
+    Returns:
+        Their exit status; None if this process is to train itself.
+
+    Raises:
+        UsageError: a device is not there, or a batch size does not divide by their number.
+    """
+    devices = parse_devices(args.devices)
+    if len(devices) == 1 or is_worker():
+        return None
+    check_share(args.train_batch_size, len(devices), "--train-batch-size")
+    check_share(args.val_batch_size, len(devices), "--val-batch-size")
+    return launch(script, argv, devices)
+
+
+@contextmanager
+def open_run(args: argparse.Namespace, start: Start) -> Iterator[Run]:
+    """Set up a run, and clean up after it.
+
+    While it is open, SIGINT and SIGTERM only set `stop`.
+
+    Args:
+        args: arguments of train.py, as `read_start` returned them.
+        start: what to start from.
+
+    Yields:
+        The run.
+
+    Raises:
+        ProjectError: it cannot work; nothing has been written yet.
+    """
+    configure_backends(args.deterministic, tf32=not args.deterministic)
+    process = join(parse_devices(args.devices))
+    try:
+        run = _set_up(args, start, process)
+        with run.stop:
+            yield run
+        run.reporter.close()
+    finally:
+        end_children()
+        process.leave()
+
+
+def _set_up(args: argparse.Namespace, start: Start, process: Process) -> Run:
+    refuse_finished(start, args)
+    splits = open_splits(args, quiet=not process.is_main)
+    data = splits.facts()
+    refuse_other_data(start, args, data)
+    seed_everything(args.seed)
+    model = models[args.model](src_channels=args.num_channels)
+    check_run(args, model, process, splits)
+    state = State(args, model, process)
+    if start.checkpoint:
+        state.load(start.checkpoint, start.path, start.flags)
+    folder, reporter = None, SilentReporter()
+    if process.is_main:
+        name = f"{args.mode}-{args.model}-{args.loss}-{args.learning_rate}"
+        folder = start.run_dir or stamped_folder(args.save_dir, name)
+        record_start(folder, *_settings(args, state, process, data))
+        reporter = Reporter(args, folder, state.progress.epoch)
+        print(f"{'Resuming' if start.run_dir else 'Training in'} {shown(folder)}", flush=True)
+    return Run(
+        args=args,
+        process=process,
+        state=state,
+        criterion=losses[args.loss](),
+        train_loader=SplitLoader(args, splits.train, process, args.train_batch_size, shuffle=True),
+        val_loader=SplitLoader(args, splits.val, process, args.val_batch_size, shuffle=False),
+        test_loader=image_loader(args, splits.test, process) if splits.test else None,
+        checkpoints=Checkpoints(folder, data),
+        reporter=reporter,
+        stop=StopRequest(),
+    )
+
+
+def _settings(args: argparse.Namespace, state: State, process: Process, data: dict) -> tuple[dict, dict]:
+    """Return what settings.json notes of all of the run, and of this start alone."""
+    model = state.model
+    facts = {
+        "model": args.model,
+        "bpppc": model.bpppc,
+        "compression_ratio": model.compression_ratio,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "data": data,
+    }
+    start = {
+        "epoch": state.progress.epoch,
+        "step": state.progress.step,
+        "arguments": vars(args),
+        "processes": process.world_size,
+        "pixels_per_chunk": state.pixels_per_chunk,
+        **provenance(process.device),
+    }
+    return facts, start

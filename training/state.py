@@ -1,0 +1,169 @@
+"""The state of a run: everything that training changes and an exact resume restores."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from models.base import HSICompressionModel
+from training.distributed import Process
+from training.progress import Progress
+from training.steps import loss_and_gradients
+from utils.checkpoint import load_weights, weights_of
+from utils.devices import autocast
+from utils.environment import rng_state, set_rng_state
+
+PLATEAU = {"factor": 0.5, "patience": 20}  # --scheduler plateau, as in CompressAI's published trainings
+
+
+class State:
+    """Weights, optimizer, learning rate, scale of the loss, position.
+
+    Args:
+        args: arguments of train.py.
+        model: a model with fresh weights, on the CPU.
+        process: this process; the model is moved to its device.
+
+    Attributes:
+        model: the model on its device, for validation and for its weights.
+        network: the module to call in training: `model`, compiled or wrapped for several processes. It has the
+            same parameters.
+        optimizer: Adam.
+        scheduler: the one of `--scheduler plateau`, else None.
+        scaler: scales the loss in fp16, does nothing in other precisions.
+        progress: the position of the run.
+    """
+
+    def __init__(self, args: argparse.Namespace, model: HSICompressionModel, process: Process) -> None:
+        self.args = args
+        self.device = process.device
+        if process.world_size > 1 and self.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(self.device)
+        self.network = torch.compile(self.model) if args.compile else self.model
+        if process.world_size > 1:
+            device_ids = [self.device] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.network, device_ids)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.learning_rate, fused=True)
+        self.scheduler = ReduceLROnPlateau(self.optimizer, **PLATEAU) if args.scheduler == "plateau" else None
+        self.scaler = GradScaler(self.device.type, enabled=args.precision == "fp16")
+        self.progress = Progress()
+
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    @property
+    def pixels_per_chunk(self) -> int | None:
+        """Pixels that go through the model at once, which decides the order of sums; None for whole images."""
+        return self.model.pixels_per_chunk(self.device) if self.model.pixelwise else None
+
+    # -- saving and restoring -------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """Return all that an exact resume needs, in tensors and plain values."""
+        return {
+            "epoch": self.progress.epoch - 1,  # the last completed one, counted from 0 as in published runs
+            "state_dict": self.model.state_dict(),
+            "loss": self.progress.val_loss,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "scaler": self.scaler.state_dict(),
+            "progress": self.progress.state_dict(),
+            "rng": rng_state(),
+            "arguments": vars(self.args),
+            "device_type": self.device.type,
+            "pixels_per_chunk": self.pixels_per_chunk,
+        }
+
+    def load(self, checkpoint: Mapping, path: Path, flags: Mapping) -> None:
+        """Restore what `state_dict` returned, or the weights alone where a checkpoint holds no more.
+
+        Args:
+            checkpoint: as `utils.checkpoint.load_checkpoint` returns it.
+            path: its file, for messages.
+            flags: arguments given on the command line; a learning rate among them replaces the stored one.
+
+        Raises:
+            CheckpointError: the weights of another model.
+        """
+        load_weights(self.model, weights_of(checkpoint, path), path)
+        if "progress" not in checkpoint:
+            return
+        self.progress = Progress(**checkpoint["progress"])
+        # Chunks stay those of the run, whatever the table of the model says now. Another device has its own.
+        if self.model.pixelwise and checkpoint.get("device_type") == self.device.type:
+            self.model.set_pixels_per_chunk(self.device.type, checkpoint["pixels_per_chunk"])
+        self._load_optimizer(checkpoint, flags)
+        set_rng_state(checkpoint["rng"])
+
+    def _load_optimizer(self, checkpoint: Mapping, flags: Mapping) -> None:
+        for group in checkpoint["optimizer"]["param_groups"]:
+            group["fused"] = True  # older runs had Adam's other implementation
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if checkpoint.get("scaler"):  # empty unless the run was in fp16, absent in older ones
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        is_same_scheduler = self.args.scheduler == checkpoint["arguments"]["scheduler"]
+        if self.scheduler and is_same_scheduler:
+            self.scheduler.load_state_dict(checkpoint["scheduler"])
+        if "learning_rate" in flags or not is_same_scheduler:
+            self.learning_rate = self.args.learning_rate
+
+    # -- the parts of a step --------------------------------------------------------------------
+
+    def backward(self, criterion: nn.Module, x: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Add the gradient of `weight` * loss to that of the parameters; see `loss_and_gradients`."""
+        return loss_and_gradients(self.network, self.model, criterion, x, weight, self.scaler, self.args.precision)
+
+    @torch.no_grad()
+    def forward(self, criterion: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and x_hat (N, C, H, W) of a batch; N may be 0."""
+        if not len(x):
+            return x.sum(), x
+        with autocast(self.args.precision, x.device):
+            x_hat = self.model(x)["x_hat"]
+        return criterion(x_hat, x), x_hat
+
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Scale the gradients to a norm of at most `max_norm` (0 does not clip); return the norm before."""
+        self.scaler.unscale_(self.optimizer)
+        return clip_grad_norm_(self.model.parameters(), max_norm or math.inf)
+
+    def step(self, norm: Tensor) -> bool:
+        """Update the weights by clipped gradients.
+
+        In fp16 a gradient that overflows is left out, and the scale of the loss halved.
+
+        Args:
+            norm: as `clip_gradients` returned it.
+
+        Returns:
+            False if the gradient is not finite, in fp16 by no scale; the weights are as before.
+        """
+        # The loss may be finite all the same: this step would spoil the weights unseen.
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            return False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return not self.scaler.is_enabled() or self.scaler.get_scale() >= 1
+
+    def end_epoch(self, val_loss: float) -> bool:
+        """Count an epoch and adapt the learning rate; return whether its validation loss is the lowest."""
+        if self.scheduler:
+            self.scheduler.step(val_loss)
+        return self.progress.end_epoch(val_loss)
