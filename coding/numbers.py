@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coding.base import CodingError
-from datasets.scenes import INTEGER_RANGES
+from datasets.base import INTEGER_RANGES
 
 _RANGES = {**INTEGER_RANGES, "float32": (-(2**24), 2**24)}  # of floats: whole numbers without gaps
 _DECIMAL = 10_000  # DATA.npy and other reflectances are whole numbers over this

@@ -1,10 +1,14 @@
-"""HySpecNet-11k: the reader, its transforms and sampler, and the scripts that prepare the data.
+"""Hyperspectral data: HySpecNet-11k, scenes in files, and the scripts that prepare data.
 
-The reader is a torch data set of patches (C, H, W) in [0, 1]:
+HySpecNet-11k is a torch data set of patches (C, H, W) in [0, 1]:
 
     from datasets import HySpecNet11k
 
-The scripts make its `DATA.npy` files, and splits of a folder of patches of one's own:
+Scenes of any size are read and written window by window:
+
+    from datasets.scenes import create_scene, open_scene
+
+The scripts make `DATA.npy` files, and splits of a folder of your own patches:
 
     python -m datasets.preprocess ROOT
     python -m datasets.split ROOT
@@ -12,7 +16,7 @@ The scripts make its `DATA.npy` files, and splits of a folder of patches of one'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets.hyspecnet11k import HySpecNet11k
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["HySpecNet11k"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Lazy (PEP 562): the reader imports torch, which takes seconds and which the scripts do not need.
     if name == "HySpecNet11k":
         from datasets.hyspecnet11k import HySpecNet11k

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.cubes import open_cube, to_reflectance
-from datasets.enmap import MAX_VALUE, NPY_SUFFIX, NUM_CHANNELS, tif_path_of
+from datasets import npy
+from datasets.enmap import DTYPES, MAX_VALUE, NPY_SUFFIX, NUM_CHANNELS, tif_path_of, to_reflectance
 from datasets.transforms import PixelTransform
 from utils.errors import DatasetError
 
@@ -34,9 +34,9 @@ DOWNLOAD_PAGE = "https://hyspecnet.rsim.berlin"
 class HySpecNet11k(Dataset):
     """Patches of one split: float32 tensors (C, H, W) with reflectances in [0, 1].
 
-    What a random transform draws depends on (seed, epoch, index) alone: not on workers, ranks, global
-    random state or on what was read before. A key is an index, or a pair (epoch, index) as
-    `EpochBatchSampler` gives it; a plain index means epoch 0.
+    The draws of a random transform depend on (seed, epoch, index) alone: not on workers, ranks, global
+    random state or earlier reads. A key is an index, or a pair (epoch, index) as `EpochBatchSampler` gives
+    it; a plain index means epoch 0.
 
     Args:
         root_dir: folder that holds `patches/` and `splits/`.
@@ -46,11 +46,11 @@ class HySpecNet11k(Dataset):
         transform: one of `datasets.transforms.get_transform`, or a callable from tensor (C, H, W) to tensor.
         num_channels: C that every file must have; 202 is EnMAP's after preprocessing.
         seed: of the random draws, non-negative.
-        repeats: how often the split counts in one epoch. Index i reads patch `i % patches` but draws by i:
-            from a small data set come many different random samples.
+        repeats: how often the split counts in one epoch. Index i reads patch `i % patches` but draws by i, so
+            that a small data set gives many different random samples.
 
     Attributes:
-        root_dir, mode, split: as given.
+        root_dir, mode, split, transform, num_channels, seed, repeats: as given.
         paths: the `DATA.npy` files, in the order of the CSV; they count once whatever `repeats` is.
         names: the same as patch names, `-DATA.npy` stripped.
         file_shape: (C, H, W) on disk, the same for all patches.
@@ -74,7 +74,7 @@ class HySpecNet11k(Dataset):
         repeats: int = 1,
     ) -> None:
         if repeats < 1:
-            raise DatasetError(f"repeats is {repeats}: a split counts at least once")
+            raise DatasetError(f"repeats must be at least 1, got {repeats}")
         self.root_dir = Path(root_dir)
         self.mode = mode
         self.split = split
@@ -83,22 +83,9 @@ class HySpecNet11k(Dataset):
         self.seed = seed
         self.repeats = repeats
 
-        quoted_root = shlex.quote(str(root_dir))
-        self._preprocess_command = f"python -m datasets.preprocess {quoted_root}"
-        patches_dir = self.root_dir / "patches"
-        if not patches_dir.is_dir():
-            raise DatasetError(
-                f"{patches_dir}: no such folder, so no data set in {root_dir}: download HySpecNet-11k from "
-                f"{DOWNLOAD_PAGE}, unpack it there and run `{self._preprocess_command}`; "
-                "to try things out, use the bundled sample: -d ./datasets/sample/"
-            )
-        csv_path = self.root_dir / "splits" / mode / f"{split}.csv"
-        if not csv_path.is_file():
-            raise DatasetError(
-                f"{csv_path}: no such file; `python -m datasets.split {quoted_root}` makes splits of your own"
-            )
+        csv_path = self._find_csv()
         self._entries = read_split(csv_path)
-        self.paths = [patches_dir / entry for entry in self._entries]
+        self.paths = [self.root_dir / "patches" / entry for entry in self._entries]
         self.names = [path.name.removesuffix(NPY_SUFFIX) for path in self.paths]
         self._check_files_exist(csv_path)
 
@@ -120,6 +107,7 @@ class HySpecNet11k(Dataset):
             x = self.transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
         else:
             x = np.array(cube, order="C")
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
         if x.dtype == np.uint16:
             if x.max() > MAX_VALUE:
                 raise DatasetError(f"{path}: contains digital numbers above {MAX_VALUE}; {self._remedy()}")
@@ -130,8 +118,27 @@ class HySpecNet11k(Dataset):
         return x if picks_pixels or self.transform is None else self.transform(x)
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the split's relative paths in order: the same wherever the data set lies."""
+        """Return the SHA-256, in hex, of the split's relative paths in order: the same wherever the data set lies."""
         return hashlib.sha256("\n".join(self._entries).encode()).hexdigest()
+
+    @property
+    def _preprocess_command(self) -> str:
+        return f"python -m datasets.preprocess {shlex.quote(str(self.root_dir))}"
+
+    def _find_csv(self) -> Path:
+        """Return the path of the split's CSV, or raise `DatasetError` with what to do."""
+        patches_dir = self.root_dir / "patches"
+        if not patches_dir.is_dir():
+            raise DatasetError(
+                f"{patches_dir}: no such folder, so no data set in {self.root_dir}: download HySpecNet-11k from "
+                f"{DOWNLOAD_PAGE}, unpack it there and run `{self._preprocess_command}`; "
+                "to try things out, use the bundled sample: -d ./datasets/sample/"
+            )
+        csv_path = self.root_dir / "splits" / self.mode / f"{self.split}.csv"
+        if not csv_path.is_file():
+            command = f"python -m datasets.split {shlex.quote(str(self.root_dir))}"
+            raise DatasetError(f"{csv_path}: no such file; `{command}` makes splits of your own")
+        return csv_path
 
     def _check_files_exist(self, csv_path: Path) -> None:
         missing = [path for path in self.paths if not path.is_file()]
@@ -146,7 +153,7 @@ class HySpecNet11k(Dataset):
 
     def _open(self, path: Path) -> np.memmap:
         try:
-            cube = open_cube(path)
+            cube = npy.map_cube(path, DTYPES)
         except DatasetError as error:
             raise DatasetError(f"{error}; {self._remedy()}") from error
         expected = self.file_shape or (self.num_channels, *cube.shape[1:])
@@ -167,14 +174,14 @@ class HySpecNet11k(Dataset):
                 return self.transform.output_shape(self.file_shape)
             except ValueError as error:
                 raise DatasetError(f"{self.paths[0]}: {error}") from error
-        # What a callable of the user's makes of a patch, only the callable can tell.
+        # Only the call tells the shape that a callable of the user returns.
         return self.file_shape if self.transform is None else tuple(self[0].shape)
 
 
 def read_split(csv_path: Path) -> list[str]:
-    """The entries of a split file: paths with forward slashes, relative to `patches/`, one per line.
+    """Read the entries of a split file: paths with forward slashes, relative to `patches/`, one per line.
 
-    Byte order mark, Windows line ends, blank lines and surrounding spaces do no harm.
+    A byte order mark, Windows line ends, blank lines and surrounding spaces are ignored.
 
     Raises:
         DatasetError: no UTF-8 text, no entries, or an entry that points out of `patches/`.

@@ -1,152 +1,129 @@
-"""Make the `*-DATA.npy` files that the models read out of the `*-SPECTRAL_IMAGE.TIF` files of HySpecNet-11k.
+"""Make the `*-DATA.npy` files that models read from the `*-SPECTRAL_IMAGE.TIF` files of HySpecNet-11k.
 
     python -m datasets.preprocess ./datasets/hyspecnet-11k/              # the whole data set, on all cores
     python -m datasets.preprocess ./datasets/sample/                     # the bundled sample
     python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dry-run    # only list what is to be done
     python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dtype uint16    # 76 GB instead of 152, the same data
 
-224 bands of int16 become float32 (202, H, W): water vapour bands dropped, clipped to [0, 10000], divided by
-10000. With `--dtype uint16` the reader divides instead, and gives the same values to the bit. A killed run
-goes on where it stopped when it is started again. Files that cannot be used are listed at the end.
+224 bands of int16 become float32 (202, H, W): water vapor bands dropped, clipped to [0, 10000], divided by
+10000. With `--dtype uint16` the reader divides instead, and gives the same values to the bit. The same command
+resumes a run that was stopped. Files that cannot be used are listed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import math
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
 from tqdm import tqdm
 
-from datasets.cubes import open_cube, to_reflectance
+from datasets import npy
+from datasets.base import SceneInfo, SceneReader, valid_mask
 from datasets.enmap import (
     DTYPES,
     KEPT_INDICES,
-    MAX_VALUE,
     NODATA,
     NUM_BANDS,
     NUM_CHANNELS,
     TIF_SUFFIX,
     find_files,
     npy_path_of,
+    to_digital_numbers,
+    to_reflectance,
 )
+from datasets.scenes import create_scene, open_scene
 from utils.errors import DatasetError, UsageError, run_script
-from utils.files import atomic_write
 from utils.options import positive_int
 from utils.processes import Terminated, num_cores, run_in_processes, sigterm_raises
 
-WINDOW_BYTES = 64 * 2**20
-"""Most of a TIF that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
-GDAL_CACHE_BYTES = 512 * 2**20
-"""Enough for one row of 512 x 512 tiles of an EnMAP scene, so that no tile is decompressed twice."""
+WINDOW_BYTES = 128 * 2**20
+"""Largest part of a file that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
 
 
 class Job(NamedTuple):
+    """A file to make.
+
+    Attributes:
+        tif_path: the source.
+        npy_path: the file to write.
+    """
+
     tif_path: Path
     npy_path: Path
 
 
 class Outcome(NamedTuple):
-    """What became of a job: `error` is None for a file that was made."""
+    """The result of a job.
+
+    Attributes:
+        tif_path: the source.
+        nodata_share: share in [0, 1] of samples without data.
+        error: one line, None if the file was made.
+    """
 
     tif_path: Path
     nodata_share: float = 0.0
     error: str | None = None
 
 
-def to_digital_numbers(bands: np.ndarray) -> np.ndarray:
-    """Raw EnMAP L2A values to those that the models see.
-
-    Args:
-        bands: int16 (224, h, w), reflectance x 10000, nodata -32768.
-
-    Returns:
-        uint16 (202, h, w) in [0, 10000]; negative values (dark water) and nodata are 0.
-
-    Raises:
-        ValueError: another number of bands or another type.
-    """
-    if bands.ndim != 3 or bands.shape[0] != NUM_BANDS or bands.dtype != np.int16:
-        raise ValueError(f"{bands.dtype} {bands.shape}, expected int16 ({NUM_BANDS}, height, width)")
-    return np.clip(bands[list(KEPT_INDICES)], 0, MAX_VALUE).astype(np.uint16)
-
-
 def preprocess_file(tif_path: Path, npy_path: Path, dtype: str = "float32") -> float:
-    """Write the kept values of a TIF, of any height and width, to `npy_path` in bounded memory.
+    """Convert an EnMAP scene of any height and width to a `DATA.npy`, in bounded memory.
 
     Args:
-        dtype: "float32" for reflectances, "uint16" for `to_digital_numbers`.
+        tif_path: 224 bands of int16.
+        npy_path: the file to write.
+        dtype: "float32" for reflectances, "uint16" for digital numbers.
 
     Returns:
-        The share in [0, 1] of nodata among the values of the 202 kept bands. Nodata is -32768 or what the
-        file's own tag says; it is written as 0.
+        The share in [0, 1] of samples without data among those of the 202 kept bands. They have the value
+        -32768, or the file's own nodata value, and are written as 0.
 
     Raises:
-        DatasetError: the TIF cannot be read, or is not int16 with 224 bands. `npy_path` is left as it was.
+        DatasetError: the scene cannot be read, or is not int16 with 224 bands. `npy_path` is left as it was.
         OSError: `npy_path` cannot be written.
     """
-    try:
-        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(tif_path, driver="GTiff") as tif:
-                if tif.count != NUM_BANDS or set(tif.dtypes) != {"int16"}:
-                    raise DatasetError(
-                        f"{tif_path}: {tif.count} bands of {'/'.join(sorted(set(tif.dtypes)))}, "
-                        f"expected {NUM_BANDS} bands of int16 as in EnMAP L2A"
-                    )
-                return _convert(tif, npy_path, np.dtype(dtype))
-    except RasterioError as error:
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise DatasetError(f"{tif_path}: cannot be read, unpack or download it again ({cause})") from error
-
-
-def _convert(tif: rasterio.DatasetReader, npy_path: Path, dtype: np.dtype) -> float:
-    shape = (NUM_CHANNELS, tif.height, tif.width)
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": shape,
-    }
     num_nodata = 0
-    with atomic_write(npy_path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        data_start = file.tell()
-        for window in _row_windows(tif):
-            bands = tif.read(window=window)
-            if tif.nodata is not None:
-                bands[bands == tif.nodata] = NODATA
-            num_nodata += np.count_nonzero(bands[list(KEPT_INDICES)] == NODATA)
-            numbers = to_digital_numbers(bands)
-            for channel, rows in enumerate(to_reflectance(numbers) if dtype == np.float32 else numbers):
-                pixels_before = channel * tif.height * tif.width + window.row_off * tif.width
-                file.seek(data_start + pixels_before * rows.itemsize)
-                file.write(rows.data)
-    return num_nodata / math.prod(shape)
+    with open_scene(tif_path) as scene:
+        info = scene.info
+        if (info.bands, info.dtype) != (NUM_BANDS, "int16"):
+            raise DatasetError(
+                f"{tif_path}: {info.bands} bands of {info.dtype}, expected {NUM_BANDS} bands of int16 as in EnMAP L2A"
+            )
+        with create_scene(npy_path, SceneInfo(info.height, info.width, NUM_CHANNELS, dtype)) as target:
+            for row, height in row_windows(scene):
+                samples = scene.read(row, 0, height, info.width)[list(KEPT_INDICES)]
+                valid = valid_mask(samples, NODATA)
+                if info.nodata != NODATA:
+                    valid &= valid_mask(samples, info.nodata)
+                num_nodata += valid.size - np.count_nonzero(valid)
+                numbers = to_digital_numbers(samples, valid)
+                target.write(row, 0, to_reflectance(numbers) if dtype == "float32" else numbers)
+    return num_nodata / (NUM_CHANNELS * info.height * info.width)
 
 
-def _row_windows(tif: rasterio.DatasetReader) -> Iterator[Window]:
-    """Full rows from top to bottom, at most WINDOW_BYTES of all bands, whole TIF blocks if they fit."""
-    rows = max(1, WINDOW_BYTES // (NUM_BANDS * np.dtype(np.int16).itemsize * tif.width))
-    block_height = tif.block_shapes[0][0]
-    if rows > block_height:
-        rows -= rows % block_height
-    for top in range(0, tif.height, rows):
-        yield Window(0, top, tif.width, min(rows, tif.height - top))
+def row_windows(scene: SceneReader) -> Iterator[tuple[int, int]]:
+    """Split a scene into windows of full rows of at most `WINDOW_BYTES`, of whole blocks if they fit.
+
+    Yields:
+        First row and height of each window, from top to bottom.
+    """
+    info = scene.info
+    height = max(1, WINDOW_BYTES // (info.bands * info.width * np.dtype(info.dtype).itemsize))
+    if height > scene.block_height:
+        height -= height % scene.block_height
+    for row in range(0, info.height, height):
+        yield row, min(height, info.height - row)
 
 
 def find_jobs(root: Path) -> list[Job]:
-    """All TIFs of a data set's root, of any folder, or `root` itself if it is one TIF.
+    """Return a job for each TIF in `root` or below, or for `root` itself if it is a file.
 
     Raises:
         UsageError: `root` does not exist.
@@ -161,15 +138,15 @@ def find_jobs(root: Path) -> list[Job]:
 
 
 def is_finished(npy_path: Path) -> bool:
-    """Whether `npy_path` is a complete (202, H, W) of either type: a half copied file of another tool is not."""
+    """Return whether `npy_path` is a complete cube (202, H, W): a file that was copied in part is not."""
     try:
-        return open_cube(npy_path).shape[0] == NUM_CHANNELS
+        return npy.map_cube(npy_path, DTYPES).shape[0] == NUM_CHANNELS
     except DatasetError:
         return False
 
 
 def process(job: Job, dtype: str) -> Outcome:
-    """`preprocess_file` in a worker: a bad file is an outcome, so that it does not stop the rest."""
+    """Run `preprocess_file` in a worker, and return errors so that a bad file does not stop the others."""
     try:
         return Outcome(job.tif_path, nodata_share=preprocess_file(*job, dtype))
     except (DatasetError, OSError) as error:
@@ -177,6 +154,7 @@ def process(job: Job, dtype: str) -> Outcome:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m datasets.preprocess",
         description=__doc__,
@@ -196,11 +174,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=DTYPES[0],
         help="of new files; uint16 takes half the space for the same data (default: %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list what would be made, and make nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list the files to make, and make none")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script and return its exit status."""
     args = parse_args(argv)
     jobs = find_jobs(args.root)
     todo = [job for job in jobs if args.overwrite or not is_finished(job.npy_path)]
@@ -211,29 +190,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{len(todo)} to make, {num_skipped} to skip")
         return 0
 
-    num_workers = min(args.num_workers, max(1, len(todo)))
     outcomes: list[Outcome] = []
     start = time.perf_counter()
     try:
-        with (
-            sigterm_raises(),
-            closing(run_in_processes(functools.partial(process, dtype=args.dtype), todo, num_workers)) as running,
-            tqdm(total=len(todo), unit="patch", disable=None) as progress,  # None: quiet without a terminal
-        ):
-            for outcome in running:
-                outcomes.append(outcome)
-                progress.update()
+        for outcome in run_jobs(todo, args.dtype, min(args.num_workers, max(1, len(todo)))):
+            outcomes.append(outcome)
     except KeyboardInterrupt as interrupt:
         name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
-        print(
-            f"{name} after {len(outcomes)} of {len(todo)} files: the same command goes on from there",
-            file=sys.stderr,
-        )
+        print(f"{name} after {len(outcomes)} of {len(todo)} files: the same command resumes", file=sys.stderr)
         return status
-    seconds = time.perf_counter() - start
+    return report(sorted(outcomes), num_skipped, time.perf_counter() - start)
 
-    outcomes.sort()
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
+
+def run_jobs(jobs: Sequence[Job], dtype: str, num_workers: int) -> Iterator[Outcome]:
+    """Yield the outcomes of jobs as they finish, with a progress bar on a terminal."""
+    with (
+        sigterm_raises(),
+        closing(run_in_processes(functools.partial(process, dtype=dtype), jobs, num_workers)) as running,
+        tqdm(total=len(jobs), unit="patch", disable=None) as progress,  # None: only on a terminal
+    ):
+        for outcome in running:
+            yield outcome
+            progress.update()
+
+
+def report(outcomes: Sequence[Outcome], num_skipped: int, seconds: float) -> int:
+    """Print warnings, errors and a summary; return the exit status."""
     for outcome in outcomes:
         if outcome.nodata_share > 0:
             print(
@@ -241,14 +223,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "nodata, written as 0",
                 file=sys.stderr,
             )
-    for outcome in failed:
-        print(f"error: {outcome.error}", file=sys.stderr)
-    num_made = len(outcomes) - len(failed)
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    num_made = len(outcomes) - len(errors)
     print(
-        f"{num_made} made, {num_skipped} skipped, {len(failed)} failed, {num_made / seconds:.1f} patches/s",
+        f"{num_made} made, {num_skipped} skipped, {len(errors)} failed, {num_made / seconds:.1f} patches/s",
         flush=True,
     )
-    return 1 if failed else 0
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

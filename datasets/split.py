@@ -1,11 +1,11 @@
-"""Split a folder of patches of one's own into train, val and test, in the layout of HySpecNet-11k.
+"""Split a folder of your own patches into train, val and test, in the layout of HySpecNet-11k.
 
     python -m datasets.split ./datasets/my-patches/
     python -m datasets.split ./datasets/my-patches/ --seed 1 --ratios 80 10 10 --overwrite
 
-`splits/easy/*.csv` deals out single patches; `splits/hard/*.csv` deals out tiles (the first folder under
-`patches/`), so that no test patch has a neighbor in the training set. The published splits of
-HySpecNet-11k come with the data set; results are comparable on those only.
+`splits/easy/*.csv` distributes single patches; `splits/hard/*.csv` distributes tiles (the first folder under
+`patches/`), so that no test patch has a neighbor in the training set. The published splits of HySpecNet-11k come
+with the data set; only results on those are comparable.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ SEED = 10587
 
 
 def find_entries(patches_dir: Path) -> list[str]:
-    """`*-DATA.npy` paths relative to `patches_dir`, sorted; a TIF counts as the file to be made from it."""
+    """Return all `*-DATA.npy` relative to `patches_dir`, sorted; a TIF counts as the file to be made from it."""
     npy_paths = set(find_files(patches_dir, NPY_SUFFIX))
     npy_paths.update(npy_path_of(tif_path) for tif_path in find_files(patches_dir, TIF_SUFFIX))
     return sorted(path.relative_to(patches_dir).as_posix() for path in npy_paths)
 
 
-def deal_out(units: Sequence[str], ratios: Sequence[float], seed: int) -> dict[str, list[str]]:
-    """Deal units out to the splits at random.
+def distribute(units: Sequence[str], ratios: Sequence[float], seed: int) -> dict[str, list[str]]:
+    """Distribute units over the splits at random.
 
     Args:
-        units: at least 3 names. Their order counts: sort them.
+        units: at least 3 names. The result depends on their order: sort them.
         ratios: shares of train, val and test, positive, of any sum.
         seed: non-negative.
 
     Returns:
-        split -> sorted units, together all of them, at least one each.
+        Split -> sorted units, at least one each. Every unit is in one split.
     """
     shuffled = np.random.default_rng(seed).permutation(np.array(units, dtype=object))
     borders = np.rint(np.cumsum(ratios) / np.sum(ratios) * len(units)).astype(int)
@@ -52,18 +52,28 @@ def deal_out(units: Sequence[str], ratios: Sequence[float], seed: int) -> dict[s
 
 
 def make_splits(entries: Sequence[str], ratios: Sequence[float], seed: int) -> dict[str, dict[str, list[str]]]:
-    """mode -> split -> entries, of at least 3 entries; "hard" is left out with fewer than 3 tiles."""
-    modes = {"easy": deal_out(entries, ratios, seed)}
+    """Return mode -> split -> entries.
+
+    Args:
+        entries: at least 3 paths, see `find_entries`.
+        ratios: shares of train, val and test, positive, of any sum.
+        seed: non-negative.
+
+    Returns:
+        The modes "easy" and, with at least 3 tiles, "hard".
+    """
+    modes = {"easy": distribute(entries, ratios, seed)}
     patches_of: dict[str, list[str]] = {}
     for entry in entries:
         patches_of.setdefault(PurePosixPath(entry).parts[0], []).append(entry)
     if len(patches_of) >= len(SPLITS):
-        tiles = deal_out(sorted(patches_of), ratios, seed)
+        tiles = distribute(sorted(patches_of), ratios, seed)
         modes["hard"] = {split: [e for tile in tiles[split] for e in patches_of[tile]] for split in SPLITS}
     return modes
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m datasets.split",
         description=__doc__,
@@ -81,23 +91,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=("TRAIN", "VAL", "TEST"),
         help="shares, of any sum (default: 70 20 10)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace splits that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing splits")
     args = parser.parse_args(argv)
     if not (np.isfinite(args.ratios).all() and min(args.ratios) > 0):
-        parser.error(f"--ratios {args.ratios}: three positive numbers are needed")
+        parser.error(f"--ratios must be three positive numbers, got {args.ratios}")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script and return its exit status."""
     args = parse_args(argv)
     patches_dir = args.root / "patches"
     if not patches_dir.is_dir():
         raise UsageError(f"{patches_dir}: no such folder; give the folder that holds patches/")
     entries = find_entries(patches_dir)
     if len(entries) < len(SPLITS):
-        raise DatasetError(
-            f"{patches_dir}: {len(entries)} patches, but train, val and test need at least {len(SPLITS)}"
-        )
+        raise DatasetError(f"{patches_dir}: {len(entries)} patches, train, val and test need at least {len(SPLITS)}")
     modes = make_splits(entries, args.ratios, args.seed)
 
     contents = {

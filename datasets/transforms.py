@@ -1,13 +1,15 @@
-"""Transforms by name: which pixels of a patch a training or test sample consists of.
+"""Transforms by name, which pick the pixels of a patch that make up a sample.
 
 `random_NxN` is the sampling of HyCoT's efficient training (arXiv 2408.08700): for a model that looks at one
-pixel's spectrum, an N x N sample spread over the whole patch says more than a crop of neighbors. It breaks
-neighborhoods, so models that convolve over space need `randomcrop_NxN`.
+pixel's spectrum, an N x N sample spread over the whole patch holds more information than a crop of neighbors.
+It breaks neighborhoods, so models that convolve over space need `randomcrop_NxN`.
 
-All names: `TRANSFORMS`. This file imports no torch, so that `--help` can list them quickly.
+All names: `TRANSFORMS`. This module imports no torch, so that `--help` can list them quickly.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -16,8 +18,8 @@ from utils.errors import UsageError
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
-class PixelTransform:
-    """Picks N x N pixels of a patch with all their channels; nothing else of a memory map is read.
+class PixelTransform(ABC):
+    """Pick N x N pixels of a patch with all their channels; nothing else of a memory map is read.
 
     Attributes:
         name: the name it is registered under, such as "random_16x16".
@@ -33,7 +35,11 @@ class PixelTransform:
         self.name = f"{self.prefix}_{size}x{size}"
 
     def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The (C, N, N) made of a patch of `shape` (C, H, W); ValueError if that is smaller than N x N."""
+        """Return the shape (C, N, N) of a sample from a patch of `shape` (C, H, W).
+
+        Raises:
+            ValueError: the patch is smaller than N x N.
+        """
         channels, height, width = shape
         if min(height, width) < self.size:
             raise ValueError(f"{self.name} needs patches of at least {self.size}x{self.size}, not {height}x{width}")
@@ -47,7 +53,7 @@ class PixelTransform:
             rng: the only source of randomness.
 
         Returns:
-            (C, N, N) of the same type, a copy.
+            The sample (C, N, N), a copy of the same type.
 
         Raises:
             ValueError: the patch is smaller than N x N.
@@ -55,12 +61,13 @@ class PixelTransform:
         self.output_shape(cube.shape)
         return np.array(self.pick(cube, rng), order="C")
 
+    @abstractmethod
     def pick(self, cube: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        raise NotImplementedError
+        """Return the pixels (C, N, N) of a cube (C, H, W) with H and W of at least N, possibly as a view."""
 
 
 class RandomPixels(PixelTransform):
-    """One random pixel out of each cell of an N x N grid over the patch; cell i starts at i * H // N."""
+    """Pick one random pixel from each cell of an N x N grid over the patch; cell i starts at i * H // N."""
 
     prefix = "random"
     keeps_neighbors = False
@@ -76,7 +83,7 @@ class RandomPixels(PixelTransform):
 
 
 class CenterCrop(PixelTransform):
-    """The N x N pixels in the middle of the patch, towards the upper left where the middle is not unique."""
+    """Pick the N x N pixels in the middle of the patch, rounded towards the upper left."""
 
     prefix = "centercrop"
     keeps_neighbors = True
@@ -87,7 +94,7 @@ class CenterCrop(PixelTransform):
 
 
 class RandomCrop(PixelTransform):
-    """N x N neighboring pixels, every position equally likely."""
+    """Pick N x N neighboring pixels, every position equally likely."""
 
     prefix = "randomcrop"
     keeps_neighbors = True
@@ -109,11 +116,15 @@ _BY_NAME = {
 }
 
 TRANSFORMS = ("none", *_BY_NAME)
-"""All names that `get_transform` knows."""
+"""The names that `get_transform` knows."""
 
 
 def get_transform(name: str | None) -> PixelTransform | None:
-    """The transform called `name`; None, the whole patch, for None and "none"; UsageError for other names."""
+    """Return the transform called `name`, or None, the whole patch, for None and "none".
+
+    Raises:
+        UsageError: unknown name.
+    """
     if name is None or name == "none":
         return None
     if name not in _BY_NAME:

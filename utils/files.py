@@ -13,33 +13,44 @@ from utils.errors import ProjectError, UsageError
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-    """Open a temporary file beside `path`; on leaving the block flush it to the disk and rename it.
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write a file to; at the end flush it to the disk and rename it.
 
     The old file at `path` stays until the new one is complete, also after an exception or a kill. The
     temporary name is always `.<name>.tmp`, so that the next write replaces what a killed one left; a path has
     one writer at a time. Parent folders are created.
 
-    Args:
-        path: the file to write.
-        mode: "wb", or "w" for UTF-8 text with Unix line ends.
-
-    Yields:
-        The temporary file, open for writing.
+    Raises:
+        OSError: the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    temporary.unlink(missing_ok=True)
     try:
-        with open(temporary, mode, **text) as file:
-            yield file
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
+    """Open the temporary file of `atomic_path` for writing.
+
+    Args:
+        path: the file to write.
+        mode: "wb", or "w" for UTF-8 text with Unix line ends.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    with atomic_path(path) as temporary, open(temporary, mode, **text) as file:
+        yield file
 
 
 def check_output(output: str, source: str, overwrite: bool) -> Path:

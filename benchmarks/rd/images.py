@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datasets.cubes import to_reflectance
-from datasets.enmap import KEPT_INDICES, MAX_VALUE, NODATA, NPY_SUFFIX, NUM_BANDS, SCALE, TIF_SUFFIX, tif_path_of
+from datasets.base import valid_mask
+from datasets.enmap import (
+    KEPT_INDICES,
+    NODATA,
+    NPY_SUFFIX,
+    NUM_BANDS,
+    SCALE,
+    TIF_SUFFIX,
+    tif_path_of,
+    to_digital_numbers,
+    to_reflectance,
+)
 from datasets.hyspecnet11k import read_split
 from datasets.scenes import open_scene
 from utils.errors import DatasetError
@@ -79,7 +88,7 @@ def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
     if len(cube) == NUM_BANDS and cube.dtype == np.int16:
         cube = np.ascontiguousarray(cube[list(KEPT_INDICES)])
         nodata = NODATA if nodata is None else nodata
-    valid = _valid(cube, nodata)
+    valid = valid_mask(cube, nodata) & np.isfinite(cube)
     if not valid.any():
         raise DatasetError(f"{path}: no sample holds data")
     if original:
@@ -87,16 +96,9 @@ def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
             raise DatasetError(f"{path}: floats, and --int16 is for original integers")
         return Image(cube, valid, peak)
     if cube.dtype != np.float32:
-        return Image(np.where(valid, np.clip(cube, 0, MAX_VALUE), 0).astype(np.uint16), valid, SCALE)
+        return Image(to_digital_numbers(cube, valid), valid, SCALE)
     cube = np.where(valid, cube, 0)
     if cube.min() < 0 or cube.max() > 1:
         raise DatasetError(f"{path}: floats outside of [0, 1], which reflectances are not")
     numbers = np.rint(cube.astype(np.float64) * SCALE).astype(np.uint16)
     return Image(numbers, valid, SCALE) if np.array_equal(to_reflectance(numbers), cube) else Image(cube, valid, 1.0)
-
-
-def _valid(cube: np.ndarray, nodata: float | None) -> np.ndarray:
-    if cube.dtype == np.float32:
-        finite = np.isfinite(cube)
-        return finite if nodata is None or math.isnan(nodata) else finite & (cube != nodata)
-    return np.ones(cube.shape, bool) if nodata is None else cube != nodata

@@ -182,19 +182,6 @@ def read_files(paths: Iterable[Path]) -> None:
             file.readinto(buffer)
 
 
-def read_raster(path: Path) -> None:
-    """Read and decode all bands of a TIF and do nothing with them."""
-    import warnings
-
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as tif:
-            tif.read()
-
-
 # -- tables -------------------------------------------------------------------------------------
 
 

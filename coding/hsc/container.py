@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from coding.base import CodingError, DamagedError, deflate, inflate
-from datasets.scenes import DTYPES, INTEGER_RANGES, SceneInfo
+from datasets.base import DTYPES, INTEGER_RANGES, SceneInfo
 
 MAGIC = b"\x89HSC\r\n\x1a\n"
 """As in PNG: a transfer as text, or through 7 bits, changes it."""

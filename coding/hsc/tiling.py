@@ -18,7 +18,7 @@ from coding.base import BoundNotGuaranteed, DamagedError, TileCoder, join_blocks
 from coding.entropy.compiled import compiled
 from coding.hsc.container import DamagedTile, Header, Reader, Writer
 from coding.hsc.masks import decode_mask, encode_mask
-from datasets.scenes import SceneInfo
+from datasets.base import SceneInfo, valid_mask
 
 _STRIP_BYTES = 2**25  # of a scene read at a time, unless a single tile has more
 _FILL = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
@@ -33,13 +33,6 @@ class ArrayScene:
 
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         return self.cube[:, row : row + height, column : column + width]
-
-
-def valid_mask(samples: np.ndarray, nodata: float | None) -> np.ndarray:
-    """True where there is data. NaN is none where no other value is said to be."""
-    if nodata is None:
-        return np.ones(samples.shape, bool) if samples.dtype != np.float32 else ~np.isnan(samples)
-    return ~np.isnan(samples) if math.isnan(nodata) else samples != nodata
 
 
 def fill_value(info: SceneInfo) -> float:

@@ -12,7 +12,7 @@ from coding.classical.header import pack_cube_header
 from coding.classical.streams import seal, unseal
 from coding.kltcm.tiles import KltTiles
 from coding.numbers import MOST_DIVISOR, Numbers, numbers_of
-from datasets.scenes import DTYPES
+from datasets.base import DTYPES
 
 _FACTS = struct.Struct("<Ii")  # divisor, bound or -1
 

@@ -15,7 +15,7 @@ from coding.learned.fit import COARSEST, FINEST, LearnedFit
 from coding.learned.network import Network, load_network
 from coding.learned.tiles import DEFAULT_CODER, open_tiles
 from coding.rate_control import Wish
-from datasets.scenes import DTYPES
+from datasets.base import DTYPES
 
 
 @dataclass

@@ -11,8 +11,9 @@ import rasterio
 import torch
 
 from datasets import HySpecNet11k, preprocess
-from datasets.cubes import to_reflectance
-from datasets.preprocess import is_finished, main, preprocess_file, to_digital_numbers
+from datasets.enmap import to_digital_numbers, to_reflectance
+from datasets.preprocess import is_finished, main, preprocess_file
+from datasets.scenes import open_scene
 from datasets.transforms import get_transform
 from utils.errors import DatasetError, UsageError
 
@@ -53,18 +54,12 @@ def assert_made(root, count):
 
 
 def test_to_digital_numbers():
-    bands = np.full((224, 1, 5), 5000, dtype=np.int16)
-    bands[0, 0] = [-32768, -1, 1, 10000, 32767]
-    bands[[126, 140, 160, 166]] = 1234
-    before = bands.copy()
-    numbers = to_digital_numbers(bands)
-    assert numbers.dtype == np.uint16 and numbers.shape == (202, 1, 5)
-    assert numbers[0, 0].tolist() == [0, 0, 1, 10000, 10000]
-    assert (numbers[1:] == 5000).all(), "a dropped band was kept or a kept one dropped"
-    np.testing.assert_array_equal(bands, before)
-    for wrong in (bands[:202], bands.astype(np.float32), bands[:, 0]):
-        with pytest.raises(ValueError, match="expected int16"):
-            to_digital_numbers(wrong)
+    samples = np.array([-32768, -1, 1, 10000, 32767, 5000], np.int16)
+    before = samples.copy()
+    numbers = to_digital_numbers(samples, valid=np.arange(6) < 5)
+    assert numbers.dtype == np.uint16 and numbers.tolist() == [0, 0, 1, 10000, 10000, 0]
+    np.testing.assert_array_equal(samples, before)
+    assert to_digital_numbers(np.array([65535], np.uint16), np.array([True])).tolist() == [10000]
 
 
 def test_reflectances_are_the_nearest_float32():
@@ -119,12 +114,13 @@ def test_any_size_and_any_layout_in_windows(tmp_path, save_tif, monkeypatch, pro
 
 def test_windows_are_bounded_and_aligned_to_blocks(tmp_path, save_tif, monkeypatch):
     save_tif(tmp_path / "in.tif", size=(40, 10), blockysize=6)
-    with rasterio.open(tmp_path / "in.tif") as tif:
+    with open_scene(tmp_path / "in.tif") as scene:
         for rows, expected in ((15, 12), (6, 6), (4, 4), (0.5, 1), (1000, 40)):
             monkeypatch.setattr(preprocess, "WINDOW_BYTES", int(rows * 10 * 224 * 2))
-            windows = list(preprocess._row_windows(tif))
-            assert windows[0].height == expected
-            assert sum(window.height for window in windows) == 40
+            windows = list(preprocess.row_windows(scene))
+            assert windows[0] == (0, expected)
+            assert [row for row, _ in windows] == list(range(0, 40, expected))
+            assert sum(height for _, height in windows) == 40
 
 
 @pytest.mark.parametrize("tag", [-32768, None, -9999, 32767])
@@ -152,9 +148,9 @@ def test_unfit_tifs(tmp_path, save_tif):
     for name, expected in (
         ("three.tif", "3 bands of int16, expected 224 bands of int16"),
         ("unsigned.tif", "224 bands of uint16, expected"),
-        ("cut.tif", "cannot be read"),
+        ("cut.tif", "window of 64 x 64 at row 0, column 0 cannot be read"),
         ("text.tif", "cannot be read"),
-        ("none.tif", "cannot be read"),
+        ("none.tif", "no such file"),
     ):
         with pytest.raises(DatasetError) as info:
             preprocess_file(tmp_path / name, npy_path)
@@ -237,7 +233,7 @@ def test_bad_files_do_not_stop_the_rest(tif_root, save_tif, entry, run_module):
     assert stdout.splitlines()[-1].startswith("3 made, 0 skipped, 2 failed, ")
     lines = stderr.splitlines()
     assert len(lines) == 2, "noise of GDAL's, or a traceback"
-    assert lines[0].startswith(f"error: {bad[0]}: cannot be read")
+    assert lines[0].startswith(f"error: {bad[0]}: window of 64 x 64 at row 0, column 0 cannot be read")
     assert lines[1].startswith(f"error: {bad[1]}: 100 bands of int16, expected 224")
     for path in bad:
         path.unlink()
@@ -346,7 +342,7 @@ def test_stop_signals(big_root, start, number, status, word):
         process.send_signal(number)
     stdout, stderr = process.communicate(timeout=10)
     assert process.returncode == status
-    assert re.fullmatch(rf"{word} after \d+ of 60 files: the same command goes on from there\n", stderr)
+    assert re.fullmatch(rf"{word} after \d+ of 60 files: the same command resumes\n", stderr)
     assert stdout == ""
     wait_for(lambda: not session_members(process.pid))
     assert_stopped_in_the_middle(big_root)

@@ -3,7 +3,7 @@ from itertools import chain
 
 import pytest
 
-from datasets.split import SPLITS, deal_out, find_entries, main
+from datasets.split import SPLITS, distribute, find_entries, main
 from utils.errors import DatasetError, UsageError
 
 
@@ -59,7 +59,7 @@ def test_tifs_count_as_the_files_to_be_made_and_only_once(tmp_path, entry):
 @pytest.mark.parametrize("n", range(3, 40))
 @pytest.mark.parametrize("ratios", [(70, 20, 10), (1, 1, 1000), (1000, 0.1, 0.1)])
 def test_every_split_gets_at_least_one(n, ratios):
-    parts = deal_out([f"{i:02}" for i in range(n)], ratios, seed=n)
+    parts = distribute([f"{i:02}" for i in range(n)], ratios, seed=n)
     assert sorted(chain(*parts.values())) == [f"{i:02}" for i in range(n)]
     assert list(parts) == list(SPLITS) and all(parts.values())
 
@@ -99,10 +99,9 @@ def test_few_tiles_make_no_hard_split(tmp_path, entry, capsys):
     assert not (tmp_path / "splits/hard").exists()
 
 
-def test_too_few_patches_and_missing_folders(tmp_path, entry, run_module):
+def test_too_few_patches_and_missing_folders(tmp_path, entry):
     make_root(tmp_path / "two", entry, 2, 1)
-    status, _, stderr = run_module("datasets.split", tmp_path / "two")
-    assert status == 1 and stderr.count("\n") == 1
-    assert f"error: {tmp_path}/two/patches: 2 patches, but" in stderr
+    with pytest.raises(DatasetError, match=r"two/patches: 2 patches, train, val and test need at least 3$"):
+        main([str(tmp_path / "two")])
     with pytest.raises(UsageError, match="none/patches: no such folder"):
         main([str(tmp_path / "none")])

@@ -1,4 +1,4 @@
-"""Layers as they run against layers as they are stored."""
+"""Layers as they run (models.fused) against layers as they are stored."""
 
 import copy
 
@@ -12,7 +12,7 @@ from models.fused import fast_layers
 
 
 def on_a_row(layers, x):
-    """1-D layers on (N, C, length), run by `fast_layers`."""
+    """Run 1-D layers on (N, C, length) through `fast_layers`."""
     return fast_layers(layers)(x.unsqueeze(2)).squeeze(2)
 
 
@@ -56,7 +56,7 @@ def test_a_stride_that_does_not_divide_the_scale_is_refused():
     ],
 )
 def test_folding_saves_multiplications(layers, shape, most):
-    """What folding is for: 6 taps for each output instead of 11; 2 x 2 x 2 instead of 27."""
+    """Folding leaves 6 taps for each output instead of 11, and 2 x 2 x 2 instead of 27."""
     from torch.utils.flop_counter import FlopCounterMode
 
     x = torch.randn(shape)
@@ -88,7 +88,7 @@ def test_batch_norm_is_folded_only_in_evaluation():
 def test_pooling_before_the_activation_changes_nothing(activation, length):
     layers = nn.Sequential(nn.Conv1d(1, 4, 3, padding=1), activation, nn.MaxPool1d(2)).double()
     x = torch.randn(3, 1, length, dtype=torch.float64)
-    x[0] = 0  # equal neighbors: the gradient goes to the first of them, in both
+    x[0] = 0  # equal neighbors: in both the gradient goes to the first
     gradients = []
     for run in (lambda: layers(x), lambda: on_a_row(layers, x)):
         layers.zero_grad()
@@ -117,7 +117,7 @@ def test_decoders_agree_with_the_textbook(name):
 
 
 def test_new_weights_are_used():
-    """Nothing folded is kept: training, or loading other weights, changes what is decoded."""
+    """No folded weight is cached: training, or loading other weights, changes the output."""
     model = models["cae1d"]().eval()
     y = torch.randn(1, 51, 2, 2)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_new_weights_are_used():
 
 @pytest.mark.parametrize("name", ["cae1d", "cae1da", "sscnet_1bpppc", "cae3d_1bpppc"])
 def test_gradients_lie_as_their_parameters_do(name):
-    """DistributedDataParallel copies, and warns, where strides differ, even those of axes of one."""
+    """DistributedDataParallel copies and warns where strides differ, even along axes of length 1."""
     model = models[name]().train()
     model(torch.rand(1, 202, 16, 8))["x_hat"].sum().backward()
     for key, parameter in model.named_parameters():

@@ -5,8 +5,7 @@ import pytest
 import rasterio
 
 from benchmarks.rd.images import image_name, read_image, split_paths
-from datasets.cubes import to_reflectance
-from datasets.enmap import KEPT_INDICES
+from datasets.enmap import KEPT_INDICES, to_reflectance
 from utils.errors import DatasetError
 
 
