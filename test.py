@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models import aliases, models, names_for_help
+from models.published import read_published
 from utils.errors import CheckpointError, DatasetError, UsageError, run_script
 from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_int, seed_number
 
@@ -78,9 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     args.model = aliases.get(args.model, args.model)
-    from models.zoo import published
-
-    row = next((row for row in published() if row.model == args.model), None)
+    row = next((row for row in read_published() if row.model == args.model), None)
     hint = DOWNLOAD_HINT.format(model=args.model, file=row.file) if row else "give a file of train.py"
     if args.checkpoint is None:
         raise UsageError(f"no --checkpoint: {hint}")
