@@ -66,7 +66,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def weights_of(checkpoint: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
-    """The state dict in a loaded checkpoint, without the prefixes of wrappers.
+    """Return the state dict in a loaded checkpoint, without the prefixes of wrappers.
 
     Accepts `state_dict`, CompressAI's `network`, `model_state_dict`, and a bare state dict.
 
