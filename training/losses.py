@@ -23,7 +23,6 @@ class MeanSquaredError(nn.Module):
     pixelwise = True
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """Return the loss of a batch."""
         return F.mse_loss(*_comparable(x_hat, x))
 
 
@@ -33,7 +32,6 @@ class MeanAbsoluteError(nn.Module):
     pixelwise = True
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """Return the loss of a batch."""
         return F.l1_loss(*_comparable(x_hat, x))
 
 
@@ -54,7 +52,6 @@ class SpectralAngle(nn.Module):
     MIN_NORM = 1e-4  # one digital number of EnMAP: no spectrum of the data is shorter, except for zero
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """Return the loss of a batch."""
         x_hat, x = _comparable(x_hat, x)
         u, v = F.normalize(x_hat, dim=1, eps=self.MIN_NORM), F.normalize(x, dim=1, eps=self.MIN_NORM)
         difference = torch.linalg.vector_norm(u - v, dim=1)
@@ -75,7 +72,6 @@ class StructuralDissimilarity(nn.Module):
     """
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """Return the loss of a batch."""
         return 1 - batch_ssim(x_hat, x).mean()
 
 
@@ -89,5 +85,5 @@ losses: dict[str, type[nn.Module]] = {
 
 def _comparable(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     if x_hat.shape != x.shape:  # torch would broadcast, and minimize another loss
-        raise ValueError(f"x_hat {tuple(x_hat.shape)} and x {tuple(x.shape)} differ in shape")
+        raise ValueError(f"x_hat and x must have the same shape, got {tuple(x_hat.shape)} and {tuple(x.shape)}")
     return at_least_float32(x_hat, x)
