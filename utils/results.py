@@ -1,4 +1,4 @@
-"""Result files: JSON and CSV, the JSON of a test for CompressAI's plots, and a table for the terminal."""
+"""Result files: JSON that CompressAI's plotting reads, a CSV of the images, a table for the eye."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from utils.files import atomic_write
 
 
 def write_json(path: str | Path, content: Mapping) -> None:
-    """Write standard JSON atomically. Infinities and NaN, which JSON does not have, become null."""
+    """Write standard JSON atomically, with each row of a table on a line of its own.
+
+    Infinities and NaN, which JSON does not know, become null.
+    """
     with atomic_write(path, "w") as file:
-        json.dump(_plain(content), file, indent=2, allow_nan=False)
-        file.write("\n")
+        file.write(_indented(_plain(content), "\n") + "\n")
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
-    """Write rows, mappings with the same keys, atomically. Floats keep all their digits."""
+    """Write `rows`, mappings with the same keys, atomically; floats keep all their digits."""
     with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -28,18 +29,17 @@ def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
 
 
 def result_content(name: str, description: str, metrics: Mapping[str, float], bands: int, settings: Mapping) -> dict:
-    """Return the content of a result file with one point.
+    """The content of a result file with one point.
 
     Args:
-        name: shown in the legend of a plot.
-        description: one line.
-        metrics: means over the images, with `bpppc` and `psnr`.
-        bands: number of bands of the images, all of which `bpp` counts.
+        name: what is shown in a plot's legend.
+        metrics: means over the images, `bpppc` and `psnr` among them.
+        bands: of the images; `bpp` counts all of them.
         settings: versions, commit, device, arguments, data set.
 
     Returns:
         `{"name", "description", "results": {metric: [value]}, "settings"}`, with `bpp` and `psnr-rgb`
-        added, under which `python -m compressai.utils.plot` finds rate and PSNR.
+        added, the names by which `python -m compressai.utils.plot` finds rate and PSNR.
     """
     values = {**metrics, "bpp": metrics["bpppc"] * bands, "psnr-rgb": metrics["psnr"]}
     return {
@@ -63,7 +63,7 @@ _ROWS = {
 
 
 def format_table(metrics: Mapping[str, float], published: Mapping[str, float] | None = None) -> str:
-    """Return a table of metrics as text, with `published` figures beside the measured ones."""
+    """Metrics as lines of text; `published` figures stand beside the measured ones."""
     header = [f"{'':16}{'measured':>22}" + (f"{'published':>18}" if published else "")]
     lines = []
     for key, (label, pattern) in _ROWS.items():
@@ -76,7 +76,7 @@ def format_table(metrics: Mapping[str, float], published: Mapping[str, float] | 
     return "\n".join(header + lines)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -84,3 +84,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _indented(value: object, line_end: str) -> str:
+    """Return JSON with the members of objects and the rows of tables on lines of their own."""
+    inner = line_end + "  "
+    if isinstance(value, dict) and value:
+        members = (f"{json.dumps(key)}: {_indented(item, inner)}" for key, item in value.items())
+        return "{" + inner + f",{inner}".join(members) + line_end + "}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        rows = (json.dumps(item) if _is_row(item) else _indented(item, inner) for item in value)
+        return "[" + inner + f",{inner}".join(rows) + line_end + "]"
+    return json.dumps(value)
+
+
+def _is_row(value: object) -> bool:
+    """Return whether `value` holds no object but is one at most."""
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not any(isinstance(member, dict) for member in members)
