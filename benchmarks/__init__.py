@@ -1,0 +1,1 @@
+"""Measurements: time and memory in `speed`, rate and distortion in `rd`."""

@@ -56,12 +56,14 @@ class Family:
         bounded: codec of a whole number E that no sample's error exceeds, in units of the samples.
         lossless: codec that returns what it was given.
         fixed: codec with nothing to set, at whatever rate and error it has.
+        quantized: learned codec at its own default, which loses little against the latents as float32.
     """
 
     lossy: Callable[[float], Codec] | None = None
     bounded: Callable[[int], Codec] | None = None
     lossless: Callable[[], Codec] | None = None
     fixed: Callable[[], Codec] | None = None
+    quantized: Callable[[], Codec] | None = None
 
 
 class BoundNotGuaranteed(DamagedError):

@@ -103,14 +103,8 @@ SPEED = {
     "-d/--dataset": "./datasets/sample/",
     "--name": None,
     "--save-dir": "./results/benchmarks/",
-}
-CODING = {
-    "scenes": "+",
-    "-m/--model": "cae1d",
-    "--checkpoint": None,
-    "--num-channels": 202,
-    "--name": None,
-    "--save-dir": "./results/benchmarks/",
+    "--allow-dirty": False,
+    "--redraw": None,
 }
 CURVES = {"runs": "+", "--name": None, "--save-dir": "./results/benchmarks/"}
 RD = {
@@ -126,6 +120,7 @@ RD = {
     ],
     "--checkpoints": None,
     "--num-channels": 202,
+    "--coder": ["context"],
     "--rates": [0.1, 0.25, 0.5, 1, 2, 4],
     "--bounds": [10],
     "--int16": False,
@@ -134,8 +129,12 @@ RD = {
     "--band-rate": 0.5,
     "--num-workers": None,
     "--resume": False,
+    "--per-image": False,
+    "--export-compressai": None,
     "--name": None,
     "--save-dir": "./results/benchmarks/",
+    "--allow-dirty": False,
+    "--redraw": None,
 }
 PREPROCESS = {
     "root": None,
@@ -153,7 +152,6 @@ COMMANDS = {
     "decompress": DECOMPRESS,
     "benchmark speed": SPEED,
     "benchmark curves": CURVES,
-    "benchmark coding": CODING,
     "benchmark rd": RD,
     "datasets.preprocess": PREPROCESS,
     "datasets.split": SPLIT,
@@ -365,8 +363,8 @@ def test_train_sh_leaves_a_resumed_run_its_settings(run_shell):
 
 
 def test_test_sh_knows_the_published_files(run_shell):
-    from models.published import read_published
+    from models.zoo import published
 
-    for row in read_published():
+    for row in published():
         words = run_shell("test.sh", MODEL=row.model)
         assert words[words.index("--checkpoint") + 1] == f"./results/weights/{row.file}"

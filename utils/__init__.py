@@ -1,4 +1,4 @@
-"""General tools of all rooms: errors, options, files, environment, devices, processes, metrics, results, plots.
+"""What the scripts share: checkpoints, distribution, metrics, losses, logs, results, plots.
 
-Nothing here knows a model, a data set or a codec.
+Nothing here knows a model, a data set or a codec, `models.zoo` excepted: a script of its own.
 """

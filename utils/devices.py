@@ -1,4 +1,4 @@
-"""Devices by their names on the command line, and the precision of networks."""
+"""Devices by their names on the command line, and the precision that networks run in."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ from utils.errors import UsageError
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPUINFO = Path("/proc/cpuinfo")
-_NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags in /proc/cpuinfo; the last is Arm's
+_NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as the system names them; the last is Arm's
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return the context to run a network in.
+    """The context to run a network in.
 
-    Enter a new one for every forward pass: it caches converted weights with their graph.
+    Enter it anew for every forward pass: it keeps the weights it has converted, with the graph they came by.
 
     Args:
         precision: one of `utils.options.PRECISIONS`.
-        device: of the network.
     """
     return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
 def check_precision(precision: str, device: torch.device, quiet: bool = False) -> None:
-    """Refuse a precision that the device does not support, and warn on stderr about a slow one.
+    """Refuse a precision that the device cannot run in, warn on stderr of one that it is slow in.
 
     Args:
-        precision: one of `utils.options.PRECISIONS`.
-        device: of the network.
         quiet: do not warn, for all processes but one.
 
     Raises:
@@ -47,15 +44,15 @@ def check_precision(precision: str, device: torch.device, quiet: bool = False) -
 
 
 def has_native_bf16() -> bool:
-    """Return whether this processor computes in bf16; others emulate it, hundreds of times slower than float32."""
+    """Whether this processor computes in bf16; others emulate it, hundreds of times slower than float32."""
     try:
         return not _NATIVE_BF16.isdisjoint(re.findall(r"\w+", CPUINFO.read_text()))
-    except OSError:  # not Linux: no warning
+    except OSError:  # no Linux: no word about it
         return True
 
 
 def parse_devices(text: str) -> list[str]:
-    """Parse a list of devices: `cpu` gives ["cpu"], `0,2` gives ["0", "2"].
+    """`cpu` -> ["cpu"]; `0,2` -> ["0", "2"].
 
     Raises:
         UsageError: anything else.
@@ -69,14 +66,13 @@ def parse_devices(text: str) -> list[str]:
 
 
 def get_device(name: str, flag: str) -> torch.device:
-    """Return the torch device of a name. Never falls back to another device.
+    """The torch device for `cpu` or the number of a GPU.
 
     Args:
-        name: `cpu` or the number of a GPU.
-        flag: the option that it was given by, for messages.
+        flag: the option it was given by, for the message.
 
     Raises:
-        UsageError: another name, or there is no such GPU.
+        UsageError: neither, or there is no such GPU. Never falls back to another device.
     """
     if name == "cpu":
         return torch.device("cpu")
@@ -90,7 +86,7 @@ def get_device(name: str, flag: str) -> torch.device:
 
 
 def use_device(name: str, flag: str) -> torch.device:
-    """Return the device of `get_device` and make it the current one, as pinning memory would use GPU 0."""
+    """`get_device`, made the current one: what torch does beside, such as pinning memory, would take GPU 0."""
     device = get_device(name, flag)
     if device.type == "cuda":
         torch.cuda.set_device(device)

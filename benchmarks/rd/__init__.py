@@ -1,0 +1,1 @@
+"""Rate and distortion of learned and classical codecs on the same images."""

@@ -1,211 +1,218 @@
-"""Figures of `benchmark.py rd`: quality over rate and over speed, and along the bands. As PNG and PDF."""
+"""Figures of `benchmark.py rd` as PNG: quality over rate and over speed, and along the bands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from benchmarks.rd.results import FLOAT32
 from utils.files import atomic_write
 
-# Title, color and codecs, by name or by how it begins; what is in none of them is learned. The colors are distinct
-# to color-blind readers too: Okabe and Ito, "Color universal design", 2008.
-_GROUPS = (
-    ("Karhunen-Loève", "#0072B2", ("klt-", "pca-")),
-    ("3-D", "#009E73", ("sperr", "sz3", "zfp")),
-    ("CCSDS", "#000000", ("aec", "ccsds123")),
-    ("band by band", "#D55E00", ("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls")),
-)
-_LEARNED = ("learned", "#CC79A7")
-_LINES = ("-", "--", ":", "-.")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_PUBLISHED_MARKERS = ("o", "s", "^", "D", "v", "p", "h")
-_SIZE = (8, 5.6)  # inches
-_DPI = 150
-_MARKED_BANDS = 24  # bands between two marks of a line
 
-SPEEDS = {
-    "encoding": ("encoding_mbps", "encoding (MB/s)"),
-    "decoding": ("decoding_mbps", "decoding (MB/s)"),
-}
+class Group(NamedTuple):
+    """Codecs that are drawn in one color, by their names or by how these begin, which ends in a hyphen then."""
+
+    title: str
+    color: str
+    names: tuple[str, ...]
+
+    def holds(self, codec: str) -> bool:
+        """Return whether a codec belongs to the group."""
+        return any(codec == name or (name.endswith("-") and codec.startswith(name)) for name in self.names)
+
+
+# The colors are distinct to color-blind readers, too: Okabe and Ito, "Color universal design", 2008.
+GROUPS = (
+    Group("Karhunen-Loève", "#0072B2", ("klt-", "pca-")),
+    Group("3-D", "#009E73", ("sperr", "sz3", "zfp")),
+    Group("CCSDS", "#000000", ("aec", "ccsds123")),
+    Group("band by band", "#D55E00", ("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls")),
+)
+LEARNED = Group("learned", "#CC79A7", ())
+"""The group of all codecs that are in none of `GROUPS`."""
+
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PUBLISHED_MARKERS = ("o", "s", "^", "D", "v", "p", "h")
+FIGURE_INCHES = (8, 5.6)
+DPI = 150
+BANDS_PER_MARKER = 24
+MARKER_SHIFT = 5
+"""Bands by which the markers of neighboring lines are shifted, so that they do not hide each other."""
+CURVE_KINDS = ("lossy", "fixed")
+
 QUALITIES = {
     "psnr": ("psnr", "PSNR (dB)"),
     "ssim": ("ssim", "1 - SSIM"),
     "spectral_angle": ("sa", "spectral angle (degrees)"),
 }
+SPEEDS = {
+    "encoding": ("encoding_mbps", "encoding (MB/s)"),
+    "decoding": ("decoding_mbps", "decoding (MB/s)"),
+}
+CAPTIONS = {
+    "psnr": "PSNR over rate",
+    "ssim": "1 - SSIM over rate",
+    "spectral_angle": "Spectral angle over rate",
+    "encoding": "PSNR over encoding speed",
+    "decoding": "PSNR over decoding speed",
+    "bands": "PSNR of each band",
+}
 
 
 def write_figures(
     folder: Path,
-    means: Mapping[str, Sequence[Mapping]],
-    bands: Sequence[Mapping],
+    means: pd.DataFrame,
+    codecs: Sequence[str],
+    bands: Mapping[str, Sequence[float | None]],
     rate: float | None,
-    published: Sequence[Mapping],
-) -> None:
-    """Write all figures; one that there is nothing for is taken away.
+    published: pd.DataFrame,
+) -> list[str]:
+    """Write all figures as `folder`/<name>.png, and delete those that there is nothing for.
 
     Args:
-        means: points of each codec, by rate, in the order of the legend.
-        bands: rows `codec`, `band` and `psnr` at the wanted `rate`, in bpppc.
-        published: points of others, `method`, `bpppc` and `psnr`, shown as marks of their own.
+        folder: of the report.
+        means: points of each codec, see `benchmarks.rd.results.mean_points`.
+        codecs: names in the order of the legend.
+        bands: PSNR of each band of a codec in dB, None where a band is exact.
+        rate: target in bpppc that `bands` belong to.
+        published: points of others with columns `method`, `bpppc` and `psnr`, shown as marks of their own.
+
+    Returns:
+        The names of the figures that were written.
     """
-    styles = codec_styles(list(means))
-    figures = {
-        name: _over_rate(means, styles, key, label, published if key == "psnr" else ())
-        for name, (key, label) in QUALITIES.items()
-    }
-    figures |= {name: _over_speed(means, styles, key, label) for name, (key, label) in SPEEDS.items()}
+    styles = codec_styles(codecs)
+    figures = {name: _over_rate(means, styles, *labels, published[:0]) for name, labels in QUALITIES.items()}
+    figures["psnr"] = _over_rate(means, styles, *QUALITIES["psnr"], published)
+    figures |= {name: _over_speed(means, styles, *labels) for name, labels in SPEEDS.items()}
     figures["bands"] = _along_bands(bands, styles, rate) if bands else None
     for name, figure in figures.items():
-        _save(folder, name, figure)
+        path = folder / f"{name}.png"
+        if figure is None:
+            path.unlink(missing_ok=True)
+        else:
+            with atomic_write(path) as file:
+                figure.savefig(file, dpi=DPI, format="png")
+    return [name for name, figure in figures.items() if figure is not None]
 
 
 def codec_styles(codecs: Sequence[str]) -> dict[str, dict]:
-    """How each codec is drawn: a color for its group, a marker and a line of its own within it.
+    """Return matplotlib's line properties of each codec: the color of its group, a marker and a line of its own.
 
-    The latents of a model as float32 look like the model.
+    The latents of a model as float32 look like the model, with hollow markers.
     """
-    styles, count = {}, {}
-    for codec in sorted(codecs):
-        model = codec.removesuffix(" float32")
-        if model not in styles:
-            title, color = _group(model)
-            index = count[title] = count.get(title, -1) + 1
-            styles[model] = {
-                "color": color,
-                "linestyle": _LINES[index % len(_LINES)],
-                "marker": _MARKERS[index % len(_MARKERS)],
-            }
-        styles[codec] = {**styles[model], "markersize": 4.5, "linewidth": 1.2}
-        if codec != model:
-            styles[codec] |= {"markerfacecolor": "none", "linestyle": ""}
+    styles: dict[str, dict] = {}
+    count: dict[str, int] = {}
+    for model in sorted({codec.removesuffix(FLOAT32) for codec in codecs}):
+        group = _group(model)
+        index = count[group.title] = count.get(group.title, -1) + 1
+        styles[model] = {
+            "color": group.color,
+            "linestyle": LINES[index % len(LINES)],
+            "marker": MARKERS[index % len(MARKERS)],
+            "markersize": 4.5,
+            "linewidth": 1.2,
+        }
+        styles[model + FLOAT32] = {**styles[model], "markerfacecolor": "none", "linestyle": ""}
     return {codec: styles[codec] for codec in codecs}
 
 
-def _group(codec: str) -> tuple[str, str]:
-    for title, color, names in _GROUPS:
-        if any(codec == name or (name.endswith("-") and codec.startswith(name)) for name in names):
-            return title, color
-    return _LEARNED
+def _group(codec: str) -> Group:
+    return next((group for group in GROUPS if group.holds(codec)), LEARNED)
 
 
-def _save(folder: Path, name: str, figure: Figure | None) -> None:
-    for suffix in ("png", "pdf"):
-        path = folder / f"{name}.{suffix}"
-        if figure is None:
-            path.unlink(missing_ok=True)
-            continue
-        # Without the time of writing, equal runs make equal files.
-        metadata = {"CreationDate": None} if suffix == "pdf" else None
-        # Publishers refuse fonts of type 3, the default.
-        with atomic_write(path) as file, matplotlib.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(file, dpi=_DPI, format=suffix, metadata=metadata)
-
-
-def _over_rate(means, styles, key: str, label: str, published: Sequence[Mapping]) -> Figure | None:
-    curves = {
-        codec: _pairs((mean["bpppc"], _value(mean, key)) for mean in points if mean["kind"] in ("lossy", "fixed"))
-        for codec, points in means.items()
-    }
-    lossless = {
-        codec: [mean["bpppc"] for mean in points if mean["kind"] == "lossless"] for codec, points in means.items()
-    }
-    lossless = {codec: rates for codec, rates in lossless.items() if rates} if key == "psnr" else {}
-    if not any(curves.values()) and not lossless:
+def _over_rate(
+    means: pd.DataFrame, styles: Mapping[str, dict], metric: str, label: str, published: pd.DataFrame
+) -> Figure | None:
+    quality = means[metric]
+    if metric == "ssim":
+        quality = 1 - quality  # all of them are close to 1
+    if metric != "psnr":
+        quality = quality.where(quality > 0)  # the axis is logarithmic
+    curves = _curves(means, means["bpppc"], quality)
+    lossless = means[means["kind"] == "lossless"] if metric == "psnr" else means[:0]
+    if not curves and lossless.empty:
         return None
-    figure = _figure()
-    if lossless:
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+    if lossless.empty:
+        axes = figure.subplots()
+    else:
         strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 6))
         _draw_lossless(strip, lossless, styles)
-    else:
-        axes = figure.subplots()
     _draw(axes, curves, styles)
     marks = _mark(axes, published)
     axes.set(xlabel="rate (bits per pixel per channel)", ylabel=label)
     _log_x(axes)
-    if key != "psnr" and any(curves.values()):
+    if metric != "psnr":
         axes.set_yscale("log")
-    _legend(figure, [codec for codec in means if curves[codec] or codec in lossless], styles, marks)
+    _legend(figure, [codec for codec in styles if codec in curves or codec in set(lossless["codec"])], styles, marks)
     return figure
 
 
-def _draw_lossless(axes: Axes, rates: Mapping[str, Sequence[float]], styles) -> None:
-    """What is lossless has a rate and no PSNR: a mark of its own height, the lowest rate at the top."""
-    for height, codec in enumerate(sorted(rates, key=rates.get, reverse=True)):
-        axes.plot(rates[codec], [height], **{**styles[codec], "linestyle": ""})
+def _over_speed(means: pd.DataFrame, styles: Mapping[str, dict], metric: str, label: str) -> Figure | None:
+    curves = _curves(means, means[metric], means["psnr"])
+    if not curves:
+        return None
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+    axes = figure.subplots()
+    _draw(axes, curves, styles)
+    axes.set(xlabel=label, ylabel="PSNR (dB)")
+    _log_x(axes)
+    _legend(figure, [codec for codec in styles if codec in curves], styles)
+    return figure
+
+
+def _along_bands(bands: Mapping[str, Sequence[float | None]], styles: Mapping[str, dict], rate: float) -> Figure:
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+    axes = figure.subplots()
+    codecs = [codec for codec in styles if codec in bands]
+    for index, codec in enumerate(codecs):
+        psnr = pd.Series(bands[codec], dtype=float)
+        markers = range(index * MARKER_SHIFT % BANDS_PER_MARKER, len(psnr), BANDS_PER_MARKER)
+        axes.plot(psnr, **{**styles[codec], "linewidth": 0.8}, markevery=list(markers))
+    axes.set(xlabel="band (coded bands, from 0)", ylabel="PSNR (dB)", title=f"at {rate:g} bpppc")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    _legend(figure, codecs, styles)
+    return figure
+
+
+def _curves(means: pd.DataFrame, x: pd.Series, y: pd.Series) -> dict[str, pd.DataFrame]:
+    """Return the points (x, y) of each codec that have a finite y, by rate."""
+    points = pd.DataFrame({"codec": means["codec"], "x": x, "y": y})[means["kind"].isin(CURVE_KINDS)].dropna()
+    return dict(iter(points.groupby("codec", sort=False)))
+
+
+def _draw(axes: Axes, curves: Mapping[str, pd.DataFrame], styles: Mapping[str, dict]) -> None:
+    for codec in styles:
+        if codec in curves:
+            axes.plot(curves[codec]["x"], curves[codec]["y"], **styles[codec])
+
+
+def _draw_lossless(axes: Axes, lossless: pd.DataFrame, styles: Mapping[str, dict]) -> None:
+    """Draw the rates of lossless codecs, which have no PSNR, each at a height of its own, the lowest at the top."""
+    rates = lossless.sort_values("bpppc", ascending=False)
+    for place, (codec, rate) in enumerate(zip(rates["codec"], rates["bpppc"], strict=True)):
+        axes.plot([rate], [place], **{**styles[codec], "linestyle": ""})
     axes.set(ylim=(-1, len(rates)), yticks=[], ylabel="lossless")
     axes.tick_params(labelbottom=False)
     axes.grid(alpha=0.3)
 
 
-def _value(mean: Mapping, key: str) -> float | None:
-    """What is drawn of a metric: of SSIM what is missing, as all of them are close to 1. None for no error at all."""
-    value = mean[key]
-    if key == "ssim" and value is not None:
-        value = 1 - value
-    return value if key == "psnr" or (value is not None and value > 0) else None
-
-
-def _over_speed(means, styles, key: str, label: str) -> Figure | None:
-    curves = {
-        codec: _pairs((mean[key], mean["psnr"]) for mean in points if mean["kind"] in ("lossy", "fixed"))
-        for codec, points in means.items()
-    }
-    if not any(curves.values()):
-        return None
-    figure = _figure()
-    axes = figure.subplots()
-    _draw(axes, curves, styles)
-    axes.set(xlabel=label, ylabel="PSNR (dB)")
-    _log_x(axes)
-    _legend(figure, [codec for codec in means if curves[codec]], styles, [])
-    return figure
-
-
-def _along_bands(rows: Sequence[Mapping], styles, rate: float) -> Figure:
-    figure = _figure()
-    axes = figure.subplots()
-    codecs = [codec for codec in styles if any(row["codec"] == codec for row in rows)]
-    for index, codec in enumerate(codecs):
-        values = [float("nan") if row["psnr"] is None else row["psnr"] for row in rows if row["codec"] == codec]
-        # Marks of neighboring lines at different bands, so that they do not hide each other.
-        marks = range(index * 5 % _MARKED_BANDS, len(values), _MARKED_BANDS)
-        axes.plot(values, **{**styles[codec], "linewidth": 0.8}, markevery=list(marks))
-    axes.set(xlabel="band (coded bands, from 0)", ylabel="PSNR (dB)", title=f"at {rate:g} bpppc")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    _legend(figure, codecs, styles, [])
-    return figure
-
-
-def _pairs(points) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if y is not None]
-
-
-def _figure() -> Figure:
-    return Figure(figsize=_SIZE, layout="constrained")
-
-
-def _draw(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], styles) -> None:
-    for codec, points in curves.items():
-        if points:
-            axes.plot(*zip(*points, strict=True), **styles[codec])
-
-
-def _mark(axes: Axes, published: Sequence[Mapping]) -> list[Line2D]:
-    """Published points in gray, a marker for each method, below what was measured; returns them for the legend."""
+def _mark(axes: Axes, published: pd.DataFrame) -> list[Line2D]:
+    """Draw published points in gray below those that were measured, a marker for each method; return the lines."""
     marks = []
-    for index, method in enumerate(dict.fromkeys(row["method"] for row in published)):
-        points = [(row["bpppc"], row["psnr"]) for row in published if row["method"] == method]
-        marker = _PUBLISHED_MARKERS[index % len(_PUBLISHED_MARKERS)]
-        marks += axes.plot(
-            *zip(*points, strict=True), marker, mfc="none", mec="gray", ms=7, mew=0.8, zorder=1, label=method
-        )
+    for index, (method, points) in enumerate(published.groupby("method", sort=False)):
+        marker = PUBLISHED_MARKERS[index % len(PUBLISHED_MARKERS)]
+        style = {"mfc": "none", "mec": "gray", "ms": 7, "mew": 0.8, "zorder": 1}
+        marks += axes.plot(points["bpppc"], points["psnr"], marker, label=method, **style)
     return marks
 
 
@@ -217,12 +224,14 @@ def _log_x(axes: Axes) -> None:
     axes.grid(alpha=0.3)
 
 
-def _legend(figure: Figure, codecs: Sequence[str], styles, marks: Sequence[Line2D]) -> None:
-    """Beside the axes: the codecs, what the colors mean, and whose the marks in gray are."""
+def _legend(
+    figure: Figure, codecs: Iterable[str], styles: Mapping[str, dict], published: Sequence[Line2D] = ()
+) -> None:
+    """Name the codecs, the colors of their groups, and the methods of published points, to the right of the axes."""
     handles = [Line2D([], [], **styles[codec], label=codec) for codec in codecs]
-    groups = dict.fromkeys(_group(codec.removesuffix(" float32")) for codec in codecs)
-    handles += [Line2D([], [], linestyle="", marker="s", color=color, label=title) for title, color in groups]
+    groups = dict.fromkeys(_group(codec.removesuffix(FLOAT32)) for codec in codecs)
+    handles += [Line2D([], [], linestyle="", marker="s", color=group.color, label=group.title) for group in groups]
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, handlelength=3.5)
-    if marks:
+    if published:
         title = "published (HySpecNet-11k\ntest set, easy split)"
-        figure.legend(handles=marks, loc="outside right lower", fontsize=7, title=title, title_fontsize=7)
+        figure.legend(handles=published, loc="outside right lower", fontsize=7, title=title, title_fontsize=7)

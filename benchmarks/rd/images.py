@@ -1,4 +1,4 @@
-"""Single images for comparing codecs: from a split's patches or files of their own, with their gaps."""
+"""Single images to compare codecs on, with their gaps: the patches of a split, or any files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from utils.errors import DatasetError
 
 @dataclass(frozen=True)
 class Image:
-    """What a codec is given.
+    """An image as codecs get it.
 
     Attributes:
         cube: (C, H, W), uint16, int16 or float32.
@@ -40,12 +40,15 @@ class Image:
 
 
 def split_paths(root: Path, mode: str, split: str, original: bool) -> list[Path]:
-    """The images of a data set in HySpecNet-11k's layout, in the order of its CSV.
+    """Return the images of a data set in HySpecNet-11k's layout, in the order of its CSV.
 
-    The TIF where there is one, since it tells nodata from zero; else the DATA.npy.
+    An image is the TIF if there is one, since a TIF tells nodata from zero; otherwise the DATA.npy.
 
     Args:
-        original: take no DATA.npy, which has lost what lies outside of [0, 1].
+        root: of the data set.
+        mode: folder under splits/.
+        split: train, val or test.
+        original: take no DATA.npy, which lacks what lies outside of [0, 1].
 
     Raises:
         DatasetError: no such split, or a patch without a file to read.
@@ -59,27 +62,28 @@ def split_paths(root: Path, mode: str, split: str, original: bool) -> list[Path]
         candidates = [tif_path_of(npy)] if original else [tif_path_of(npy), npy]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
-            remedy = "original integers are in the TIFs only" if original else f"nor is there a *{TIF_SUFFIX}"
-            raise DatasetError(f"{candidates[0]}: no such file; {remedy}")
+            reason = "original integers are in the TIFs only" if original else f"nor is there a *{TIF_SUFFIX}"
+            raise DatasetError(f"{candidates[0]}: no such file; {reason}")
         paths.append(found)
     return paths
 
 
 def image_name(path: Path) -> str:
-    """The name of a patch or of any other file, without what all such names end in."""
+    """Return the name of a patch or of any other file without its ending."""
     return path.name.removesuffix(TIF_SUFFIX).removesuffix(NPY_SUFFIX).removesuffix(path.suffix)
 
 
 def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
-    """An image as codecs and metrics take it; of EnMAP's 224 bands the 202 that HySpecNet-11k keeps.
+    """Read an image as codecs and metrics take it; of EnMAP's 224 bands the 202 that HySpecNet-11k keeps.
 
     Args:
-        original: integers as they are, negatives and all. Otherwise reflectances in [0, 1] by HySpecNet-11k's rule,
-            as digital numbers (uint16 in [0, 10000]) wherever they are whole numbers over 10000.
+        path: of a TIF or a `.npy`.
+        original: take integers as they are, negatives and all. Otherwise take reflectances in [0, 1] by
+            HySpecNet-11k's rule, as digital numbers (uint16 in [0, 10000]) if they are integer multiples of 1e-4.
         peak: of original integers.
 
     Raises:
-        DatasetError: no image, or one without integers where `original` asks for them.
+        DatasetError: no image, or one without integers although `original` asks for them.
     """
     with open_scene(path) as scene:
         info = scene.info
@@ -93,12 +97,12 @@ def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
         raise DatasetError(f"{path}: no sample holds data")
     if original:
         if cube.dtype == np.float32:
-            raise DatasetError(f"{path}: floats, and --int16 is for original integers")
+            raise DatasetError(f"{path}: --int16 needs original integers, got floats")
         return Image(cube, valid, peak)
     if cube.dtype != np.float32:
         return Image(to_digital_numbers(cube, valid), valid, SCALE)
     cube = np.where(valid, cube, 0)
     if cube.min() < 0 or cube.max() > 1:
-        raise DatasetError(f"{path}: floats outside of [0, 1], which reflectances are not")
+        raise DatasetError(f"{path}: reflectances must be in [0, 1], got floats outside of it")
     numbers = np.rint(cube.astype(np.float64) * SCALE).astype(np.uint16)
     return Image(numbers, valid, SCALE) if np.array_equal(to_reflectance(numbers), cube) else Image(cube, valid, 1.0)

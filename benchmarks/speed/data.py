@@ -1,4 +1,4 @@
-"""Preprocessing and loading beside reading the same files and nothing else."""
+"""Measure preprocessing and loading, compared with only reading the same files."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from benchmarks.speed.measure import SEED, drop_from_cache, interleaved, read_files
+from benchmarks.speed.files import drop_from_cache, read_files, read_scene
+from benchmarks.speed.measure import SEED, interleaved
 from datasets import preprocess
 from datasets.enmap import MAX_VALUE, NUM_CHANNELS, npy_path_of, to_reflectance
 from datasets.hyspecnet11k import HySpecNet11k
-from datasets.scenes import open_scene
 from datasets.transforms import get_transform
 from utils.errors import DatasetError
 from utils.processes import num_cores, run_in_processes
 
-PATCH_SIDE = 128  # of generated patches for the loader
-_LOADER_BATCH = 2  # train.py's default
+PATCH_SIDE = 128
+"""Height and width in pixels of the generated patches that are loaded."""
+LOADER_BATCH = 2
+"""The default batch size of train.py."""
 
 
 def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[[str], None]) -> Iterator[dict]:
-    """Patches/s of datasets.preprocess, with one process and with all cores, beside reading the TIFs alone.
+    """Measure the patches/s of datasets.preprocess, with one process and with all cores, and of reading TIFs alone.
 
-    Counted from when there are as many finished as there are processes: how long these take to start does
-    not matter for 11,483 patches.
+    Counting begins once as many patches are finished as there are processes: the time that processes take to start
+    does not matter for 11,483 patches.
 
     Args:
-        root: folder with TIFs, which stay as they are.
-        scratch: folder whose disk is measured; what is written there is removed.
-        quick: fewer patches.
-        say: told of every measurement before it begins.
+        root: folder with TIFs, which are not changed.
+        scratch: folder whose disk is measured; files written there are removed.
+        quick: take fewer patches.
+        say: called with a line of text before every measurement.
 
     Yields:
         A row for each number of processes.
 
     Raises:
-        DatasetError: `root` is no folder, has no TIFs, or damaged ones.
+        DatasetError: `root` is not a folder, has no TIFs, or has damaged ones.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; -d names one with TIFs")
@@ -69,17 +71,11 @@ def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[
             }
 
 
-def read_scene(path: Path) -> None:
-    """Read and decode all bands of a scene."""
-    with open_scene(path) as scene:
-        scene.read(0, 0, scene.info.height, scene.info.width)
-
-
 def steady_rate(results: Iterable, skipped: int) -> float:
-    """Results per second, from when `skipped` of them are there.
+    """Return the results per second after the first `skipped` of them.
 
     Raises:
-        DatasetError: a result that says it is an error.
+        DatasetError: a result whose `error` is set.
     """
     times = []
     for result in results:
@@ -90,15 +86,15 @@ def steady_rate(results: Iterable, skipped: int) -> float:
 
 
 def measure_loading(scratch: Path, quick: bool, repeats: int, say: Callable[[str], None]) -> Iterator[dict]:
-    """Patches/s through HySpecNet11k and DataLoader beside reading the same files, from the disk and from memory.
+    """Measure the patches/s through HySpecNet11k and DataLoader, and of reading the same files, from disk and memory.
 
-    Workers are running before the clock does.
+    Workers are started before the measurement.
 
     Args:
-        scratch: folder whose disk is measured; what is written there is removed.
-        quick: fewer patches.
+        scratch: folder whose disk is measured; files written there are removed.
+        quick: take fewer patches.
         repeats: passes over all patches.
-        say: told of every measurement before it begins.
+        say: called with a line of text before every measurement.
 
     Yields:
         A row for each type of file, transform, number of workers, and cold or warm page cache.
@@ -111,39 +107,44 @@ def measure_loading(scratch: Path, quick: bool, repeats: int, say: Callable[[str
                 dataset = HySpecNet11k(folder, transform=get_transform(transform))
                 for workers in (0, 2):
                     say(f"loading {dtype}, transform {transform}, workers: {workers}")
-                    loader = DataLoader(dataset, _LOADER_BATCH, num_workers=workers, persistent_workers=workers > 0)
+                    loader = DataLoader(dataset, LOADER_BATCH, num_workers=workers, persistent_workers=workers > 0)
+                    for rates in _loading_rates(loader, paths, repeats):
+                        yield {"dtype": dtype, "transform": transform, "workers": workers, **rates}
 
-                    def load(loader=loader):
-                        for _ in loader:
-                            pass
 
-                    load()
-                    for cache in ("cold", "warm"):
-                        before = (lambda paths=paths: drop_from_cache(paths)) if cache == "cold" else None
-                        if cache == "warm":
-                            read_files(paths)
-                        times = interleaved([lambda paths=paths: read_files(paths), load], repeats, before=before)
-                        reading, loading = map(statistics.median, times)
-                        yield {
-                            "dtype": dtype,
-                            "transform": transform,
-                            "workers": workers,
-                            "cache": cache,
-                            "patches": num_patches,
-                            "patches_per_second": num_patches / loading,
-                            "reading_patches_per_second": num_patches / reading,
-                            "share_of_reading": reading / loading,
-                        }
+def _loading_rates(loader: DataLoader, paths: Sequence[Path], repeats: int) -> Iterator[dict]:
+    """Yield the rates of a loader over the patches in `paths`, with a cold and with a warm page cache."""
+
+    def load() -> None:
+        for _ in loader:
+            pass
+
+    read = functools.partial(read_files, paths)
+    load()
+    for cache in ("cold", "warm"):
+        before = functools.partial(drop_from_cache, paths) if cache == "cold" else None
+        if cache == "warm":
+            read()
+        reading, loading = map(statistics.median, interleaved([read, load], repeats, before=before))
+        yield {
+            "cache": cache,
+            "patches": len(paths),
+            "patches_per_second": len(paths) / loading,
+            "reading_patches_per_second": len(paths) / reading,
+            "share_of_reading": reading / loading,
+        }
 
 
 def make_patches(root: Path, count: int, dtype: str, side: int) -> list[Path]:
-    """A data set of `count` equal patches of noise (202, side, side), written through to the disk.
+    """Generate a data set of equal patches of noise (202, side, side), flushed to the disk.
 
-    All of them are to train on, the first is also to validate on.
+    All patches are in the train split, and the first is in the val split, too.
 
     Args:
         root: an empty folder.
-        dtype: uint16, digital numbers in [0, 10000], or float32, reflectances in [0, 1].
+        count: number of patches.
+        dtype: "uint16" for digital numbers in [0, 10000], "float32" for reflectances in [0, 1].
+        side: height and width in pixels.
 
     Returns:
         The paths of the patches.

@@ -1,51 +1,70 @@
 """The published models in textbook form: the reference for results and for time.
 
-One `nn.Sequential` of layers each for encoder and decoder, the whole batch at once, float32, no chunks,
-nothing in place. Weights are copied from the model under test in the order of its state dict, so that
-no key layout is shared with it.
+Encoder and decoder are one `nn.Sequential` of layers each, in float32, for the whole batch at once, without chunks and
+in-place operations. Weights are copied from the model under test in the order of its state dict, so that the two
+share no layout of keys.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import HSICompressionModel
+if TYPE_CHECKING:
+    from models.base import HSICompressionModel
 
 
 def textbook(model: HSICompressionModel, name: str) -> Textbook:
-    """The textbook form of `model`, which the registry made as `name`, with a copy of its weights.
+    """Build the textbook form of a model with a copy of its weights, in its mode and on its device.
 
-    It runs in the training or evaluation mode that `model` is in and on its device.
+    Args:
+        model: the model under test.
+        name: its name in the registry.
+
+    Raises:
+        ValueError: the layers of the model differ from those of its textbook form.
     """
-    family = next(prefix for prefix in _BUILDERS if name.startswith(prefix))
-    reference = _BUILDERS[family](model)
+    prefix = next(prefix for prefix in _BUILDERS if name.startswith(prefix))
+    reference = _BUILDERS[prefix](model)
     own, given = reference.state_dict(), list(model.state_dict().values())
     if [tensor.shape for tensor in own.values()] != [tensor.shape for tensor in given]:
-        raise ValueError(f"the layers of {name} are not those of its textbook form")
+        raise ValueError(f"layers of {name} must be those of its textbook form, got other shapes")
     reference.load_state_dict(dict(zip(own, given, strict=True)))
     return reference.to(given[0].device).train(model.training)
 
 
 class Textbook(nn.Module):
-    """Encoder and decoder between the packing of an image into the layers' input and back.
+    """Pack images into the input of the layers, encode, decode, and unpack.
 
     Args:
-        encoder, decoder: the layers.
+        encoder: its layers.
+        decoder: its layers.
+        bands: of the images.
         multiple: bands are padded with zeros, before the first, to a multiple of this.
         rows: whether each pixel is a sequence (1-D models).
         volume: whether bands are an axis of their own (3-D models).
     """
 
-    def __init__(self, encoder: list, decoder: list, bands: int, multiple=1, rows=False, volume=False):
+    def __init__(
+        self,
+        encoder: list[nn.Module],
+        decoder: list[nn.Module],
+        bands: int,
+        multiple: int = 1,
+        rows: bool = False,
+        volume: bool = False,
+    ):
         super().__init__()
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
         self.pad = -bands % multiple
         self.rows, self.volume = rows, volume
 
     def encode(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the latent of the published layout."""
+        """Encode images (N, C, H, W) to a latent of the published layout."""
         if self.rows:
             n, c, h, w = x.shape
             sequences = x.permute(0, 2, 3, 1).reshape(n * h * w, c)
@@ -57,7 +76,7 @@ class Textbook(nn.Module):
         return self.encoder(x)
 
     def decode(self, y: Tensor) -> Tensor:
-        """The latent to (N, C, H, W)."""
+        """Decode a latent to images (N, C, H, W)."""
         if self.rows:
             n, length, h, w = y.shape
             sequences = y.permute(0, 2, 3, 1).reshape(n * h * w, 1, length)
@@ -67,6 +86,7 @@ class Textbook(nn.Module):
         return self.decoder(y)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode and decode images (N, C, H, W)."""
         return self.decode(self.encode(x))
 
 
@@ -74,7 +94,7 @@ def _conv1d(before: int, after: int, taps: int) -> nn.Conv1d:
     return nn.Conv1d(before, after, taps, stride=1, padding=(taps - 1) // 2)
 
 
-def _cae1d(model) -> Textbook:
+def _cae1d(model: HSICompressionModel) -> Textbook:
     b = model.halvings
     encoder, width = [], 1
     for step in range(b):
@@ -95,7 +115,7 @@ def _cae1d(model) -> Textbook:
     return Textbook(encoder, decoder, model.src_channels, multiple=2**b, rows=True)
 
 
-def _transposed(model, activation) -> Textbook:
+def _transposed(model: HSICompressionModel, activation: Callable[[], nn.Module]) -> Textbook:
     encoder = [_conv1d(1, 64, 11), activation(), nn.MaxPool1d(2, 2), _conv1d(64, 32, 11), activation()]
     encoder += [nn.MaxPool1d(2, 2), _conv1d(32, 16, 9), activation(), _conv1d(16, 1, 7), activation()]
     decoder = [_conv1d(1, 16, 7), activation(), _conv1d(16, 32, 9), activation()]
@@ -103,7 +123,7 @@ def _transposed(model, activation) -> Textbook:
     return Textbook(encoder, [*decoder, nn.Sigmoid()], model.src_channels, multiple=4, rows=True)
 
 
-def _sscnet(model) -> Textbook:
+def _sscnet(model: HSICompressionModel) -> Textbook:
     bands, latent = model.src_channels, model.latent_shape[0]
     encoder = []
     for before, after, pooled in [(bands, 256, 0), (256, 256, 1), (256, 256, 1), (256, 512, 1), (512, latent, 0)]:
@@ -116,7 +136,9 @@ def _sscnet(model) -> Textbook:
 
 
 class _Residual(nn.Module):
-    def __init__(self):
+    """Two convolutions with a skip connection."""
+
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             *[nn.Conv3d(32, 32, 3, 1, 1), nn.BatchNorm3d(32), nn.LeakyReLU(0.01)],
@@ -127,11 +149,11 @@ class _Residual(nn.Module):
         return F.leaky_relu(self.layers(x) + x, 0.01)
 
 
-def _cae3d(model) -> Textbook:
+def _cae3d(model: HSICompressionModel) -> Textbook:
     latent = model.latent_shape[0]
 
-    def conv(before, after, kernel, stride, padding):
-        return [nn.Conv3d(before, after, kernel, stride, padding), nn.BatchNorm3d(after), nn.LeakyReLU(0.01)]
+    def conv(before: int, after: int, *geometry: int | tuple[int, ...]) -> list[nn.Module]:
+        return [nn.Conv3d(before, after, *geometry), nn.BatchNorm3d(after), nn.LeakyReLU(0.01)]
 
     encoder = conv(1, 16, (2, 5, 5), (1, 2, 2), (0, 2, 2)) + conv(16, 32, 5, 2, 2)
     encoder += [_Residual(), _Residual(), _Residual(), *conv(32, latent, 5, 2, 2)]

@@ -11,7 +11,7 @@ from coding.base import Codec, CodingError, DamagedError, Family
 from coding.classical.header import pack_cube_header, unpack_cube_header
 from coding.hsc.container import Header, Reader
 from coding.hsc.tiling import ArrayScene, Part, compress_scene, decompress_scene
-from coding.learned.fit import COARSEST, FINEST, LearnedFit
+from coding.learned.fit import COARSEST, DEFAULT_LOSS, FINEST, LearnedFit
 from coding.learned.network import Network, load_network
 from coding.learned.tiles import DEFAULT_CODER, open_tiles
 from coding.rate_control import Wish
@@ -111,11 +111,12 @@ class LatentCodec(Codec):
         return x_hat if dtype == np.float32 else np.rint(np.clip(x_hat, 0, np.iinfo(dtype).max)).astype(dtype)
 
 
-def learned_family(name: str, checkpoint: str, num_channels: int, peak: float) -> Family:
+def learned_family(name: str, checkpoint: str, num_channels: int, coder: str, peak: float) -> Family:
     """A model of the registry with the weights of a file, as `LearnedCodec` with its latents quantized; `fixed` is
     `LatentCodec`.
 
     Args:
+        coder: of the quantized latents, one of `coding.planes.plane_coders`.
         peak: sample value of reflectance 1.0. A step of 2^-8 of it is one of the quantizer's own units.
     """
     network = load_network(name, checkpoint, num_channels, "cpu")
@@ -124,9 +125,12 @@ def learned_family(name: str, checkpoint: str, num_channels: int, peak: float) -
         own = step * 2.0**8 / peak
         if not FINEST <= own <= COARSEST:
             raise CodingError(f"a step of {own:g} is outside of what {name} is coded with")
-        return LearnedCodec(network, Wish(step=own), None, peak)
+        return LearnedCodec(network, Wish(step=own), None, peak, coder=coder)
 
     def bounded(max_error: float) -> Codec:
-        return LearnedCodec(network, Wish(smallest=True), max_error, peak)
+        return LearnedCodec(network, Wish(smallest=True), max_error, peak, coder=coder)
 
-    return Family(lossy, bounded, lambda: bounded(0), lambda: LatentCodec(network, peak))
+    def quantized() -> Codec:
+        return LearnedCodec(network, Wish(loss=DEFAULT_LOSS), None, peak, coder=coder)
+
+    return Family(lossy, bounded, lambda: bounded(0), lambda: LatentCodec(network, peak), quantized)

@@ -171,11 +171,11 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(make_job):
     job = make_job()
     rows = rd.run_jobs([job], 1, print)
     lines = job.path.read_bytes().splitlines(keepends=True)
-    job.path.write_bytes(b"".join(lines[:2]) + lines[2][:30])
+    job.path.write_bytes(b"".join(lines[:3]) + lines[3][:30])
     again = rd.run_jobs([job], 1, print)
-    assert again[:2] == rows[:2]  # with their times: kept, not measured again
+    assert again[:3] == rows[:3]  # with their times: kept, not measured again
     assert [row["kind"] for row in again] == [row["kind"] for row in rows]
-    assert again[2]["bpppc"] == pytest.approx(5, rel=rd.TOLERANCE)
+    assert again[3]["bpppc"] == pytest.approx(5, rel=rd.TOLERANCE)
 
 
 def test_more_rates_later(make_job):

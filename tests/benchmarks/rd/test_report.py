@@ -1,23 +1,21 @@
 """The report of `benchmark.py rd` from rows whose means are known."""
 
-import csv
 import json
 import math
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import pandas as pd
 import pytest
 from compressai.utils.plot.__main__ import main as plot
 
+import benchmark
 from benchmarks.rd import report as rd_report
-from benchmarks.rd.report import Results, published_points, write_report
+from benchmarks.rd.report import Report, published_points, write_report
 
-ROOT = Path(__file__).resolve().parents[3]
 IMAGES = ["one", "two"]
 SETTINGS = {
     "name": "tiny",
+    "images": IMAGES,
     "dataset": "generated",
     "mode": "easy",
     "split": "test",
@@ -51,6 +49,7 @@ def make_rows():
                 rows.append(point("plain", image, "lossy", rate, rate * 1.1, psnr))
         rows.append(point("good", image, "bounded", 10, 1.5, 45.0))
         rows.append(point("net", image, "fixed", None, 8.08, 50.0 + offset))
+        rows.append(point("net", image, "quantized", None, 0.7, 49.9 + offset))
         rows.append(point("aec", image, "lossless", None, 6.0, None))
     rows.append({"codec": "plain", "image": "two", "kind": "lossy", "target": 4, "note": "no rate near"})
     rows.append({"codec": "aec", "image": "one", "kind": "lossy", "target": 4, "note": ""})
@@ -62,22 +61,46 @@ def rows():
     return make_rows()
 
 
+def make_report(folder, rows, anchors, rate, codecs, **settings):
+    """The report of `rows`, and its text."""
+    report = write_report(folder, rows, {**SETTINGS, **settings}, anchors, rate, codecs)
+    return report, report.draw(folder)
+
+
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """Folder and text; drawing takes seconds, so that nobody may change it."""
+def made(tmp_path_factory):
+    """Folder, folder for CompressAI, and text; drawing takes seconds, so that nobody may change them."""
     folder = tmp_path_factory.mktemp("report")
-    return folder, write_report(
-        folder, make_rows(), SETTINGS, ["plain", "good"], 0.9, IMAGES, ["plain", "good", "net", "aec"]
-    )
+    report, text = make_report(folder / "tiny", make_rows(), ["plain", "good"], 0.9, ["plain", "good", "net", "aec"])
+    report.export(folder / "codecs")
+    return folder / "tiny", folder / "codecs", text
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Drawing takes seconds."""
+    monkeypatch.setattr(rd_report, "write_figures", lambda *args: [])
 
 
 def read_json(path):
     return json.loads(path.read_text())["results"]
 
 
-def test_means_over_images(report):
-    folder, _ = report
-    good = read_json(folder / "codecs" / "good.json")
+def frame(folder, key):
+    return pd.DataFrame(**json.loads((folder / "rd.json").read_text())[key])
+
+
+def test_a_report_is_text_data_and_pictures(made):
+    folder, _, text = made
+    names = ("psnr", "ssim", "spectral_angle", "encoding", "decoding", "bands")
+    assert {path.name for path in folder.iterdir()} == {"rd.md", "rd.json", *(f"{name}.png" for name in names)}
+    assert (folder / "rd.md").read_text() == text
+    assert all(f"]({name}.png)" in text for name in names)
+    assert all((folder / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_means_over_images(made):
+    good = read_json(made[1] / "good.json")
     assert good["bpppc"] == pytest.approx([0.505, 1.01, 1.5, 2.02, 3.03, 4.04])
     assert good["kind"] == ["lossy", "lossy", "bounded", "lossy", "lossy", "lossy"]
     assert good["psnr"][0] == pytest.approx(40 - 6 + 1 + 1)
@@ -86,112 +109,116 @@ def test_means_over_images(report):
     assert good["psnr-rgb"] == good["psnr"]
 
 
-def test_a_rate_that_an_image_does_not_reach_is_no_mean(report):
-    folder, text = report
-    assert read_json(folder / "codecs" / "plain.json")["target"] == [0.5, 1, 2, 3]
+def test_a_rate_that_an_image_does_not_reach_is_no_mean(made):
+    _, codecs, text = made
+    assert read_json(codecs / "plain.json")["target"] == [0.5, 1, 2, 3]
     assert "- plain, lossy 4, 1 images: no rate near" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| plain") and "at 0.55" in line]
     assert line.rstrip(" |").endswith("–")
 
 
-def test_latents_as_float32_are_a_codec_of_their_own(report):
-    folder, text = report
-    assert {path.name for path in (folder / "codecs").iterdir()} == {
-        *("plain.json", "good.json", "net-float32.json", "aec.json")
+def test_latents_as_float32_are_a_codec_of_their_own(made):
+    _, codecs, text = made
+    assert {path.name for path in codecs.iterdir()} == {
+        *("plain.json", "good.json", "net.json", "net-float32.json", "aec.json")
     }
-    assert read_json(folder / "codecs" / "net-float32.json")["psnr"] == [51.0]
-    assert "| net float32" in text
+    assert read_json(codecs / "net-float32.json")["psnr"] == [51.0]
+    float32, quantized = text.split("## Latents as float32")[1].split("## Latents quantized")
+    assert "| net float32 | 8.080 |   51.00 |" in float32
+    assert "| net   | 0.700 |   50.90 |" in quantized.split("##")[0]
 
 
-def test_compressai_draws_the_files(report, tmp_path):
-    folder, _ = report
-    files = list(map(str, (folder / "codecs").iterdir()))
-    plot(["-f", *files, "-o", str(tmp_path / "plot.png")])
+def test_compressai_draws_the_exported_files(made, tmp_path):
+    plot(["-f", *map(str, made[1].iterdir()), "-o", str(tmp_path / "plot.png")])
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
-def test_deltas_of_every_image(report):
-    folder, text = report
-    with open(folder / "bd.csv", newline="") as file:
-        found = {(row["anchor"], row["codec"], row["image"]): row for row in csv.DictReader(file)}
+def test_deltas_of_every_image(made):
+    folder, _, text = made
+    deltas = frame(folder, "deltas").set_index(["anchor", "codec", "image"])
     names = "plain", "good"
-    assert set(found) == {(anchor, codec, image) for anchor in names for codec in names for image in IMAGES}
-    assert float(found["plain", "plain", "one"]["bd_rate"]) == pytest.approx(0, abs=1e-6)
+    assert set(deltas.index) == {(anchor, codec, image) for anchor in names for codec in names for image in IMAGES}
+    assert deltas.loc[("plain", "plain", "one"), "bd_rate"] == pytest.approx(0, abs=1e-6)
     gain = 1 + 6 * math.log2(1.1 / 1.01)
-    assert float(found["plain", "good", "one"]["bd_psnr"]) == pytest.approx(gain, abs=0.05)
+    assert deltas.loc[("plain", "good", "one"), "bd_psnr"] == pytest.approx(gain, abs=0.05)
     saved = f"{100 * (2 ** (-gain / 6) - 1):+.1f}"[:3]
-    against_plain, against_good, against_best = text.split("### Against ")[1:]
+    against_plain, against_good = text.split("### Against ")[1:]
+    against_good, against_best = against_good.split("### On each image against the best of plain, good")
     assert saved in against_plain and saved not in against_good
     # Nothing is left to gain on the better one of both, which itself is one of them.
     line = next(line for line in against_best.splitlines() if line.startswith("| good"))
     assert "+0.0 %" in line
 
 
-def test_points_and_bands(report):
-    folder, _ = report
-    with open(folder / "points.csv", newline="") as file:
-        points = list(csv.DictReader(file))
-    assert len(points) == 2 * (5 + 1 + 1 + 1) + 5 + 4 and "band_psnr" not in points[0]
-    with open(folder / "bands.csv", newline="") as file:
-        bands = list(csv.DictReader(file))
+def test_points_and_bands(made):
+    folder, _, _ = made
+    points = frame(folder, "points")
+    assert len(points) == 2 * (5 + 1 + 1 + 1 + 1) + 5 + 4 and "band_psnr" not in points
+    one = points[(points["codec"] == "good") & (points["image"] == "one") & (points["target"] == 2)].iloc[0]
+    assert (one["bpppc"], one["num_bytes"], one["largest_error"]) == (2.02, 100, 7)
     # At 1 bpppc, the rate next to 0.9; the third band is exact.
-    assert [row["psnr"] for row in bands if row["codec"] == "good"] == ["42.0", "42.0", ""]
+    assert json.loads((folder / "rd.json").read_text())["bands"]["good"] == [42.0, 42.0, None]
 
 
-def test_the_best_is_bold_and_first(report):
-    _, text = report
-    table = text.split("## PSNR at wanted rates")[1].split("##")[0]
+def test_the_best_is_bold_and_first(made):
+    table = made[2].split("## PSNR at target rates")[1].split("##")[0]
     lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert lines[1].startswith("| good") and lines[2].startswith("| plain")
     assert lines[1].count("**") == 10 and "**" not in lines[2]
 
 
-def test_figures_and_what_is_no_longer_there(rows, report, tmp_path):
-    folder = shutil.copytree(report[0], tmp_path / "copy")
-    names = ("psnr", "ssim", "spectral_angle", "encoding", "decoding", "bands")
-    before = {name: (folder / f"{name}.pdf").read_bytes() for name in names}
-    write_report(folder, rows, SETTINGS, ["plain"], 0.9, IMAGES, ["plain", "good", "net"])
-    assert not (folder / "codecs" / "aec.json").exists()
-    assert (folder / "psnr.pdf").read_bytes() != before["psnr"]
-    assert all((folder / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
-
-
-def test_published_figures_stand_beside_reflectances_only(rows, report, tmp_path):
-    _, text = report
-    assert "HyCoT" in text and "48.95" in text
-    settings = {**SETTINGS, "is_reflectance": False}
-    assert "HyCoT" not in write_report(tmp_path / "b", rows, settings, ["plain"], 0.9, IMAGES, ["plain", "good"])
+def test_published_figures_stand_beside_reflectances_only(made, rows, without_figures, tmp_path):
+    assert "HyCoT" in made[2] and "| hycot         |      HyCoT |  1.11 |   50.26 |" in made[2]
+    _, text = make_report(tmp_path, rows, ["plain"], 0.9, ["plain", "good"], is_reflectance=False)
+    assert "HyCoT" not in text
 
 
 def test_the_published_table():
-    found = {(row["model"], row["bpppc"]): row["psnr"] for row in published_points()}
-    assert len(published_points()) == 20
+    table = published_points()
+    found = dict(zip(zip(table["model"], table["bpppc"], strict=True), table["psnr"], strict=True))
+    assert len(table) == 20
     assert found["cae1d", 8.08] == 54.85 and found["cae3d_1bpppc", 1.01] == 39.06
     assert [found["hycot", rate] for rate in (1.11, 2.06, 4.12, 8.08)] == [50.26, 53.20, 55.38, 56.29]
 
 
+def test_a_report_is_drawn_again_from_its_json(made, tmp_path, capsys):
+    folder = shutil.copytree(made[0], tmp_path / "tiny")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in folder.iterdir():
+        if path.name != "rd.json":
+            path.unlink()
+    flags = ["--redraw", "tiny", "--save-dir", str(tmp_path), "--export-compressai", str(tmp_path / "codecs")]
+    assert benchmark.main(["rd", *flags]) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert made[2] in capsys.readouterr().out
+    assert {path.name: path.read_text() for path in (tmp_path / "codecs").iterdir()} == {
+        path.name: path.read_text() for path in made[1].iterdir()
+    }
+
+
+def test_points_of_each_image(made, without_figures, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "tiny")
+    assert benchmark.main(["rd", "--redraw", "tiny", "--save-dir", str(tmp_path), "--per-image"]) == 0
+    text = (folder / "rd.md").read_text()
+    one, two = text.split("## Each image")[1].split("## Published")[0].split("### two")
+    assert "| good        |    lossy 2 | 2.020 |   47.00 |             7 |        10.0 |        20.0 |" in one
+    assert "| good        |    lossy 2 | 2.020 |   49.00 |             9 |        10.0 |        20.0 |" in two
+    assert "| aec         |   lossless | 6.000 |       ∞ |" in two and "| net         |  quantized |" in two
+
+
 def test_a_run_of_which_nothing_came(tmp_path):
     note = {"codec": "aec", "image": "one", "kind": "lossless", "target": None, "note": "takes no floats"}
-    text = write_report(tmp_path, [note], SETTINGS, ["aec"], 0.5, ["one"], ["aec"])
+    report, text = make_report(tmp_path / "tiny", [note], ["aec"], 0.5, ["aec"], images=["one"])
+    report.export(tmp_path / "codecs")
     assert "takes no floats" in text and not list((tmp_path / "codecs").glob("*"))
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"rd.md", "rd.json"}
 
 
-def test_a_figure_that_an_image_lacks_is_no_mean(rows):
+def test_a_figure_that_an_image_lacks_is_no_mean(rows, tmp_path):
     rows[0]["ssim"] = None
-    results = Results(rows, IMAGES, ["plain", "good"])
-    mean = results.mean("good", "lossy", 0.5)
-    assert mean["ssim"] is None and mean["psnr"] is not None
-
-
-@pytest.fixture
-def without_figures(monkeypatch):
-    """Drawing takes seconds."""
-    monkeypatch.setattr(rd_report, "write_figures", lambda *args: None)
-
-
-def test_reading_the_report_needs_no_torch():
-    code = "import sys, benchmarks.rd.report; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    means = write_report(tmp_path, rows, SETTINGS, ["plain"], 0.5, ["plain", "good"]).means
+    (mean,) = means[(means["codec"] == "good") & (means["target"] == 0.5)].to_dict("records")
+    assert math.isnan(mean["ssim"]) and mean["psnr"] == 36
 
 
 def test_notes_that_differ_in_figures_only_are_one_without_folders(without_figures, tmp_path):
@@ -201,37 +228,38 @@ def test_notes_that_differ_in_figures_only_are_one_without_folders(without_figur
         row | {"image": "two", "note": "no rate near 0.5 bpppc at 9 MB/s, the nearest is 0.6000"},
         row | {"image": "one", "target": 1, "note": "No such file: '/home/someone/data.npy'"},
     ]
-    text = write_report(tmp_path, rows, SETTINGS, ["aec"], 0.5, IMAGES, ["aec"])
+    _, text = make_report(tmp_path, rows, ["aec"], 0.5, ["aec"])
     assert "- aec, lossy 0.5, 2 images: no rate near 0.5 bpppc at 9 MB/s, the nearest is 0.6000 to 0.6100\n" in text
-    assert "No such file: 'data.npy'" in text and "someone" not in text
+    assert "No such file: 'data.npy'" in text
+    assert all("someone" not in path.read_text() for path in tmp_path.iterdir())
 
 
-def test_a_point_of_some_images_only_is_named(report):
-    assert "- plain, lossy 4: on 1 of 2 images only, in no mean" in report[1]
+def test_a_point_of_some_images_only_is_named(made):
+    assert "- plain, lossy 4: on 1 of 2 images only, in no mean" in made[2]
 
 
-def test_tables_and_figures_of_before_do_not_stay(report):
-    folder, _ = report
+def test_figures_of_before_do_not_stay(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "copy")
     note = {"codec": "aec", "image": "one", "kind": "lossless", "target": None, "note": "takes no floats"}
-    write_report(folder, [note], SETTINGS, ["aec"], 0.5, ["one"], ["aec"])
-    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["rd.md"]
+    make_report(folder, [note], ["aec"], 0.5, ["aec"], images=["one"])
+    assert {path.name for path in folder.iterdir()} == {"rd.md", "rd.json"}
 
 
 def rates_of(text, codec):
-    table = text.split("## PSNR at wanted rates")[1].split("##")[0]
+    table = text.split("## PSNR at target rates")[1].split("##")[0]
     (line,) = [line for line in table.splitlines() if line.startswith(f"| {codec} ")]
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
 def test_a_rate_too_high_is_not_the_best(without_figures, tmp_path):
     rows = [point("near", "one", "lossy", 1, 1.02, 40.0), point("dear", "one", "lossy", 1, 1.1, 41.0)]
-    text = write_report(tmp_path, rows, SETTINGS, ["near"], 1, ["one"], ["near", "dear"])
+    _, text = make_report(tmp_path, rows, ["near"], 1, ["near", "dear"], images=["one"])
     assert rates_of(text, "near") == ["**40.00**"] and rates_of(text, "dear") == ["41.00 at 1.1"]
 
 
 def test_a_lossy_point_that_is_exact_is_above_all(without_figures, tmp_path):
     rows = [point("good", "one", "lossy", 8, 8.0, 90.0), point("exact", "one", "lossy", 8, 8.0, None)]
-    text = write_report(tmp_path, rows, SETTINGS, ["good"], 8, ["one"], ["good", "exact"])
+    _, text = make_report(tmp_path, rows, ["good"], 8, ["good", "exact"], images=["one"])
     assert rates_of(text, "exact") == ["**∞**"] and rates_of(text, "good") == ["90.00"]
     assert text.index("| exact") < text.index("| good")
 
@@ -239,6 +267,11 @@ def test_a_lossy_point_that_is_exact_is_above_all(without_figures, tmp_path):
 def test_images_of_different_bands(without_figures, tmp_path):
     rows = [point("good", "one", "lossy", 1, 1.0, 40.0), point("good", "two", "lossy", 1, 2.0, 40.0)]
     rows[1] |= {"bands": 5, "band_psnr": [40.0] * 5}
-    write_report(tmp_path, rows, SETTINGS, ["good"], 1, IMAGES, ["good"])
-    assert read_json(tmp_path / "codecs" / "good.json")["bpp"] == [(3 * 1 + 5 * 2) / 2]
-    assert not (tmp_path / "bands.csv").exists()
+    report = write_report(tmp_path, rows, SETTINGS, ["good"], 1, ["good"])
+    assert list(report.means["bpp"]) == [(3 * 1 + 5 * 2) / 2]
+    assert report.bands == {}
+
+
+def test_a_report_can_be_read_back(made):
+    report = Report(json.loads((made[0] / "rd.json").read_text()))
+    assert report.codecs == ["good", "plain", "net float32", "net", "aec"]

@@ -18,7 +18,7 @@ ROW = {
 
 @pytest.fixture
 def report(tmp_path):
-    return Report(tmp_path / "new" / "tiny", "tiny", SETTINGS)
+    return Report.of_run(tmp_path / "new" / "tiny", SETTINGS)
 
 
 def content(report):

@@ -1,0 +1,133 @@
+"""Figures of `benchmark.py rd` as tables: points, means over the images, Bjontegaard deltas, PSNR along the bands.
+
+A row is what `benchmarks.rd.points` keeps: a point of one codec on one image, or a note why there is none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.rd.bjontegaard import bjontegaard_deltas
+
+METRICS = ("bpppc", "psnr", "ssim", "sa", "mse", "largest_error")
+COSTS = (
+    *("encoding_time", "decoding_time", "encoding_mbps", "decoding_mbps"),
+    *("encoding_peak_mb", "decoding_peak_mb"),
+)
+POINT = ("kind", "target")
+COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", *METRICS, *COSTS)
+NOTES = ("codec", "image", *POINT, "note")
+DELTAS = ("anchor", "codec", "image", "bd_rate", "bd_psnr", "overlap", "reason")
+FLOAT32 = " float32"
+"""Appended to a model's name: its latents as float32 are no point of the model's curve."""
+
+
+def points_of(rows: Sequence[dict], codecs: Sequence[str]) -> pd.DataFrame:
+    """Return the points among the rows as a frame with `COLUMNS`, in the order of `codecs`.
+
+    A figure that a point does not have, such as the PSNR of an image without any error, is NaN.
+    """
+    order = {name: place for place, codec in enumerate(codecs) for name in (codec, codec + FLOAT32)}
+    points = pd.DataFrame([_named(row) for row in rows if "bpppc" in row], columns=list(COLUMNS))
+    points = points.sort_values("codec", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return points.astype(dict.fromkeys(("target", "setting", *METRICS, *COSTS), float))
+
+
+def notes_of(rows: Sequence[dict]) -> pd.DataFrame:
+    """Return the reasons why points are missing, with columns codec, image, kind, target and note."""
+    notes = pd.DataFrame([_named(row) for row in rows if row.get("note")], columns=list(NOTES))
+    return notes.assign(note=notes["note"].map(_without_folders)).astype({"target": float})
+
+
+def _named(row: dict) -> dict:
+    return {**row, "codec": row["codec"] + FLOAT32} if row["kind"] == "fixed" else row
+
+
+def _without_folders(text: str) -> str:
+    """Remove the folders of paths: a report goes to readers whom they are of no use to."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
+
+
+def targets_of(points: pd.DataFrame, kind: str) -> list[float]:
+    """Return the targets of the points of a kind, ascending."""
+    return sorted(points.loc[points["kind"] == kind, "target"].unique())
+
+
+def mean_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
+    """Average every point that all images have over the images.
+
+    Returns:
+        A row for each codec, kind and target, by rate. A figure that some image does not have is NaN;
+        `largest_error` is the largest of all images. `bpp` and `psnr-rgb` are the names by which
+        `python -m compressai.utils.plot` finds rate and PSNR.
+    """
+    groups = points.assign(bpp=points["bpppc"] * points["bands"]).groupby(["codec", *POINT], dropna=False, sort=False)
+    means = groups[[*METRICS, *COSTS, "bpp"]].sum(min_count=num_images) / num_images
+    means["largest_error"] = groups["largest_error"].max()
+    means["psnr-rgb"] = means["psnr"]
+    return means[groups.size() == num_images].reset_index().sort_values("bpppc", kind="stable", ignore_index=True)
+
+
+def incomplete_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
+    """Count the images of the points that some images lack: columns codec, kind, target and `images`."""
+    counts = points.groupby(["codec", *POINT], dropna=False, sort=False).size()
+    return counts[counts < num_images].rename("images").reset_index()
+
+
+def height(psnr: pd.Series) -> pd.Series:
+    """Return PSNR to sort by: that of an image without any error is infinite."""
+    return psnr.fillna(math.inf)
+
+
+def by_psnr(means: pd.DataFrame, codecs: Sequence[str], rate: float | None) -> list[str]:
+    """Sort codecs by their PSNR at a target rate, the highest first and those without a point there last."""
+    at_rate = means[(means["kind"] == "lossy") & (means["target"] == rate)]
+    heights = dict(zip(at_rate["codec"], height(at_rate["psnr"]), strict=True))
+    return sorted(codecs, key=lambda codec: -heights.get(codec, -math.inf))
+
+
+def deltas_of(points: pd.DataFrame, anchors: Sequence[str]) -> pd.DataFrame:
+    """Compute Bjontegaard's deltas of every codec against every anchor on each image, over the lossy points.
+
+    Returns:
+        Columns `DELTAS`: anchor, codec, image, and the result of `bjontegaard_deltas`.
+    """
+    lossy = points[points["kind"] == "lossy"]
+    curves = {
+        key: list(curve.dropna(subset="psnr")[["bpppc", "psnr"]].itertuples(index=False, name=None))
+        for key, curve in lossy.groupby(["codec", "image"], sort=False)
+    }
+    deltas = [
+        {"anchor": anchor, "codec": codec, "image": image} | bjontegaard_deltas(curves.get((anchor, image), ()), curve)
+        for anchor in anchors
+        for (codec, image), curve in curves.items()
+    ]
+    return pd.DataFrame(deltas, columns=list(DELTAS)).astype(dict.fromkeys(("bd_rate", "bd_psnr", "overlap"), float))
+
+
+def mean_bands(rows: Sequence[dict], rate: float | None, num_images: int) -> dict[str, list[float | None]]:
+    """Average the PSNR of each band at a target rate over the images.
+
+    Returns:
+        PSNR of each band of a codec in dB, rounded to 1e-4; None for bands that are exact in some image. Empty if
+        images differ in their number of bands: equal numbers do not name the same bands then.
+    """
+    measured = [row for row in rows if "bpppc" in row]
+    if len({row["bands"] for row in measured}) > 1:
+        return {}
+    found: dict[str, list] = {}
+    for row in measured:
+        if row["kind"] == "lossy" and row["target"] == rate:
+            found.setdefault(row["codec"], []).append(row["band_psnr"])
+    return {
+        codec: [
+            None if np.isnan(psnr) else round(psnr, 4) for psnr in np.mean(np.array(values, float), axis=0).tolist()
+        ]
+        for codec, values in found.items()
+        if len(values) == num_images
+    }

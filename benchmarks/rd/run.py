@@ -1,0 +1,196 @@
+"""Run `benchmark.py rd`: every codec on every image, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.rd.images import image_name, read_image, split_paths
+from benchmarks.rd.points import Job, run_jobs
+from benchmarks.rd.report import Report, write_report
+from benchmarks.report import read_report, report_folder
+from coding.base import Family
+from coding.classical import classical, classical_family
+from coding.learned.codec import learned_family
+from coding.learned.network import SAMPLE_WEIGHTS, load_network, recognize
+from coding.learned.tiles import DEFAULT_CODER
+from datasets.scenes import open_scene
+from models import aliases, models
+from utils.environment import provenance
+from utils.errors import UsageError
+from utils.processes import num_cores
+from utils.results import write_json
+
+DEFAULT_ANCHOR = "klt-jpeg2000"
+FIXED_SETTINGS = ("dataset", "mode", "split", "images", "original", "peak")
+"""Settings that a resumed run must have in common with the run before."""
+
+
+class Entry(NamedTuple):
+    """A codec in the comparison.
+
+    Attributes:
+        codec: its name in the report.
+        key: of the folder of its kept points.
+        family: makes the codec's family for a peak.
+    """
+
+    codec: str
+    key: str
+    family: Callable[[float], Family]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure all points that are not kept yet, and write the report.
+
+    Raises:
+        UsageError: arguments that do not go together, or a folder that holds another run.
+        DatasetError: images that cannot be read.
+        CheckpointError: weights that cannot be read, or whose model cannot be recognized.
+    """
+    if args.redraw:
+        folder = Path(args.save_dir) / args.redraw
+        return publish(Report(read_report(folder / "rd.json")), folder, args)
+    paths = image_paths(args)
+    entries = codec_entries(args)
+    codecs = [entry.codec for entry in entries]
+    anchors = check_anchors(args.anchor, codecs)
+    processes = args.num_workers or num_cores()
+    origin = provenance(torch.device("cpu"))
+    folder = report_folder(args, origin["git_commit"])
+    settings = {
+        "name": folder.name,
+        "dataset": None if args.images else Path(args.dataset).resolve().name,
+        "mode": None if args.images else args.mode,
+        "split": None if args.images else args.split,
+        "images": [image_name(path) for path in paths],
+        "original": args.int16,
+        "is_reflectance": not args.int16,
+        "peak": args.peak if args.int16 else 10000,
+        "rates": args.rates,
+        "bounds": args.bounds,
+        "processes": processes,
+        **origin,
+    }
+    kept = folder / ".points"
+    check_kept(kept / "settings.json", settings, args.resume)
+    write_json(kept / "settings.json", settings)
+    jobs = [
+        Job(
+            codec=entry.codec,
+            image=image_name(path),
+            family=entry.family,
+            load=partial(read_image, path, args.int16, args.peak),
+            rates=args.rates,
+            bounds=args.bounds,
+            path=kept / entry.key / f"{number:05}.jsonl",
+            num_threads=max(num_cores() // processes, 1),
+        )
+        for entry in entries
+        for number, path in enumerate(paths)
+    ]
+    # Learned models take longest: if they begin first, they leave no core idle at the end.
+    jobs.sort(key=lambda job: job.codec in classical)
+    rows = run_jobs(jobs, processes, lambda text: print(text, file=sys.stderr, flush=True))
+    return publish(write_report(folder, rows, settings, anchors, args.band_rate, codecs), folder, args)
+
+
+def publish(report: Report, folder: Path, args: argparse.Namespace) -> int:
+    """Draw a report into `folder`, print it, and export it if asked to."""
+    print(report.draw(folder, args.per_image))
+    print(f"written: {folder / 'rd.md'}, rd.json and figures next to it")
+    if args.export_compressai:
+        report.export(Path(args.export_compressai))
+        print(f"exported: {args.export_compressai}, a file for each codec")
+    return 0
+
+
+def image_paths(args: argparse.Namespace) -> list[Path]:
+    """Return the images to compare codecs on.
+
+    Raises:
+        DatasetError: a file that is no image; found before anything is measured.
+    """
+    paths = [Path(path) for path in args.images] or split_paths(
+        Path(args.dataset), args.mode, args.split, original=args.int16
+    )
+    paths = paths[: args.limit]
+    for path in paths:
+        with open_scene(path):
+            pass
+    return paths
+
+
+def codec_entries(args: argparse.Namespace) -> list[Entry]:
+    """Return the codecs to compare, each learned model once for each coder of its latents.
+
+    Raises:
+        UsageError: no such model, or no codec at all.
+        CheckpointError: weights that cannot be read, or whose model cannot be recognized.
+    """
+    entries = [Entry(name, name, partial(classical_family, name)) for name in args.codecs]
+    for text in args.checkpoints if args.checkpoints is not None else [str(SAMPLE_WEIGHTS)]:
+        model, is_named, path = text.rpartition("=")
+        if is_named and model not in (*models, *aliases):
+            raise UsageError(f"--checkpoints {text}: {model} must be one of {', '.join(models)}")
+        model = aliases.get(model, model) or recognize(path, args.num_channels)
+        key = f"{model}-{load_network(model, path, args.num_channels, 'cpu').sha256[:8]}"
+        name = key if any(entry.codec == model for entry in entries) else model
+        for number, coder in enumerate(args.coder):
+            family = partial(learned_family, model, path, args.num_channels, coder)
+            ending = "" if coder == DEFAULT_CODER else f"-{coder}"
+            # The latents as float32 are the same whatever codes them quantized.
+            entries.append(Entry(name + ending, key + ending, partial(without_fixed, family) if number else family))
+    if not entries:
+        raise UsageError("nothing to compare: give --codecs, --checkpoints or both")
+    return entries
+
+
+def without_fixed(family: Callable[[float], Family], peak: float) -> Family:
+    """Make a codec's family without its point that has nothing to set."""
+    return replace(family(peak), fixed=None)
+
+
+def check_anchors(given: list[str] | None, codecs: list[str]) -> list[str]:
+    """Return the anchors of Bjontegaard's deltas.
+
+    Raises:
+        UsageError: an anchor that is not compared.
+    """
+    anchors = given or [DEFAULT_ANCHOR if DEFAULT_ANCHOR in codecs else codecs[0]]
+    for anchor in anchors:
+        if anchor not in codecs:
+            raise UsageError(f"--anchor {anchor}: must be one of {', '.join(codecs)}")
+    return anchors
+
+
+def check_kept(path: Path, settings: Mapping, resume: bool) -> None:
+    """Check that a run may use a folder in which a run may have been before.
+
+    Args:
+        path: of the settings that are kept with the points.
+        settings: of the run.
+        resume: whether to continue the run before.
+
+    Raises:
+        UsageError: there is a run that is not to be resumed, or one of other images.
+    """
+    if not path.is_file():
+        return
+    folder = path.parents[1]
+    if not resume:
+        raise UsageError(f"{folder} holds a run: resume it by --resume, or give another --name")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for key in FIXED_SETTINGS:
+        if kept[key] != settings[key]:
+            raise UsageError(f"{folder} was made with {key} {kept[key]}, not {settings[key]}: give another --name")
+    if kept["git_commit"] != settings["git_commit"]:
+        print("note: the kept points were measured with another version of the code", file=sys.stderr)

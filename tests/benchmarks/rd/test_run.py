@@ -1,0 +1,155 @@
+"""Runs of `benchmark.py rd`: what they write, when they resume, and what they refuse. No time is asserted."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from compressai.utils.plot.__main__ import parse_json_file
+
+import benchmark
+from utils.errors import DatasetError, UsageError
+
+
+@pytest.fixture
+def cubes(tmp_path):
+    """Paths of two small cubes of digital numbers whose spectra are multiples of one line."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for name in ("a", "b"):
+        cube = np.linspace(500, 4000, 12)[:, None, None] * rng.random((1, 24, 24)) + rng.normal(0, 20, (12, 24, 24))
+        np.save(tmp_path / f"{name}.npy", np.clip(cube, 0, 10000).astype(np.uint16))
+        paths.append(tmp_path / f"{name}.npy")
+    return paths
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Drawing takes seconds."""
+    monkeypatch.setattr("benchmarks.rd.report.write_figures", lambda *args: [])
+
+
+def rd_flags(tmp_path, *args):
+    return ["rd", *map(str, args), "--checkpoints", "--name", "tiny", "--save-dir", str(tmp_path / "out")]
+
+
+def points_of(folder):
+    return pd.DataFrame(**json.loads((folder / "rd.json").read_text())["points"])
+
+
+def test_rd_writes_a_report(cubes, tmp_path, capsys, monkeypatch):
+    """Points of every image, means that CompressAI reads, figures, and no path of this machine."""
+    monkeypatch.setattr("benchmarks.rd.figures.DPI", 30)
+    names = ["jpegls", "klt-jpegxl", "sperr", "aec"]
+    flags = ["--codecs", *names, "--rates", 0.5, 1, 2, 4, "--anchor", "sperr", "jpegls", "--bounds", 0, 10]
+    assert benchmark.main(rd_flags(tmp_path, *cubes, *flags, "--export-compressai", tmp_path / "codecs")) == 0
+    folder = tmp_path / "out" / "tiny"
+    assert {path.name for path in (tmp_path / "codecs").iterdir()} == {f"{name}.json" for name in names}
+    results = json.loads((tmp_path / "codecs" / "klt-jpegxl.json").read_text())["results"]
+    assert results["bpppc"] == pytest.approx([0.5, 1, 2, 4], rel=0.16)
+    assert results["psnr"] == sorted(results["psnr"])
+    assert json.loads((tmp_path / "codecs" / "aec.json").read_text())["results"]["psnr"] == [None]
+    for name in names:
+        parse_json_file(str(tmp_path / "codecs" / f"{name}.json"), "psnr")
+    points = points_of(folder)
+    assert set(zip(points["codec"], points["image"], strict=True)) == {
+        (name, image) for name in names for image in "ab"
+    }
+    assert list(points["bpppc"]) == pytest.approx(list(8 * points["num_bytes"] / (12 * 24 * 24)))
+    exact = points[(points["codec"] == "jpegls") & (points["kind"] == "bounded") & (points["target"] == 0)]
+    assert list(exact["largest_error"]) == [0, 0]
+    content = json.loads((folder / "rd.json").read_text())
+    deltas = pd.DataFrame(**content["deltas"]).set_index(["anchor", "codec", "image"])
+    assert set(deltas.index.levels[0]) == {"sperr", "jpegls"}
+    assert deltas.loc[("sperr", "klt-jpegxl", "a"), "bd_rate"] < 0  # the transform is made for lines in spectra
+    names = ("psnr", "ssim", "spectral_angle", "encoding", "decoding", "bands")
+    assert {path.name for path in folder.iterdir()} == {
+        *(".points", "rd.md", "rd.json"),
+        *(f"{name}.png" for name in names),
+    }
+    assert (folder / "rd.md").read_text() in capsys.readouterr().out
+    for path in folder.rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_rd_resumes_only_when_asked_to(cubes, without_figures, tmp_path):
+    flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "--rates", 4, "--bounds")
+    assert benchmark.main(flags) == 0
+    folder = tmp_path / "out" / "tiny"
+    kept = sorted((folder / ".points").rglob("*.jsonl"))
+    before = [path.read_text() for path in kept]
+    with pytest.raises(UsageError, match="--resume"):
+        benchmark.main(flags)
+    with pytest.raises(UsageError, match="another --name"):
+        benchmark.main([*flags, "--resume", "--int16"])
+    assert benchmark.main([*flags, "--resume"]) == 0
+    assert [path.read_text() for path in kept] == before
+    assert benchmark.main(rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "aec", "--rates", 4, "--resume")) == 0
+    assert set(points_of(folder)["codec"]) == {"jpegls", "aec"}
+
+
+def test_a_killed_rd_keeps_its_points(cubes, without_figures, tmp_path, start, wait_for):
+    flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "jpegxl", "--rates", 4, "--bounds")
+    kept = tmp_path / "out" / "tiny" / ".points"
+    process = start("benchmark.py", *flags)
+    wait_for(lambda: any(path.stat().st_size for path in kept.rglob("*.jsonl")), process)
+    process.kill()
+    process.wait()
+    before = {path: path.read_text().splitlines() for path in kept.rglob("*.jsonl")}
+    assert benchmark.main([*flags, "--resume"]) == 0
+    for path, lines in before.items():
+        whole = [line for line in lines if line.endswith("}")]
+        assert path.read_text().splitlines()[: len(whole)] == whole
+    assert len(points_of(tmp_path / "out" / "tiny")) == 8
+
+
+def test_rd_of_a_learned_model(make_dataset, without_figures, tmp_path):
+    """The weights of the bundled sample on floats, which codecs of integers cannot take, by two coders of latents."""
+    root = make_dataset(test=1, bands=202, side=8)
+    flags = ["--codecs", "jpegls", "--rates", "0.5", "--bounds", "--coder", "context,jpegxl", "--name", "tiny"]
+    assert benchmark.main(["rd", "-d", str(root), *flags, "--save-dir", str(tmp_path / "out")]) == 0
+    points = points_of(tmp_path / "out" / "tiny").set_index(["codec", "kind"])
+    assert {("cae1d float32", "fixed"), ("cae1d", "quantized"), ("cae1d-jpegxl", "quantized")} <= set(points.index)
+    assert ("cae1d-jpegxl float32", "fixed") not in points.index
+    float32 = points.loc[("cae1d float32", "fixed")]
+    assert float32["bpppc"] == pytest.approx(8.0792, rel=4e-2)  # in small images the header shows
+    for codec in ("cae1d", "cae1d-jpegxl"):
+        quantized = points.loc[(codec, "quantized")]
+        assert quantized["bpppc"] < float32["bpppc"] and quantized["psnr"] > float32["psnr"] - 0.1
+    text = (tmp_path / "out" / "tiny" / "rd.md").read_text()
+    assert "jpegls" in text and "uint16" in text  # left out, and why
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--codecs", "jpeg"], ["--codecs jpeg", "jpeg2000-mc"]),
+        (["--codecs"], ["nothing to compare"]),
+        (["--codecs", "aec", "--anchor", "sz3"], ["--anchor sz3", "aec"]),
+        (["--resume"], ["--name"]),
+        (["--checkpoints", "vgg=x.pth.tar"], ["vgg", "cae1d"]),
+        (["--coder", "huffman"], ["--coder huffman", "factorized"]),
+        (["--redraw", "tiny"], ["rd.json", "no such file"]),
+    ],
+)
+def test_rd_refuses_what_cannot_be(cubes, tmp_path, flags, words):
+    given = ["rd", *map(str, cubes), "--save-dir", str(tmp_path / "out"), "--checkpoints", *flags]
+    with pytest.raises(UsageError) as error:
+        benchmark.main(given)
+    assert all(word in str(error.value) for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rd_refuses_a_dirty_tree_before_it_measures(cubes, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.report.NAMED_REPORTS", tmp_path)
+    monkeypatch.setattr("utils.environment.git_commit", lambda: "0123-dirty")
+    with pytest.raises(UsageError, match="--allow-dirty"):
+        benchmark.main(rd_flags(tmp_path, *cubes, "--codecs", "aec"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rd_names_a_file_that_is_no_image_before_it_measures(cubes, tmp_path):
+    (tmp_path / "c.npy").write_bytes(b"no cube")
+    with pytest.raises(DatasetError, match=r"c\.npy: damaged"):
+        benchmark.main(rd_flags(tmp_path, *cubes, tmp_path / "c.npy", "--codecs", "aec"))
+    assert not (tmp_path / "out").exists()
