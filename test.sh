@@ -23,13 +23,9 @@ SEED=${SEED:-10587}
 NUM_CHANNELS=${NUM_CHANNELS:-202}
 
 if [[ -z "$CHECKPOINT" ]]; then
-    case "$MODEL" in # these files are not named after their model
-    cae1d | cae1da | cae1de) file=${MODEL}_8bpppc ;;
-    sscnet) file=sscnet_2point5bpppc ;;
-    cae3d) file=cae3d_2bpppc ;;
-    *) file=$MODEL ;;
-    esac
-    CHECKPOINT=./results/weights/$file.pth.tar
+    # The files of some models have another name: the third column of the table.
+    file=$(awk -F, -v model="$MODEL" '$1 == model && $3 { print $3 }' models/published.csv)
+    CHECKPOINT=./results/weights/${file:-$MODEL.pth.tar}
 fi
 
 PYTHON=${PYTHON:-.venv/bin/python} # that of `make`, if it is there

@@ -1,11 +1,11 @@
 """The model registry: `models[name](src_channels=202)` builds a model with fresh weights.
 
-Names are those of the published table; `aliases` maps the stems of the published weight files that
-differ from the model's name. A model's file is imported when the model is first asked for, because
+Names are those of the published table; `aliases` maps the names of the published weight files that
+differ from the model's name. The module of a model is imported when the model is first requested, because
 CompressAI takes seconds to import and listing the names must not.
 
-To add a model: write `models/<file>.py` with a factory under CompressAI's `register_model`, and name
-it in `_FILES`.
+To add a model: write `models/<module>.py` with a factory under CompressAI's `register_model`, and add its
+name to `_NAMES`.
 """
 
 from __future__ import annotations
@@ -14,64 +14,51 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 
-_FILES = {
-    "cae1d_1bpppc": "cae1d",
-    "cae1d_2bpppc": "cae1d",
-    "cae1d_4bpppc": "cae1d",
-    "cae1d": "cae1d",
-    "cae1da": "cae1da",
-    "cae1de": "cae1de",
-    "sscnet_1bpppc": "sscnet",
-    "sscnet_2bpppc": "sscnet",
-    "sscnet": "sscnet",
-    "sscnet_4bpppc": "sscnet",
-    "sscnet_6bpppc": "sscnet",
-    "sscnet_8bpppc": "sscnet",
-    "cae3d_1bpppc": "cae3d",
-    "cae3d": "cae3d",
-    "cae3d_4bpppc": "cae3d",
-    "cae3d_8bpppc": "cae3d",
-}
+from models.published import read_published
 
-aliases = {
-    "cae1d_8bpppc": "cae1d",
-    "cae1da_8bpppc": "cae1da",
-    "cae1de_8bpppc": "cae1de",
-    "sscnet_2point5bpppc": "sscnet",
-    "cae3d_2bpppc": "cae3d",
+_NAMES = {
+    "cae1d": ("cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "cae1d"),
+    "cae1da": ("cae1da",),
+    "cae1de": ("cae1de",),
+    "sscnet": ("sscnet_1bpppc", "sscnet_2bpppc", "sscnet", "sscnet_4bpppc", "sscnet_6bpppc", "sscnet_8bpppc"),
+    "cae3d": ("cae3d_1bpppc", "cae3d", "cae3d_4bpppc", "cae3d_8bpppc"),
 }
+"""Names of models, by the module that defines them."""
 
-# Their architecture could not be confirmed against published code: see the docstrings of their files.
-unverified = ("cae1da", "cae1de")
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+aliases = {row.stem: row.model for row in read_published() if row.stem != row.model}
+
+unverified = tuple(row.model for row in read_published() if not row.verified)
+"""Models whose architecture could not be confirmed against published code: see their docstrings."""
 
 
 class _Registry(Mapping):
-    """Name or alias -> factory; iterating gives the sixteen names without their aliases."""
+    """Name or alias -> factory. Iterating gives the names without the aliases."""
 
     def __getitem__(self, name: str) -> Callable:
+        name = aliases.get(name, name)
         with warnings.catch_warnings():
-            # torch_geometric, which CompressAI imports, uses what torch has deprecated.
+            # torch_geometric, which CompressAI imports, uses a deprecated part of torch.
             warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
-            importlib.import_module(f"models.{_FILES[aliases.get(name, name)]}")
-        from compressai.registry import MODELS
-
-        return MODELS[name]
+            importlib.import_module(f"models.{_MODULES[name]}")
+            return importlib.import_module("compressai.registry").MODELS[name]
 
     def __contains__(self, name: object) -> bool:
-        return aliases.get(name, name) in _FILES
+        return aliases.get(name, name) in _MODULES
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_FILES)
+        return iter(_MODULES)
 
     def __len__(self) -> int:
-        return len(_FILES)
+        return len(_MODULES)
 
 
 models: Mapping[str, Callable] = _Registry()
 
 
 def names_for_help() -> str:
-    """All names, as the scripts list them."""
+    """Return all names, as the scripts list them."""
     return (
         f"models: {', '.join(models)}\n"
         f"by the names of their weight files: {', '.join(aliases)}\n"

@@ -1,9 +1,10 @@
-"""The contract of every model: CompressAI's, on cubes of any number of bands."""
+"""The interface of every model: CompressAI's, for images of any number of bands."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ FLOAT_BITS = 32  # the published rates count every latent value as one float32
 
 
 class HSICompressionModel(CompressionModel):
-    r"""An autoencoder for hyperspectral images, without an entropy model.
+    r"""Autoencoder for hyperspectral images, without an entropy model.
 
     ::
 
@@ -31,11 +32,15 @@ class HSICompressionModel(CompressionModel):
     A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones) and
     implements `_encode` and `_decode` for inputs that were checked.
 
-    Attributes:
+    Args:
         src_channels: number of bands C.
-        latent_shape: of one image's latent: channels and, for 3-D models, bands; rows and columns follow.
+        latent_shape: shape of one image's latent: channels and, for 3-D models, bands; rows and columns follow.
+        spatial_stride: height and width of an image over those of its latent.
+
+    Attributes:
+        src_channels, latent_shape: as given.
         size_multiple: height and width must be multiples of this.
-        pixelwise: whether every pixel is coded without its neighbors; training then goes by chunks of
+        pixelwise: whether every pixel is coded without its neighbors. Training then uses chunks of
             `pixels_per_chunk(device)` pixels, so that no layer may depend on the batch.
         verified: whether the architecture is known to be that of the published weights.
         compression_ratio: input values over latent values.
@@ -45,14 +50,14 @@ class HSICompressionModel(CompressionModel):
     pixelwise = False
     verified = True
 
-    # How many images go through the network at once outside training, by device type.
-    # Fixed numbers, never timed, so that results do not change from run to run.
+    # Images that go through the network at once outside training, by device type. Fixed numbers, never
+    # timed, so that results do not change from run to run.
     images_per_chunk: Mapping[str, int] = {"cpu": 1, "cuda": 1}
 
-    def __init__(self, src_channels: int, latent_shape: tuple[int, ...], spatial_stride: int = 1):
+    def __init__(self, src_channels: int, latent_shape: tuple[int, ...], spatial_stride: int = 1) -> None:
         super().__init__()
         if src_channels < 1:
-            raise ValueError(f"src_channels is {src_channels}: at least 1 band is needed")
+            raise ValueError(f"src_channels must be at least 1, got {src_channels}")
         self.src_channels = src_channels
         self.latent_shape = latent_shape
         self.size_multiple = spatial_stride
@@ -60,24 +65,24 @@ class HSICompressionModel(CompressionModel):
         self.bpppc = FLOAT_BITS / self.compression_ratio
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202):
-        """The model that `state_dict` belongs to, whatever its width, with these weights.
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> Self:
+        """Build a model of the width of `state_dict`, with these weights.
 
         Args:
             state_dict: published keys, without `module.`.
-            src_channels: number of bands, where the weights do not tell it.
+            src_channels: number of bands, if the weights do not tell it.
 
         Raises:
-            RuntimeError: another model's weights.
+            RuntimeError: weights of another model.
         """
         raise NotImplementedError
 
     @classmethod
     def width_of(cls, state_dict: Mapping[str, Tensor], key: str, dim: int = 0) -> int:
-        """The size of the tensor `key` along `dim`, for `from_state_dict`.
+        """Return the size of the tensor `key` along `dim`, for `from_state_dict`.
 
         Raises:
-            RuntimeError: there is none, so the weights are another model's.
+            RuntimeError: there is none, so that the weights are those of another model.
         """
         if key not in state_dict or state_dict[key].dim() <= dim:
             raise RuntimeError(f"these weights do not belong to a {cls.__name__}: no tensor {key} of its kind")
@@ -86,25 +91,25 @@ class HSICompressionModel(CompressionModel):
     # -- the two tensor halves ------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:
-        """Image (N, C, H, W) in [0, 1] to latent (N, *latent_shape, h, w), unbounded.
+        """Encode images (N, C, H, W) in [0, 1] to latents (N, *latent_shape, h, w), unbounded.
 
         Raises:
-            ValueError: another number of bands, or a height or width the model cannot take.
+            ValueError: another number of bands, or a height or width that the model cannot take.
         """
         self.check_size(x)
         return self._encode(x)
 
     def decode(self, y: Tensor) -> Tensor:
-        """Latent (N, *latent_shape, h, w) to reconstruction (N, C, H, W).
+        """Decode latents (N, *latent_shape, h, w) to reconstructions (N, C, H, W).
 
         Raises:
-            ValueError: a latent of another shape.
+            ValueError: latents of another shape.
         """
         channels = tuple(y.shape[1:-2])
         if channels != self.latent_shape:
             raise ValueError(
-                f"{type(self).__name__} decodes latents of shape (N, {', '.join(map(str, self.latent_shape))}, h, w), "
-                f"not {tuple(y.shape)}"
+                f"latents of {type(self).__name__} must be (N, {', '.join(map(str, self.latent_shape))}, h, w), "
+                f"got {tuple(y.shape)}"
             )
         return self._decode(y)
 
@@ -123,7 +128,7 @@ class HSICompressionModel(CompressionModel):
         """Raise ValueError unless `x` is (N, src_channels, H, W) with H, W multiples of `size_multiple`."""
         name, shape = type(self).__name__, tuple(x.shape)
         if x.dim() != 4:
-            raise ValueError(f"{name} takes (N, {self.src_channels}, H, W), not {shape}")
+            raise ValueError(f"images of {name} must be (N, {self.src_channels}, H, W), got {shape}")
         if shape[1] != self.src_channels:
             raise ValueError(
                 f"{name} was made for {self.src_channels} bands, the image has {shape[1]}: "
@@ -135,10 +140,10 @@ class HSICompressionModel(CompressionModel):
             raise ValueError(f"{name} cannot take {shape[2]} x {shape[3]} pixels: height and width must be {possible}")
 
     def _map_images(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply `function` to the batch, outside training a few images at a time.
+        """Apply `function` to a batch, outside training a few images at a time.
 
-        While training the batch goes as one: batch norm needs all of it, and autograd would keep
-        every activation anyway.
+        In training the batch is not split: batch norm needs all of it, and autograd would keep every
+        activation anyway.
         """
         chunk = self.images_per_chunk.get(x.device.type, 1)
         if self.training or torch.is_grad_enabled() or len(x) <= chunk:
@@ -154,13 +159,14 @@ class HSICompressionModel(CompressionModel):
     # -- CompressAI's contract ------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> dict:
+        """Reconstruct images (N, C, H, W): `{"x_hat": (N, C, H, W), "likelihoods": {}}`."""
         y = self.encode(x)
         x_hat = self.decode(y)
         return {"x_hat": x_hat, "likelihoods": {}}
 
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict:
-        """Image (N, C, H, W) to `{"strings": [[bytes of image 0, ...]], "shape": (h, w)}`.
+        """Compress images (N, C, H, W) to `{"strings": [[bytes of image 0, ...]], "shape": (h, w)}`.
 
         Each string is the latent of one image as little-endian float32 in C order, whatever the
         precision that the model ran in.
@@ -171,7 +177,11 @@ class HSICompressionModel(CompressionModel):
 
     @torch.no_grad()
     def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
-        """What `compress` returned to `{"x_hat": (N, C, H, W)}`.
+        """Decompress what `compress` returned to `{"x_hat": (N, C, H, W)}`.
+
+        Args:
+            strings: a list with one string per image.
+            shape: rows and columns (h, w) of the latents.
 
         Raises:
             ValueError: a string whose length does not fit `shape`.
@@ -188,15 +198,17 @@ class HSICompressionModel(CompressionModel):
     # -- weights --------------------------------------------------------------------------------
 
     def translate_keys(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`state_dict` under this model's own keys, for architectures saved under several."""
+        """Return `state_dict` under this model's keys, for architectures that were saved under several."""
         return dict(state_dict)
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False):
-        """As `nn.Module.load_state_dict`; a strict load that fails says so in at most five lines.
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> tuple[list[str], list[str]]:
+        """Load weights as `nn.Module.load_state_dict` does, with shorter errors.
 
         Raises:
-            RuntimeError: the first five missing, unexpected and mis-shaped keys and the count of
-                the rest, one line for each kind.
+            RuntimeError: one line with the first five missing, unexpected and mis-shaped keys and the count
+                of the rest.
         """
         state_dict = self.translate_keys(state_dict)
         if strict:
@@ -214,16 +226,16 @@ class HSICompressionModel(CompressionModel):
                 if key in state_dict and state_dict[key].shape != own[key].shape
             ],
         }
-        lines = [f"{kind}: {_first_five(keys)}" for kind, keys in kinds.items() if keys]
-        if not lines:
+        problems = [f"{kind}: {_first_five(keys)}" for kind, keys in kinds.items() if keys]
+        if not problems:
             return
-        lines.insert(0, f"these weights do not belong to this {type(self).__name__} of {self.src_channels} bands")
+        problems.insert(0, f"these weights do not belong to this {type(self).__name__} of {self.src_channels} bands")
         if not self.verified:
-            lines.append(
+            problems.append(
                 f"the architecture of {type(self).__name__} could not be confirmed against published code: "
                 "the published file may hold another one"
             )
-        raise RuntimeError("\n".join(lines))
+        raise RuntimeError("; ".join(problems))
 
 
 def _first_five(keys: list[str]) -> str:

@@ -29,15 +29,15 @@ class CAE1D(SpectralAutoencoder):
         y ─► conv 7 LReLU conv 9 LReLU up x2│conv 11 LReLU up│ conv 11 sigmoid ─► spectrum
                  16           32             64 ... 2^(B+4)      1 channel
 
-    `cae1d` (B = 2) was published with flat `Sequential`s, the lower rates with nested ones; each
-    loads weights saved under either kind of keys.
+    `cae1d` (B = 2) was published with flat `Sequential`s, the lower rates with nested ones. Each loads
+    weights with either kind of keys.
 
     Args:
         src_channels: number of bands.
         halvings: B; the rate is 32 * ceil(src_channels / 2^B) / src_channels.
     """
 
-    def __init__(self, src_channels: int = 202, halvings: int = 2):
+    def __init__(self, src_channels: int = 202, halvings: int = 2) -> None:
         super().__init__(src_channels, halvings)
         widths = [2 ** (halvings + 4 - i) for i in range(halvings)]  # ..., 64, 32
 
@@ -82,7 +82,7 @@ class CAE1D(SpectralAutoencoder):
         return net
 
     def translate_keys(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Flat keys to nested ones or the reverse, whichever this model has."""
+        """Return `state_dict` with flat or nested keys, whichever this model has."""
         is_flat = not any(key.startswith("encoder.0.0.") for key in state_dict)
         if is_flat == self.flat:
             return dict(state_dict)
@@ -96,7 +96,7 @@ class CAE1D(SpectralAutoencoder):
         return {translate(key): tensor for key, tensor in state_dict.items()}
 
     def _flat_and_nested(self) -> list[tuple[str, str]]:
-        """Names of the same convolution in both layouts, where they differ."""
+        """Return pairs of names of the same convolution in both layouts, if they differ."""
         b = self.halvings
         return [
             *((f"encoder.{3 * i}", f"encoder.0.{i}.0") for i in range(b)),
@@ -107,7 +107,6 @@ class CAE1D(SpectralAutoencoder):
 
 
 @register_model("cae1d")
-@register_model("cae1d_8bpppc")
 def cae1d(src_channels: int = 202) -> CAE1D:
     """1D-CAE at 8.08 bpppc: two halvings, 202 bands to 51 values."""
     return CAE1D(src_channels, halvings=2)

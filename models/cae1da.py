@@ -16,7 +16,7 @@ from models.spectral import SpectralAutoencoder, conv1d
 
 
 class TransposedCAE1D(SpectralAutoencoder):
-    r"""A 1-D autoencoder with the encoder of 1D-CAE and transposed convolutions for up-sampling.
+    r"""1-D autoencoder with the encoder of 1D-CAE and transposed convolutions for up-sampling.
 
     ::
 
@@ -25,12 +25,12 @@ class TransposedCAE1D(SpectralAutoencoder):
 
     Args:
         src_channels: number of bands.
-        activation: makes the hidden activation.
+        activation: makes a hidden activation.
     """
 
     verified = False
 
-    def __init__(self, src_channels: int, activation: Callable[[], nn.Module]):
+    def __init__(self, src_channels: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__(src_channels, halvings=2)
         self.encoder = nn.Sequential(
             conv1d(1, 64, 11),
@@ -67,19 +67,21 @@ def _upsampling_conv1d(in_channels: int, out_channels: int) -> nn.ConvTranspose1
 
 
 class CAE1DA(TransposedCAE1D):
-    """1D-CAE-Adv: hidden activation leaky ReLU.
+    """1D-CAE-Adv: the hidden activation is leaky ReLU.
 
-    No published code of it was found. Established are the rate (202 bands to 51 values) and, from a
-    third party's description, the encoder of 1D-CAE and a symmetric decoder whose stride-2 transposed
-    convolutions replace convolution and pooling; kernel sizes, paddings and activations are guesses.
+    No published code was found. Known are the rate (202 bands to 51 values) and, from a third party's
+    description, the encoder of 1D-CAE and a symmetric decoder with stride-2 transposed convolutions instead
+    of convolution and up-sampling. Kernel sizes, paddings and activations are guesses.
+
+    Args:
+        src_channels: number of bands.
     """
 
-    def __init__(self, src_channels: int = 202):
+    def __init__(self, src_channels: int = 202) -> None:
         super().__init__(src_channels, lambda: nn.LeakyReLU(inplace=True))
 
 
 @register_model("cae1da")
-@register_model("cae1da_8bpppc")
 def cae1da(src_channels: int = 202) -> CAE1DA:
     """1D-CAE-Adv at 8.08 bpppc. Architecture not confirmed against published code."""
     return CAE1DA(src_channels)

@@ -19,9 +19,9 @@ from models.fused import fast_layers
 
 
 class ResidualBlock3D(nn.Module):
-    """x + two 3 x 3 x 3 convolutions with batch norm, leaky ReLU after the addition."""
+    """Residual block: x + two 3 x 3 x 3 convolutions with batch norm, leaky ReLU after the addition."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
             nn.Conv3d(channels, channels, 3, padding=1),
@@ -32,6 +32,7 @@ class ResidualBlock3D(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, bands, rows, columns) to the same shape."""
         return F.leaky_relu(fast_layers(self.block)(x) + x, inplace=True)
 
 
@@ -46,15 +47,15 @@ class CAE3D(HSICompressionModel):
         y ─► up (2,4,4) conv 5 (32) /2 ─► 3 residual blocks ─► up (4,2,2) conv (16) /(2,1,1)
           ─► up (4,2,2) conv (1) /(2,1,1) ─► padding cut ─► x_hat (N, C, H, W)
 
-    Every convolution is followed by batch norm and leaky ReLU, the last one too: reconstructions can
-    leave [0, 1].
+    Batch norm and leaky ReLU follow every convolution, also the last one, so that reconstructions can leave
+    [0, 1].
 
     Args:
         src_channels: number of bands C.
         latent_channels: L; the rate is 32 L ceil(C / 4) / (64 C).
     """
 
-    def __init__(self, src_channels: int = 202, latent_channels: int = 16):
+    def __init__(self, src_channels: int = 202, latent_channels: int = 16) -> None:
         latent_bands = math.ceil(src_channels / 4)
         super().__init__(src_channels, (latent_channels, latent_bands), spatial_stride=8)
         self.padding = 4 * latent_bands - src_channels
@@ -89,7 +90,7 @@ class CAE3D(HSICompressionModel):
         return self._map_images(lambda part: decoder(part).squeeze(1)[:, self.padding :], y)
 
 
-def _convolution(in_channels: int, out_channels: int, **geometry) -> tuple[nn.Module, ...]:
+def _convolution(in_channels: int, out_channels: int, **geometry: int | tuple[int, ...]) -> tuple[nn.Module, ...]:
     return (
         nn.Conv3d(in_channels, out_channels, **geometry),
         nn.BatchNorm3d(out_channels),
@@ -104,7 +105,6 @@ def cae3d_1bpppc(src_channels: int = 202) -> CAE3D:
 
 
 @register_model("cae3d")
-@register_model("cae3d_2bpppc")
 def cae3d(src_channels: int = 202) -> CAE3D:
     """3D-CAE at 2.02 bpppc."""
     return CAE3D(src_channels, latent_channels=16)

@@ -1,15 +1,15 @@
-"""How the layers of a model are run: the published sums, arranged for the machine.
+"""Fast execution of a model's layers: the published arithmetic in a faster order.
 
 `fast_layers` makes a function of an `nn.Sequential`, equal to it up to rounding:
 
-- 1-D layers run as 2-D ones on a single row, which libraries are better at;
-- on a CPU activations are channels-last, (N, rows, columns, C) in memory: oneDNN's convolutions then need
+- 1-D layers run as 2-D layers on a single row, for which libraries are faster;
+- on a CPU activations are channels-last, (N, rows, columns, C) in memory, so that oneDNN's convolutions need
   no copies into a layout of their own, and pooling and up-sampling move whole vectors of channels;
 - nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
 - in evaluation mode batch norm is folded into the convolution before it;
-- max-pooling goes before an activation that never falls: the same values, for half the work or less.
+- max-pooling is applied before a monotonic activation: the same values for half of the work or less.
 
-Weights stay as they are stored; what is folded is folded when it is used, gradients included.
+Stored weights do not change. They are folded whenever they are used, and gradients flow through the folding.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Step = Callable[[Tensor], Tensor]
 
 
 def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
-    """A function equal to `layers` up to rounding, with the weights as they are now: make it anew for every use.
+    """Make a function equal to `layers` up to rounding. It holds the current weights: make it anew for every use.
 
     Args:
-        layers: 1-D, 2-D or 3-D convolutions, not dilated nor in groups; up-sampling, nearest, by whole numbers;
-            anything else as it is.
-        channels_last: whether activations may be laid out so on a CPU.
+        layers: 1-D, 2-D or 3-D convolutions without dilation and groups; nearest up-sampling by integers;
+            other layers run unchanged.
+        channels_last: whether activations may be channels-last on a CPU.
 
     Returns:
-        A function of (N, C, ...) to (N, C', ...), where 1-D layers take and give (N, C, 1, length). What it
-        returns may be channels-last.
+        A function of (N, C, ...) to (N, C', ...). 1-D layers take and return (N, C, 1, length). The output may
+        be channels-last.
     """
-    lay_out = _laid_out if channels_last else (lambda x: x)
+    lay_out = _to_channels_last if channels_last else (lambda x: x)
     modules = deque(_flattened(layers))
     steps: list[Step] = []
     while modules:
@@ -79,25 +79,28 @@ def fold_upsampling(
 ) -> tuple[Tensor, list[int], list[int]]:
     r"""Fold nearest up-sampling and the strided convolution after it into one convolution on the coarse grid.
 
-    Up-sampling by u only repeats samples: u[j] = x[j // u]. Of a convolution with stride s after it, where
-    s divides u, output r m + p (r = u / s, phase p = 0 ... r - 1) is the sum over taps t of
+    Up-sampling by u only repeats samples: u[j] = x[j // u]. With a convolution of stride s after it, where s
+    divides u, output r m + p (r = u / s, phase p = 0 ... r - 1) is the sum over taps t of
 
         w[t] x[m + (s p + t - padding) // u]
 
-    so that taps which meet the same sample can be added beforehand, and what strides would discard is never
-    computed. Phase p becomes a block of output channels. A phase that begins a sample later than the first
-    is computed there for the output before: with these phases in front, blocks side by side are the fine
-    grid in order, and only its first and last outputs are superfluous.
+    Taps that meet the same sample can be added beforehand, and outputs that strides would discard are never
+    computed. Phase p becomes a block of output channels. A phase that begins one sample later than the first
+    is computed there for the previous output. With these phases in front, the blocks in order are the fine
+    grid, and only its first and last outputs are superfluous.
 
         11 taps, u = 2, s = 1:   2 x 6 taps for two outputs instead of 22
         5 taps,  u = 4, s = 2:   2 x 2 taps instead of 10
 
     Args:
-        weight: (C', C, k, ...), taps on the axes that `scale`, `stride` and `padding` give one number each for.
+        weight: (C', C, k, ...).
+        scale: of the up-sampling, one integer for each axis of taps.
+        stride: of the convolution, one integer for each axis.
+        padding: of the convolution, one integer for each axis.
 
     Returns:
-        The weight (r r' ... C', C, taps, ...), its padding on each axis, and on each axis how many outputs
-        are superfluous at the start; r of them are if any, so r minus this at the end.
+        The weight (r r' ... C', C, taps, ...), its padding on each axis, and the number of superfluous outputs
+        at the start of each axis. If it is not 0, r minus this number are superfluous at the end.
 
     Raises:
         ValueError: a stride that does not divide the scale.
@@ -106,7 +109,7 @@ def fold_upsampling(
     paddings, leading = [], []
     for axis, (u, s, p) in enumerate(zip(scale, stride, padding, strict=True), start=2):
         if u % s:
-            raise ValueError(f"up-sampling by {u} before stride {s}: the stride must divide it")
+            raise ValueError(f"the stride must divide the scale of the up-sampling, got stride {s} and scale {u}")
         taps, phases = weight.shape[axis], u // s
         meets = [[(s * phase + tap - p) // u for tap in range(taps)] for phase in range(phases)]
         first = [row[0] for row in meets]
@@ -128,9 +131,9 @@ def fold_upsampling(
 def _convolution(
     module: nn.Module, batch_norm: nn.Module | None, lay_out: Step, scale: Sequence[int] | None = None
 ) -> Step:
-    """The convolution, with batch norm after it and up-sampling before it if they are given."""
+    """Make a step of a convolution, with batch norm after it and up-sampling before it if they are given."""
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
-    # Sums of weights are float32 sums under autocast, too.
+    # Weights are added in float32 under autocast, too.
     with torch.autocast(module.weight.device.type, enabled=False):
         weight, bias = _as_stored(module.weight), module.bias
         if batch_norm is not None:
@@ -163,8 +166,8 @@ def _transposed_convolution(module: nn.Module, lay_out: Step) -> Step:
     taps = weight.shape[2:]
 
     def run(x: Tensor) -> Tensor:
-        # Without strides it is a convolution with the taps in reverse, which libraries are better at; reversing
-        # them must not cost more than that.
+        # Without strides it is a convolution with reversed taps, for which libraries are faster, unless
+        # reversing them takes longer.
         if max(stride) == 1 and x.numel() > weight.numel():
             reversed_taps = weight.transpose(0, 1).flip(2, 3)
             widths = [k - 1 - p for k, p in zip(taps, padding, strict=True)]
@@ -175,9 +178,9 @@ def _transposed_convolution(module: nn.Module, lay_out: Step) -> Step:
 
 
 def _interleave(x: Tensor, phases: Sequence[int], leading: Sequence[int]) -> Tensor:
-    """(N, r r' ... C, n, n', ...) to (N, C, r n, r' n', ...), without the superfluous outputs of `fold_upsampling`.
+    """Map (N, r r' ... C, n, n', ...) to (N, C, r n, r' n', ...), without superfluous outputs of `fold_upsampling`.
 
-    Where only the last axis has phases and `x` is channels-last, this is a view.
+    If only the last axis has phases and `x` is channels-last, the result is a view.
     """
     axes = len(phases)
     # Phases of the last axis lie outermost among the channels.
@@ -194,39 +197,39 @@ def _interleave(x: Tensor, phases: Sequence[int], leading: Sequence[int]) -> Ten
 
 
 def _is_monotonic(module: nn.Module) -> bool:
-    """Whether the activation never falls, so that the largest of its values is that of the largest argument."""
-    if isinstance(module, nn.PReLU):  # a look at its slopes would wait for a GPU
+    """Return whether an activation never falls, so that it commutes with max-pooling."""
+    if isinstance(module, nn.PReLU):  # reading its slopes would wait for a GPU
         return module.weight.device.type == "cpu" and bool((module.weight >= 0).all())
     return isinstance(module, nn.LeakyReLU | nn.Hardtanh)
 
 
 def _halve(x: Tensor) -> Tensor:
-    """Max-pooling of neighbors on the last axis; an odd one at the end is left out."""
+    """Max-pool pairs of neighbors on the last axis, without a last odd one."""
     if torch.is_grad_enabled():  # `maximum` splits the gradient between equal neighbors, pooling does not
         return F.max_pool2d(x, (1, 2))
     even = x.shape[-1] // 2 * 2
     return torch.maximum(x[..., 0:even:2], x[..., 1:even:2])
 
 
-def _laid_out(x: Tensor) -> Tensor:
-    """`x` as its device likes it best. On GPUs that is left to cuDNN."""
+def _to_channels_last(x: Tensor) -> Tensor:
+    """Return `x` channels-last on a CPU. On GPUs cuDNN chooses the layout."""
     return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()]) if x.device.type == "cpu" else x
 
 
 def _as_stored(weight: Tensor) -> Tensor:
-    """`weight`, whose gradient comes back in the layout it is stored in: DistributedDataParallel expects that."""
+    """Return `weight` so that its gradient has the stored layout, as DistributedDataParallel expects."""
     return weight.flatten(1).unflatten(1, weight.shape[1:])
 
 
 def _batch_norm_of(modules: deque) -> nn.Module | None:
-    """Take the batch norm that comes next, if it is in evaluation mode."""
+    """Remove and return the next module if it is a batch norm in evaluation mode."""
     if modules and isinstance(modules[0], nn.BatchNorm3d) and not modules[0].training:
         return modules.popleft()
     return None
 
 
 def _on_a_row(per_axis: Sequence[int], of_rows: int) -> tuple[int, ...]:
-    """Geometry of a 1-D layer as that of a 2-D layer on one row; others stay."""
+    """Extend the geometry of a 1-D layer to that of a 2-D layer on one row; return others unchanged."""
     return (of_rows, *per_axis) if len(per_axis) == 1 else tuple(per_axis)
 
 

@@ -1,4 +1,4 @@
-"""What the 1-D autoencoders share: every pixel's spectrum is a sequence of its own."""
+"""The base of the 1-D autoencoders, which code the spectrum of each pixel as a sequence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.fused import fast_layers
 
 
 class SpectralAutoencoder(HSICompressionModel):
-    r"""Codes each spectrum on its own by 1-D convolutions over its bands.
+    r"""Autoencoder of single spectra by 1-D convolutions over the bands.
 
     ::
 
@@ -25,7 +25,7 @@ class SpectralAutoencoder(HSICompressionModel):
 
     Rows are independent, so they go through the network in chunks that bound the memory: one patch
     of 128 x 128 pixels is 16,384 sequences, and the first activation of all of them together would
-    take 0.9 GB (two halvings) to 7.5 GB (five). How the layers run is told in `models.fused`.
+    take 0.9 GB (two halvings) to 7.5 GB (five). `models.fused` describes how the layers run.
 
     Args:
         src_channels: number of bands C.
@@ -34,10 +34,9 @@ class SpectralAutoencoder(HSICompressionModel):
 
     pixelwise = True
 
-    # Sequences in one chunk, by number of halvings and device type. On a CPU a chunk's activations are
-    # some MB, near its caches: of 16 ... 256 these were the quickest, or within some per cent of it, in trials
-    # on two-core processors with AVX2 and with AVX-512. On a GPU the largest activation takes 0.2 GB (by its
-    # size: not yet measured).
+    # Sequences in one chunk, by number of halvings and device type. On a CPU the activations of a chunk are
+    # some MB, about the size of its caches: of 16 to 256 these were the fastest, or within some percent of it,
+    # on two-core processors with AVX2 and with AVX-512. On a GPU the largest activation takes 0.2 GB.
     rows_per_chunk: Mapping[int, Mapping[str, int]] = {
         2: {"cpu": 128, "cuda": 4096},
         3: {"cpu": 128, "cuda": 2048},
@@ -45,9 +44,9 @@ class SpectralAutoencoder(HSICompressionModel):
         5: {"cpu": 32, "cuda": 512},
     }
 
-    def __init__(self, src_channels: int = 202, halvings: int = 2):
+    def __init__(self, src_channels: int = 202, halvings: int = 2) -> None:
         if halvings not in self.rows_per_chunk:
-            raise ValueError(f"halvings is {halvings}, not one of {', '.join(map(str, self.rows_per_chunk))}")
+            raise ValueError(f"halvings must be one of {', '.join(map(str, self.rows_per_chunk))}, got {halvings}")
         latent_channels = math.ceil(src_channels / 2**halvings)
         super().__init__(src_channels, (latent_channels,))
         self.halvings = halvings
@@ -62,12 +61,12 @@ class SpectralAutoencoder(HSICompressionModel):
         return self._map_spectra(lambda rows: decoder(rows)[..., self.padding :], y)
 
     def pixels_per_chunk(self, device: torch.device) -> int:
-        """How many spectra go through the network at once on such a device."""
+        """Return how many spectra go through the network at once on a device."""
         chunks = self.rows_per_chunk[self.halvings]
         return chunks.get(device.type, chunks["cpu"])
 
     def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
-        """Take another number than the table's: a run that began under another table goes on under that."""
+        """Replace the number in `rows_per_chunk`, to resume a run that began with another table."""
         self.rows_per_chunk = {self.halvings: {**self.rows_per_chunk[self.halvings], device_type: pixels}}
 
     def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -79,8 +78,8 @@ class SpectralAutoencoder(HSICompressionModel):
             out = torch.cat([function(part) for part in rows.split(chunk)])
             return out.reshape(n, height, width, out.shape[-1]).movedim(-1, 1).contiguous()
 
-        # Chunks that start anew with each image, written straight into the output: no figure depends
-        # on the batch it was computed in, and no copy of the whole batch is made.
+        # Each image begins a new chunk, so that no result depends on the batch; chunks are written straight
+        # into the output, so that there is no copy of the whole batch.
         out = None
         for index, image in enumerate(x):
             spectra = image.flatten(1)
@@ -93,10 +92,10 @@ class SpectralAutoencoder(HSICompressionModel):
 
 
 def conv1d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv1d:
-    """A convolution that keeps the sequence's length: stride 1, symmetric zero padding, odd kernel."""
+    """Make a convolution that keeps the length: stride 1, symmetric zero padding, odd kernel size."""
     return nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
 
 def upsample() -> nn.Upsample:
-    """Up-sampling by 2 that repeats samples."""
+    """Make a nearest up-sampling by 2."""
     return nn.Upsample(scale_factor=2, mode="nearest")

@@ -31,7 +31,7 @@ class SSCNet(HSICompressionModel):
 
     images_per_chunk: Mapping[str, int] = {"cpu": 1, "cuda": 16}
 
-    def __init__(self, src_channels: int = 202, latent_channels: int = 1024):
+    def __init__(self, src_channels: int = 202, latent_channels: int = 1024) -> None:
         super().__init__(src_channels, (latent_channels,), spatial_stride=8)
         self.encoder = nn.Sequential(
             nn.Conv2d(src_channels, 256, 3, padding=1),
@@ -63,10 +63,10 @@ class SSCNet(HSICompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int | None = None) -> SSCNet:
-        """As in the base class; both widths are read off the weights.
+        """Build a model as in the base class; the weights tell the number of bands, too.
 
         Raises:
-            ValueError: `src_channels` is given and the weights say otherwise.
+            ValueError: `src_channels` differs from the number of bands of the weights.
         """
         latent_channels = cls.width_of(state_dict, "encoder.11.weight")
         in_weights = cls.width_of(state_dict, "encoder.0.weight", dim=1)
@@ -77,8 +77,8 @@ class SSCNet(HSICompressionModel):
         return net
 
 
-# The widths are those of the published factories. They do not follow from the rate: 815 to 818 would
-# all read 2.02 bpppc.
+# The widths are those of the published factories. They do not follow from the rate: 815 to 818 all give
+# 2.02 bpppc.
 
 
 @register_model("sscnet_1bpppc")
@@ -94,7 +94,6 @@ def sscnet_2bpppc(src_channels: int = 202) -> SSCNet:
 
 
 @register_model("sscnet")
-@register_model("sscnet_2point5bpppc")
 def sscnet(src_channels: int = 202) -> SSCNet:
     """SSCNet at 2.53 bpppc."""
     return SSCNet(src_channels, latent_channels=1024)

@@ -363,8 +363,8 @@ def test_train_sh_leaves_a_resumed_run_its_settings(run_shell):
 
 
 def test_test_sh_knows_the_published_files(run_shell):
-    from models.zoo import published
+    from models.published import read_published
 
-    for row in published():
+    for row in read_published():
         words = run_shell("test.sh", MODEL=row.model)
         assert words[words.index("--checkpoint") + 1] == f"./results/weights/{row.file}"

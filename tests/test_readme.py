@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from models import aliases, models
-from models.zoo import published
+from models.published import read_published
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -19,7 +19,7 @@ def test_table_of_published_weights():
     rows = [re.match(r"(.*) \[(\d)\]", cells[0]).groups() + tuple(cells[1:]) for cells in table_under("method")]
     assert len(rows) == 16 <= len(models)
     numbers = {"1D-CAE": "3", "1D-CAE-Adv": "4", "1D-CAE-Ext": "5", "SSCNet": "6", "3D-CAE": "7"}
-    for cells, row in zip(rows, published(), strict=True):
+    for cells, row in zip(rows, read_published(), strict=True):
         method, number, name, rate, psnr, link = cells
         assert (method, number) == (row.method, numbers[row.method])
         assert name == f"`{row.model}`" + ("" if row.verified else " ¹")

@@ -259,6 +259,7 @@ def test_fp16_leaves_out_steps_whose_gradient_overflows(train, resume, fp16_flag
         resume(run, "-e", 100)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
 def test_a_compiled_run_does_what_the_others_do(train, data_flags):
     flags = [*data_flags(train=4, val=1, test=1), "-e", 2, "--transform", "random_4x4"]

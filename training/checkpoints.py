@@ -43,7 +43,6 @@ class Checkpoints:
         Raises:
             ProjectError: the disk is full or the folder cannot be written; the old file is still there.
         """
-        self._saved_at = time.monotonic()
         if self.folder is None:
             return
         path = self.folder / f"{name}.pth.tar"
@@ -53,6 +52,7 @@ class Checkpoints:
             raise ProjectError(
                 f"{shown(path)} cannot be written: {error.strerror}; make room and resume from {self.last_good()}"
             ) from None
+        self._saved_at = time.monotonic()
 
     def save_final(self, state: State) -> Path:
         """Load the weights of best.pth.tar into the model, write them as final.pth.tar and return its path."""

@@ -1,11 +1,11 @@
 """Training losses, `criterion(x_hat, x)` -> scalar, for (N, C, H, W) tensors in [0, 1].
 
 Every loss is a mean over images, so the loss of a batch is the mean of its shards weighted by their
-sizes: training on several devices minimizes what training on one does. Computed in float32 or better,
-also where the model ran in half precision under autocast. Tensors that differ in shape raise `ValueError`.
+sizes: training on several devices minimizes the same loss as training on one. Losses are computed in float32
+or better, also if the model ran in half precision under autocast. Tensors of different shapes raise `ValueError`.
 
-A loss with `pixelwise = True` is a mean over pixels, too: the mean over parts of the pixels, weighted by their
-sizes, is that over all.
+A loss with `pixelwise = True` is also a mean over pixels: its value is the mean over parts of the pixels,
+weighted by their sizes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from utils.metrics import at_least_float32, batch_ssim
 
 
 class MeanSquaredError(nn.Module):
-    """mean (x_hat - x)^2, over all images, bands and pixels."""
+    """Mean squared error over all images, bands and pixels."""
 
     pixelwise = True
 
@@ -27,7 +27,7 @@ class MeanSquaredError(nn.Module):
 
 
 class MeanAbsoluteError(nn.Module):
-    """mean |x_hat - x|, over all images, bands and pixels."""
+    """Mean absolute error over all images, bands and pixels."""
 
     pixelwise = True
 
@@ -38,25 +38,25 @@ class MeanAbsoluteError(nn.Module):
 class SpectralAngle(nn.Module):
     """Mean over all pixels of the angle between the two spectra, in radians, in [0, pi].
 
-    2 atan2(|u - v|, |u + v|) with u, v the spectra at length 1: its gradient stays finite as the angle
-    goes to 0, where that of the arc cosine is infinite.
+    The angle is 2 atan2(|u - v|, |u + v|), where u and v are the spectra scaled to length 1. Its gradient
+    stays finite as the angle goes to 0, where that of the arc cosine is infinite.
 
-    A spectrum shorter than `MIN_NORM` is divided by `MIN_NORM` instead of its length, as the direction of
-    next to nothing would change with a gradient without bound. Two zero spectra count 0, one pi / 2.
+    A spectrum shorter than `MIN_NORM` is divided by `MIN_NORM` instead of its length, because the gradient of
+    its direction would be unbounded. A pixel counts 0 if both spectra are zero, pi / 2 if one of them is.
 
     Kruse et al., "The spectral image processing system (SIPS)", Remote Sensing of Environment 44(2-3),
     1993, doi 10.1016/0034-4257(93)90013-N.
     """
 
     pixelwise = True
-    MIN_NORM = 1e-4  # one digital number of EnMAP: no other spectrum of the data is shorter, but zero
+    MIN_NORM = 1e-4  # one digital number of EnMAP: no spectrum of the data is shorter, except for zero
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         x_hat, x = _comparable(x_hat, x)
         u, v = F.normalize(x_hat, dim=1, eps=self.MIN_NORM), F.normalize(x, dim=1, eps=self.MIN_NORM)
         difference = torch.linalg.vector_norm(u - v, dim=1)
         total = torch.linalg.vector_norm(u + v, dim=1)
-        # Two spectra next to nothing: the gradient of atan2 is NaN at (0, 0) and has no bound beside it.
+        # Both spectra are almost zero: the gradient of atan2 is NaN at (0, 0) and unbounded around it.
         total = total.masked_fill(difference + total < 1e-6, 1)
         return 2 * torch.atan2(difference, total).mean()
 
@@ -84,6 +84,6 @@ losses: dict[str, type[nn.Module]] = {
 
 
 def _comparable(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    if x_hat.shape != x.shape:  # PyTorch would broadcast, and train towards something else
-        raise ValueError(f"x_hat {tuple(x_hat.shape)} and x {tuple(x.shape)} differ in shape")
+    if x_hat.shape != x.shape:  # torch would broadcast, and minimize another loss
+        raise ValueError(f"x_hat and x must have the same shape, got {tuple(x_hat.shape)} and {tuple(x.shape)}")
     return at_least_float32(x_hat, x)

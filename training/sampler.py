@@ -1,4 +1,4 @@
-"""Which samples make up each batch of an epoch, on each rank, also from the middle of an epoch on."""
+"""The order of samples in an epoch, in batches for each rank, from any position of the epoch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import numpy as np
 
 
 class EpochBatchSampler:
-    """Batches of `(epoch, index)` keys for `DataLoader(dataset, batch_sampler=...)` and `HySpecNet11k`.
+    """Sample batches of `(epoch, index)` keys for `DataLoader(dataset, batch_sampler=...)` and `HySpecNet11k`.
 
     The order of an epoch depends on (seed, epoch) alone, not on the batch size or the number of ranks: a
-    run can go on from any sample of an epoch on other hardware and still sees every sample once. The epoch
-    travels in the key because persistent DataLoader workers keep their copy of the data set, while this
-    sampler lives in the main process. Every epoch needs its `set_position`.
+    run can resume from any sample of an epoch on other hardware and still sees every sample once. The key
+    contains the epoch because persistent DataLoader workers keep their copy of the data set, while this
+    sampler lives in the main process. Call `set_position` before every epoch.
 
     A global batch is split by stride: rank r gets `batch[r::world_size]`. A rank whose share of a short
-    last batch is empty yields one placeholder, the batch's first key, so that all ranks take the same
-    number of steps; `share` tells it that none of the samples is its own.
+    last batch is empty gets a placeholder, the first key of the batch, so that all ranks take the same
+    number of steps; its `share` is then 0.
 
     Args:
         num_samples: length of the data set.
         batch_size: samples per step over all ranks together. The last batch of an epoch may be shorter.
-        shuffle: a new permutation each epoch, or the data set's own order.
+        shuffle: whether to draw a new permutation in each epoch, or keep the order of the data set.
         seed: non-negative.
-        rank, world_size: this process, and how many share the work.
+        rank: number of this process, counted from 0.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     def __init__(
@@ -38,9 +42,9 @@ class EpochBatchSampler:
         world_size: int = 1,
     ) -> None:
         if num_samples < 1 or batch_size < 1:
-            raise ValueError(f"{num_samples} samples in batches of {batch_size}: both must be at least 1")
+            raise ValueError(f"samples and batch size must be at least 1, got {num_samples} and {batch_size}")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size}: must be at least 0 and below the number of ranks")
+            raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -50,23 +54,23 @@ class EpochBatchSampler:
         self.set_position(0)
 
     def set_position(self, epoch: int, samples_seen: int = 0) -> None:
-        """Say which epoch is iterated next, and how many of its samples, over all ranks, are done already."""
+        """Set the epoch to iterate next, and how many of its samples, over all ranks, are done already."""
         if not 0 <= samples_seen <= self.num_samples:
-            raise ValueError(f"{samples_seen} samples seen of an epoch of {self.num_samples}")
+            raise ValueError(f"samples seen must be from 0 to {self.num_samples}, got {samples_seen}")
         self.epoch = epoch
         self.samples_seen = samples_seen
 
     def batch_sizes(self) -> list[int]:
-        """Sizes, over all ranks, of the batches that remain of the epoch."""
+        """Return the sizes, over all ranks, of the batches that remain of the epoch."""
         starts = range(self.samples_seen, self.num_samples, self.batch_size)
         return [min(self.batch_size, self.num_samples - start) for start in starts]
 
     def share(self, n: int) -> int:
-        """How many of a global batch of `n` samples are this rank's; 0 where it gets a placeholder."""
+        """Return this rank's number of samples in a global batch of `n`; 0 if it gets a placeholder."""
         return len(range(self.rank, n, self.world_size))
 
     def __len__(self) -> int:
-        """Batches that remain of the epoch, the same on all ranks."""
+        """Return the number of batches that remain of the epoch, the same on all ranks."""
         return len(self.batch_sizes())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -81,7 +85,7 @@ class EpochBatchSampler:
     def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(self.num_samples))
-        # Without the spawn key this would be the stream from which the data set draws for index 0:
+        # Without the spawn key this would be the random stream of the data set for index 0, because
         # SeedSequence pads short entropy with zeros.
         sequence = np.random.SeedSequence((self.seed, epoch), spawn_key=(0,))
         return np.random.default_rng(sequence).permutation(self.num_samples).tolist()

@@ -1,4 +1,4 @@
-"""What the scripts share: checkpoints, distribution, metrics, losses, logs, results, plots.
+"""General tools of all rooms: errors, options, files, environment, devices, processes, metrics, results, plots.
 
-Nothing here knows a model, a data set or a codec, `models.zoo` excepted: a script of its own.
+Nothing here knows a model, a data set or a codec.
 """

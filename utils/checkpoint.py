@@ -1,11 +1,4 @@
-"""Checkpoint files: `torch.save` dictionaries named `.pth.tar` (they are no tar archives).
-
-Training writes three of them into its run folder:
-
-    last.pth.tar    all that an exact resume needs, at every epoch's end and every ten minutes
-    best.pth.tar    the same, of the epoch with the lowest validation loss
-    final.pth.tar   {"state_dict": weights of best}, as the published files
-"""
+"""Checkpoint files: dictionaries written by `torch.save`, named `.pth.tar` (they are not tar archives)."""
 
 from __future__ import annotations
 
@@ -20,19 +13,23 @@ from torch import Tensor, nn
 from utils.errors import CheckpointError
 from utils.files import atomic_write
 
-# Where CompressAI's scripts and others keep the weights; a bare state dict has none of these keys.
+# Keys of the weights in checkpoints of CompressAI and others. A bare state dict has none of them.
 _WEIGHT_KEYS = ("state_dict", "network", "model_state_dict")
-# What DistributedDataParallel, DataParallel and torch.compile put before every key.
+# DistributedDataParallel, DataParallel and torch.compile put these before every key.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 
 def save_checkpoint(state: Mapping, path: str | os.PathLike) -> None:
-    """Write `state`, tensors and plain values only, so that a kill at any time leaves a whole file.
+    """Write `state` atomically: a kill at any time leaves the old file or the new one.
+
+    Args:
+        state: tensors and plain values only.
+        path: file to write.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; what was at `path` is still there.
+        OSError: the disk is full or the folder cannot be written; the old file is still there.
     """
-    # In memory first: on a full disk torch's own writer reports anything but the full disk.
+    # To memory first: torch's own writer does not report a full disk as such.
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     with atomic_write(path) as file:
@@ -40,10 +37,10 @@ def save_checkpoint(state: Mapping, path: str | os.PathLike) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:
-    """Read a checkpoint onto the CPU, wherever it was saved, without running any code in it.
+    """Read a checkpoint onto the CPU, from whichever device it was saved, without running any code in it.
 
     Raises:
-        CheckpointError: no such file, damaged, or holding more than tensors and plain values.
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,12 +63,14 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def weights_of(checkpoint: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
-    """The state dict in a loaded checkpoint, without the prefixes of wrappers.
+    """Return the state dict in a loaded checkpoint, without the prefixes of wrappers.
 
-    Accepts `state_dict`, CompressAI's `network`, `model_state_dict`, and a bare state dict.
+    Args:
+        checkpoint: with `state_dict`, CompressAI's `network` or `model_state_dict`, or a bare state dict.
+        path: its file, for the message.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: it holds no weights.
     """
     state_dict = next((checkpoint[key] for key in _WEIGHT_KEYS if key in checkpoint), checkpoint)
     if not isinstance(state_dict, Mapping) or not all(isinstance(v, Tensor) for v in state_dict.values()):
@@ -82,15 +81,20 @@ def weights_of(checkpoint: Mapping, path: str | os.PathLike) -> dict[str, Tensor
 
 
 def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
-    """`weights_of` the checkpoint at `path`."""
+    """Return the state dict in the checkpoint at `path`; see `load_checkpoint` and `weights_of`."""
     return weights_of(load_checkpoint(path), path)
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Load strictly into `model`.
+    """Load weights into `model`, all of them and no others.
+
+    Args:
+        model: a model of any kind.
+        state_dict: its weights.
+        path: their file, for the message.
 
     Raises:
-        CheckpointError: the weights of another model; names the keys, in a line for each kind.
+        CheckpointError: they belong to another model; the message names keys, in a line for each kind.
     """
     try:
         model.load_state_dict(state_dict, strict=True)

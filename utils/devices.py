@@ -1,4 +1,4 @@
-"""Devices by their names on the command line, and the precision that networks run in."""
+"""Devices by their names on the command line, and the precision of networks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from utils.errors import UsageError
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPUINFO = Path("/proc/cpuinfo")
-_NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as the system names them; the last is Arm's
+_NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags in /proc/cpuinfo; the last is Arm's
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context to run a network in.
+    """Return the context to run a network in.
 
-    Enter it anew for every forward pass: it keeps the weights it has converted, with the graph they came by.
+    Enter a new one for every forward pass: it caches converted weights with their graph.
 
     Args:
         precision: one of `utils.options.PRECISIONS`.
+        device: of the network.
     """
     return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
 def check_precision(precision: str, device: torch.device, quiet: bool = False) -> None:
-    """Refuse a precision that the device cannot run in, warn on stderr of one that it is slow in.
+    """Refuse a precision that the device does not support, and warn on stderr about a slow one.
 
     Args:
+        precision: one of `utils.options.PRECISIONS`.
+        device: of the network.
         quiet: do not warn, for all processes but one.
 
     Raises:
@@ -44,15 +47,15 @@ def check_precision(precision: str, device: torch.device, quiet: bool = False) -
 
 
 def has_native_bf16() -> bool:
-    """Whether this processor computes in bf16; others emulate it, hundreds of times slower than float32."""
+    """Return whether this processor computes in bf16; others emulate it, hundreds of times slower than float32."""
     try:
         return not _NATIVE_BF16.isdisjoint(re.findall(r"\w+", CPUINFO.read_text()))
-    except OSError:  # no Linux: no word about it
+    except OSError:  # not Linux: no warning
         return True
 
 
 def parse_devices(text: str) -> list[str]:
-    """`cpu` -> ["cpu"]; `0,2` -> ["0", "2"].
+    """Parse a list of devices: `cpu` gives ["cpu"], `0,2` gives ["0", "2"].
 
     Raises:
         UsageError: anything else.
@@ -66,13 +69,14 @@ def parse_devices(text: str) -> list[str]:
 
 
 def get_device(name: str, flag: str) -> torch.device:
-    """The torch device for `cpu` or the number of a GPU.
+    """Return the torch device of a name. Never falls back to another device.
 
     Args:
-        flag: the option it was given by, for the message.
+        name: `cpu` or the number of a GPU.
+        flag: the option that it was given by, for messages.
 
     Raises:
-        UsageError: neither, or there is no such GPU. Never falls back to another device.
+        UsageError: another name, or there is no such GPU.
     """
     if name == "cpu":
         return torch.device("cpu")
@@ -86,7 +90,7 @@ def get_device(name: str, flag: str) -> torch.device:
 
 
 def use_device(name: str, flag: str) -> torch.device:
-    """`get_device`, made the current one: what torch does beside, such as pinning memory, would take GPU 0."""
+    """Return the device of `get_device` and make it the current one, as pinning memory would use GPU 0."""
     device = get_device(name, flag)
     if device.type == "cuda":
         torch.cuda.set_device(device)

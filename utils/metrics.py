@@ -1,16 +1,14 @@
 """Image quality, one value per image: MSE, PSNR, SSIM and the spectral angle.
 
 A metric takes the reconstruction `x_hat` and the original `x`, both (N, C, H, W) in [0, 1], and returns
-a float64 tensor (N,) on their device. Averaging over a data set is the caller's work: a mean of
-per-image values depends neither on the batch size nor on how the images are spread over devices,
-which a PSNR of pooled errors does.
+a float64 tensor (N,) on their device. The caller averages over a data set: a mean of per-image values depends
+neither on the batch size nor on the number of devices, a PSNR of pooled errors does.
 
-Half precision is converted to float32 or better before anything is computed, so that a figure tells of
-the model and not of the metric's rounding. The arithmetic is float64 (SSIM on a CPU: that of the inputs)
-and goes image by image, because a float64 copy of a whole batch may not fit where the batch just does.
-NaN and infinity in an input are not hidden: they come out as NaN or infinity.
+Half precision is converted to float32 or better first, so that a figure does not depend on the rounding of the
+metric. The arithmetic is float64 (SSIM on a CPU: that of the inputs). Images are computed one by one, because a
+float64 copy of a whole batch may not fit into memory. NaN and infinity in an input give NaN or infinity.
 
-All raise `ValueError` for tensors that differ in shape, are empty, or have the wrong number of dimensions.
+All metrics raise `ValueError` for tensors that differ in shape, are empty, or have the wrong number of dimensions.
 """
 
 from __future__ import annotations
@@ -24,32 +22,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SSIM_MIN_SIZE = 11
-"""Sides of the Gaussian window of SSIM, in pixels; it is not padded, so a smaller image has no SSIM."""
+"""Side of the Gaussian window of SSIM in pixels. Images are not padded, so that a smaller one has no SSIM."""
 
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error of each image, over its bands and pixels."""
+    """Return the mean squared error of each image over its bands and pixels."""
     return _per_image(_image_mse, x_hat, x)
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, peak 1.0; infinite for identical images."""
+    """Return the peak signal-to-noise ratio of each image in dB, peak 1.0; infinite for identical images."""
     return psnr_from_mse(mse(x_hat, x))
 
 
 def psnr_from_mse(mse: Tensor) -> Tensor:
-    """-10 log10(MSE): the PSNR in dB for peak 1.0, elementwise; infinite where the error is 0."""
+    """Return the PSNR in dB for peak 1.0, -10 log10(MSE), elementwise; infinite for an error of 0."""
     return -10 * torch.log10(mse)
 
 
 def psnr_per_band(x_hat: Tensor, x: Tensor) -> Tensor:
-    """PSNR in dB of each band of one image (C, H, W): float64 (C,), infinite where a band is exact."""
+    """Return the PSNR in dB of each band of one image (C, H, W): float64 (C,), infinite for an exact band."""
     _check_pair(x_hat, x, dimensions=3)
     return psnr_from_mse(torch.stack([_image_mse(a, b) for a, b in zip(x_hat, x, strict=True)]))
 
 
 def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Structural similarity of each image, at most 1: mean over its bands of the SSIM of each band.
+    """Return the structural similarity of each image, at most 1: the mean of the SSIM of its bands.
 
     Gaussian window of 11 x 11 pixels with sigma 1.5, K = (0.01, 0.03), data range 1, no padding.
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
@@ -62,11 +60,11 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def spectral_angle(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Angle between original and reconstructed spectrum in degrees, mean over the pixels of each image.
+    """Return the angle between original and reconstructed spectrum in degrees, the mean over pixels of each image.
 
-    For unit vectors u and v the angle is 2 atan2(|u - v|, |u + v|), which is exact at every angle; the
-    usual arc cosine loses half of the digits near 0 and is undefined where rounding lifts the cosine
-    over 1. A pixel that is zero in both images counts 0 degrees, one that is zero in one of them 90.
+    For unit vectors u and v the angle is 2 atan2(|u - v|, |u + v|), which is exact at every angle. The usual arc
+    cosine loses half of the digits near 0 and is undefined if rounding lifts the cosine over 1. A pixel that is
+    zero in both images counts 0 degrees, one that is zero in one of them 90.
 
     Kruse et al., "The spectral image processing system (SIPS)", Remote Sensing of Environment 44(2-3),
     1993, doi 10.1016/0034-4257(93)90013-N; the formula: W. Kahan, "How futile are mindless assessments
@@ -76,7 +74,7 @@ def spectral_angle(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def image_metrics(x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """All metrics: `mse`, `psnr` (dB), `sa` (degrees) and, where both sides reach `SSIM_MIN_SIZE`, `ssim`."""
+    """Return all metrics: `mse`, `psnr` (dB), `sa` (degrees) and, if both sides reach `SSIM_MIN_SIZE`, `ssim`."""
     error = mse(x_hat, x)
     metrics = {"mse": error, "psnr": psnr_from_mse(error)}
     if min(x.shape[-2:]) >= SSIM_MIN_SIZE:
@@ -86,17 +84,22 @@ def image_metrics(x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
 
 
 def valid_metrics(x_hat: Tensor, x: Tensor, valid: Tensor) -> dict[str, float | None]:
-    """The metrics of one image (C, H, W) over the samples that `valid`, bool (C, H, W), says hold data.
+    """Return the metrics of the valid samples of one image.
 
-    Without gaps the same as `image_metrics`. The SSIM is the mean over the windows that lie in valid samples
-    only, None where there is none; the spectral angle that of the valid bands, over the pixels that have any.
+    Without gaps they are those of `image_metrics`. The SSIM is the mean over windows of valid samples alone, None
+    if there is no such window. The spectral angle is that of the valid bands, over pixels that have any.
+
+    Args:
+        x_hat: reconstruction (C, H, W).
+        x: original (C, H, W).
+        valid: bool (C, H, W), False for samples without data.
 
     Raises:
         ValueError: shapes that differ, or nothing is valid.
     """
     _check_pair(x_hat, x, dimensions=3)
     if valid.shape != x.shape or not valid.any():
-        raise ValueError(f"valid {tuple(valid.shape)} is empty, or not of the shape {tuple(x.shape)}")
+        raise ValueError(f"valid must be {tuple(x.shape)} and not all False, got {tuple(valid.shape)}")
     if valid.all():
         metrics = {key: float(value) for key, value in image_metrics(x_hat[None], x[None]).items()}
         return {"ssim": None, **metrics}
@@ -109,7 +112,7 @@ def valid_metrics(x_hat: Tensor, x: Tensor, valid: Tensor) -> dict[str, float | 
 
 
 def _valid_ssim(x_hat: Tensor, x: Tensor, valid: Tensor) -> float | None:
-    """Mean of `ssim` over the windows without a gap, over the bands that have one."""
+    """Return the mean of `ssim` over windows without a gap, over bands that have such windows."""
     if min(x.shape[1:]) < SSIM_MIN_SIZE:
         return None
     (taps,) = _ssim_window(1, x.device)[0, 0].double()
@@ -122,7 +125,7 @@ def _valid_ssim(x_hat: Tensor, x: Tensor, valid: Tensor) -> float | None:
 
 
 def _ssim_map(a: Tensor, b: Tensor, taps: Tensor) -> Tensor:
-    """SSIM of every window of two bands (H, W) by Wang's formula, see `ssim`."""
+    """Return the SSIM of every window of two bands (H, W) by Wang's formula, see `ssim`."""
     planes = torch.stack([a, b, a * a, b * b, a * b])[:, None]
     for kernel in (taps[:, None], taps[None, :]):
         planes = F.conv2d(planes, kernel[None, None])
@@ -134,11 +137,13 @@ def _ssim_map(a: Tensor, b: Tensor, taps: Tensor) -> Tensor:
 
 
 def batch_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """`ssim` of a whole batch at once and with gradients, for the loss: (N,) in float32 or better."""
+    """Return `ssim` of a whole batch at once, with gradients, for the loss: (N,) in float32 or better."""
     _check_pair(x_hat, x, dimensions=4)
     height, width = x.shape[-2:]
     if min(height, width) < SSIM_MIN_SIZE:
-        raise ValueError(f"SSIM needs sides of at least {SSIM_MIN_SIZE} pixels, got {height} x {width}")
+        raise ValueError(
+            f"the sides of an image with SSIM must be at least {SSIM_MIN_SIZE} pixels, got {height} x {width}"
+        )
     x_hat, x = at_least_float32(x_hat, x)
     window = _ssim_window(x.shape[1], x.device)
     with torch.autocast(x.device.type, enabled=False):  # it would turn the convolutions to half precision
@@ -146,7 +151,7 @@ def batch_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def at_least_float32(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors in their common type, which is float32 or float64; no copy where they have it already."""
+    """Convert both tensors to their common type, float32 or float64, without a copy if they have it."""
     dtype = torch.promote_types(torch.promote_types(x_hat.dtype, x.dtype), torch.float32)
     return x_hat.to(dtype), x.to(dtype)
 
@@ -160,10 +165,10 @@ def _per_image(metric: Callable[[Tensor, Tensor], Tensor], x_hat: Tensor, x: Ten
 def _check_pair(x_hat: Tensor, x: Tensor, dimensions: int) -> None:
     # PyTorch would broadcast (N, 1, H, W) against (N, C, H, W) and return a number.
     if x_hat.shape != x.shape:
-        raise ValueError(f"x_hat {tuple(x_hat.shape)} and x {tuple(x.shape)} differ in shape")
+        raise ValueError(f"x_hat and x must have the same shape, got {tuple(x_hat.shape)} and {tuple(x.shape)}")
     if x.dim() != dimensions or x.numel() == 0:
-        wanted = "(N, C, H, W)" if dimensions == 4 else "(C, H, W)"
-        raise ValueError(f"expected non-empty tensors {wanted}, got {tuple(x.shape)}")
+        expected = "(N, C, H, W)" if dimensions == 4 else "(C, H, W)"
+        raise ValueError(f"x_hat and x must be non-empty tensors {expected}, got {tuple(x.shape)}")
 
 
 def _image_mse(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -171,8 +176,8 @@ def _image_mse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def _image_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    # cuDNN may round what a float32 convolution reads to the 10 bits of TF32, but not what a float64 one
-    # reads. A CPU does not round, and takes five times as long in float64.
+    # cuDNN may round the inputs of a float32 convolution to the 10 bits of TF32, but not those of a float64
+    # one. A CPU does not round, and takes five times as long in float64.
     if x.is_cuda:
         x_hat, x = x_hat.double(), x.double()
     return batch_ssim(x_hat[None], x[None])[0]
@@ -186,8 +191,8 @@ def _image_spectral_angle(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def _unit(spectra: Tensor) -> Tensor:
-    """The spectra (C, H, W) scaled to length 1, zero ones left at zero."""
-    # The largest value comes out first: its square might overflow, or vanish.
+    """Scale spectra (C, H, W) to length 1; zero ones stay zero."""
+    # Divide by the largest value first: its square might overflow, or vanish.
     peak = spectra.abs().amax(dim=0)
     spectra = spectra / torch.where(peak == 0, 1.0, peak)
     norm = torch.linalg.vector_norm(spectra, dim=0)
@@ -196,6 +201,6 @@ def _unit(spectra: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _ssim_window(channels: int, device: torch.device) -> Tensor:
-    # A window first needed by a validation in inference mode must still serve the training loss.
+    # A window made by a validation in inference mode must still serve the training loss.
     with torch.inference_mode(False):
         return pytorch_msssim.SSIM(data_range=1.0, channel=channels).win.to(device)

@@ -1,4 +1,4 @@
-"""What flags may be set to, without importing torch: `--help` must be quick."""
+"""Types and choices of command-line flags. Imports no torch, as `--help` must be quick."""
 
 from __future__ import annotations
 
@@ -14,46 +14,51 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the line breaks of a script's docstring and adds each flag's default."""
+    """Keep the line breaks of a script's docstring and add each flag's default."""
 
 
 def positive_int(text: str) -> int:
+    """Parse an integer of at least 1."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
     return value
 
 
 def natural_number(text: str) -> int:
+    """Parse an integer of at least 0."""
     value = int(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text}")
     return value
 
 
 def seed_number(text: str) -> int:
+    """Parse an integer from 0 to 2^32 - 1."""
     value = natural_number(text)
     if value >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not below 2^32")
+        raise argparse.ArgumentTypeError(f"must be below 2^32, got {text}")
     return value
 
 
 def positive_float(text: str) -> float:
+    """Parse a finite number above 0."""
     value = float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
     return value
 
 
 def non_negative_float(text: str) -> float:
+    """Parse a finite number of at least 0."""
     value = float(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
     return value
 
 
 def given(parser: argparse.ArgumentParser, argv: list[str]) -> dict:
-    """The options that `argv` sets itself, without those that only have their default."""
+    """Return the options that `argv` sets, without those that have their default."""
     unset = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     return {name: value for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}

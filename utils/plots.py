@@ -1,7 +1,7 @@
 """Figures of hyperspectral images: false color, spectra, and original against reconstruction.
 
-Images are arrays (C, H, W) of reflectance in [0, 1]. The figures belong to no window and to no state of
-pyplot's: save one with `figure.savefig(path)` or hand it to TensorBoard's `add_figure`.
+Images are arrays (C, H, W) of reflectance in [0, 1]. The figures are independent of pyplot: save one with
+`figure.savefig(path)` or pass it to TensorBoard's `add_figure`.
 """
 
 from __future__ import annotations
@@ -9,45 +9,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from utils.metrics import psnr_per_band
+
 RGB_BANDS = (43, 28, 10)
-"""Red, green and blue among the 202 bands that are kept of EnMAP's 224, counted from 0."""
+"""Indices of red, green and blue among 202 bands from 420 to 2450 nm."""
 
-# Distinct to color-blind readers too: Okabe and Ito, "Color universal design", 2008.
-COLOURS = ("#0072B2", "#D55E00", "#009E73")
+# Distinct to color-blind readers: Okabe and Ito, "Color universal design", 2008.
+COLORS = ("#0072B2", "#D55E00", "#009E73")
 
-DIGITAL_NUMBER = 1e-4
-"""The step of the data in reflectance: differences below it are not worth a color."""
+MIN_RANGE = 1e-4
+"""Smallest range of a color scale in reflectance: the step of 16-bit data."""
 
 
 def rgb_bands(channels: int) -> tuple[int, ...]:
-    """`RGB_BANDS`, or the bands at the same relative position of an image with other `channels`."""
+    """Return the bands at the relative positions of `RGB_BANDS` in an image of any number of channels."""
     return tuple(round(band * (channels - 1) / 201) for band in RGB_BANDS)
 
 
 def stretch_limits(cube: ArrayLike, bands: Sequence[int] | None = None) -> np.ndarray:
-    """The reflectances (3, 2) that `false_color` shows as black and as full color.
+    """Return the reflectances (3, 2) that `false_color` shows as black and as full color.
 
-    They are percentiles 2 and 98 of each band. To compare a reconstruction with its original, show
-    both with the limits of the original: limits of its own would hide a shift.
+    They are percentiles 2 and 98 of each band. To compare a reconstruction with its original, show both with
+    the limits of the original: its own limits would hide a shift.
     """
     limits = np.percentile(_rgb(cube, bands), (2, 98), axis=(1, 2)).T
-    # A constant band would otherwise be divided by nothing, and its noise blown up.
-    limits[:, 1] = np.maximum(limits[:, 1], limits[:, 0] + DIGITAL_NUMBER)
+    # A constant band would be divided by zero, and its noise amplified.
+    limits[:, 1] = np.maximum(limits[:, 1], limits[:, 0] + MIN_RANGE)
     return limits
 
 
 def false_color(cube: ArrayLike, bands: Sequence[int] | None = None, limits: ArrayLike | None = None) -> np.ndarray:
-    """An image (C, H, W) as colors (H, W, 3) in [0, 1].
+    """Return the colors (H, W, 3) in [0, 1] of an image.
 
     Args:
-        cube: the image; NaN is shown as black.
-        bands: red, green and blue, counted from 0; default `rgb_bands(C)`.
-        limits: the stretch (3, 2) of another image, from `stretch_limits`; default this image's.
+        cube: the image (C, H, W); NaN is shown as black.
+        bands: 0-based indices of red, green and blue; default `rgb_bands(C)`.
+        limits: the limits (3, 2) of another image, from `stretch_limits`; default those of this image.
     """
     limits = stretch_limits(cube, bands) if limits is None else np.asarray(limits)
     low, high = limits.T[:, :, None, None]
@@ -56,7 +59,7 @@ def false_color(cube: ArrayLike, bands: Sequence[int] | None = None, limits: Arr
 
 
 def spectra_figure(x: ArrayLike, x_hat: ArrayLike, pixels: Sequence[tuple[int, int]]) -> Figure:
-    """The spectra at a few `pixels`, (row, column) each: original solid, reconstruction dashed."""
+    """Draw the spectra at a few pixels, (row, column) each: original solid, reconstruction dashed."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     _draw_spectra(axes, _image(x), _image(x_hat), pixels)
@@ -66,23 +69,23 @@ def spectra_figure(x: ArrayLike, x_hat: ArrayLike, pixels: Sequence[tuple[int, i
 
 
 def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Figure:
-    """Lines through points (x, y), one for each name, over a logarithmic x."""
+    """Draw lines through points (x, y), one per name, over a logarithmic x."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(curves.items()):
-        axes.plot(*zip(*points, strict=True), ".-", color=COLOURS[number % len(COLOURS)], label=name)
+        axes.plot(*zip(*points, strict=True), ".-", color=COLORS[number % len(COLORS)], label=name)
     axes.set(xlabel=x_label, ylabel=y_label, xscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def test_figure(cases: Sequence[tuple[str, ArrayLike, ArrayLike]]) -> Figure:
-    """Originals against reconstructions, one row for each (title, x, x_hat) in `cases`.
+def comparison_figure(cases: Sequence[tuple[str, ArrayLike, ArrayLike]]) -> Figure:
+    """Draw originals against reconstructions, one row for each (title, x, x_hat) in `cases`.
 
-    A row shows both in false color with the stretch of the original, the error of each pixel (root
-    mean square over the bands), the spectra of a dark, a middling and a bright pixel (the squares of the
-    same color), and the PSNR of each band, with gaps where a band has no error.
+    A row shows both in false color with the limits of the original, the error of each pixel (root mean square
+    over the bands), the spectra of a dark, a medium and a bright pixel (squares of the same color), and the PSNR
+    of each band, with gaps for bands without error.
     """
     figure = Figure(figsize=(17, 3.6 * len(cases)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches; the default squeezes the panels
@@ -92,7 +95,7 @@ def test_figure(cases: Sequence[tuple[str, ArrayLike, ArrayLike]]) -> Figure:
 
 
 def _image(cube: ArrayLike) -> np.ndarray:
-    # Half precision would overflow in sums over an image.
+    # Sums over an image would overflow in half precision.
     return np.asarray(cube, dtype=np.float64)
 
 
@@ -109,7 +112,7 @@ def _draw_case(figure: SubFigure, title: str, x: np.ndarray, x_hat: np.ndarray) 
 
     original.imshow(false_color(x, limits=limits))
     original.set_title("Original")
-    for (row, column), color in zip(pixels, COLOURS, strict=False):
+    for (row, column), color in zip(pixels, COLORS, strict=False):
         original.plot(column, row, "s", color=color, markeredgecolor="white", markersize=8)
     reconstruction.imshow(false_color(x_hat, limits=limits))
     reconstruction.set_title("Reconstruction")
@@ -117,10 +120,9 @@ def _draw_case(figure: SubFigure, title: str, x: np.ndarray, x_hat: np.ndarray) 
         axes.set_xticks([])
         axes.set_yticks([])
 
-    squared_error = (x_hat - x) ** 2
-    pixel_error = np.sqrt(squared_error.mean(axis=0))
-    # The upper limit is given, as a map without a finite error would have none.
-    largest = pixel_error.max(initial=DIGITAL_NUMBER, where=np.isfinite(pixel_error))
+    pixel_error = np.sqrt(((x_hat - x) ** 2).mean(axis=0))
+    # Without an upper limit, a map without a finite error would have none.
+    largest = pixel_error.max(initial=MIN_RANGE, where=np.isfinite(pixel_error))
     shown = error.imshow(pixel_error, cmap="magma", vmin=0, vmax=largest)
     error.set_title("Error per pixel (RMSE)")
     figure.colorbar(shown, ax=error, label="reflectance")
@@ -128,21 +130,25 @@ def _draw_case(figure: SubFigure, title: str, x: np.ndarray, x_hat: np.ndarray) 
     _draw_spectra(spectra, x, x_hat, pixels)
     spectra.set_title("Spectra (dashed: reconstruction)")
 
-    band_error = squared_error.mean(axis=(1, 2))
-    band_psnr = -10 * np.log10(np.where(band_error > 0, band_error, np.nan))
-    if not np.isfinite(band_psnr).any():
-        psnr.text(0.5, 0.5, "no band has a finite PSNR", ha="center", transform=psnr.transAxes)
-    psnr.plot(band_psnr, ".-", color="black", linewidth=0.8, markersize=3)
-    psnr.set_title("PSNR per band")
-    psnr.set_ylabel("PSNR (dB)")
-    psnr.ticklabel_format(axis="y", useOffset=False)
-    _band_axis(psnr, len(x))
+    _draw_band_psnr(psnr, x, x_hat)
+
+
+def _draw_band_psnr(axes: Axes, x: np.ndarray, x_hat: np.ndarray) -> None:
+    psnr = psnr_per_band(torch.from_numpy(x_hat), torch.from_numpy(x)).numpy()
+    psnr[np.isinf(psnr)] = np.nan  # a gap
+    if np.isnan(psnr).all():
+        axes.text(0.5, 0.5, "no band has a finite PSNR", ha="center", transform=axes.transAxes)
+    axes.plot(psnr, ".-", color="black", linewidth=0.8, markersize=3)
+    axes.set_title("PSNR per band")
+    axes.set_ylabel("PSNR (dB)")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    _band_axis(axes, len(x))
 
 
 def _draw_spectra(axes: Axes, x: np.ndarray, x_hat: np.ndarray, pixels: Sequence[tuple[int, int]]) -> None:
-    markers = ("o", "x") if len(x) == 1 else ("", "")  # a single band makes no line
+    markers = ("o", "x") if len(x) == 1 else ("", "")  # a single band is no line
     for index, (row, column) in enumerate(pixels):
-        color = COLOURS[index % len(COLOURS)]
+        color = COLORS[index % len(COLORS)]
         label = f"row {row}, column {column}"
         axes.plot(x[:, row, column], marker=markers[0], color=color, linewidth=1.2, label=label)
         axes.plot(x_hat[:, row, column], "--", marker=markers[1], color="black", linewidth=0.9)
@@ -158,7 +164,7 @@ def _band_axis(axes: Axes, channels: int) -> None:
 
 
 def _dark_to_bright(x: np.ndarray) -> list[tuple[int, int]]:
-    """Pixels (row, column) at percentiles 5, 50 and 95 of brightness; fewer where the image has fewer."""
+    """Return the pixels (row, column) at percentiles 5, 50 and 95 of brightness, fewer in an image with fewer."""
     order = np.argsort(x.mean(axis=0), axis=None, kind="stable")
     chosen = dict.fromkeys(order[round(share * (order.size - 1))] for share in (0.05, 0.5, 0.95))
     return [tuple(map(int, np.unravel_index(index, x.shape[1:]))) for index in chosen]

@@ -1,4 +1,4 @@
-"""Result files: JSON that CompressAI's plotting reads, a CSV of the images, a table for the eye."""
+"""Result files: JSON and CSV, the JSON of a test for CompressAI's plots, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.files import atomic_write
 
@@ -14,14 +15,14 @@ from utils.files import atomic_write
 def write_json(path: str | Path, content: Mapping) -> None:
     """Write standard JSON atomically, with each row of a table on a line of its own.
 
-    Infinities and NaN, which JSON does not know, become null.
+    Infinities and NaN, which JSON does not have, become null.
     """
     with atomic_write(path, "w") as file:
         file.write(_indented(_plain(content), "\n") + "\n")
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
-    """Write `rows`, mappings with the same keys, atomically; floats keep all their digits."""
+    """Write rows, mappings with the same keys, atomically. Floats keep all their digits."""
     with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -29,17 +30,18 @@ def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
 
 
 def result_content(name: str, description: str, metrics: Mapping[str, float], bands: int, settings: Mapping) -> dict:
-    """The content of a result file with one point.
+    """Return the content of a result file with one point.
 
     Args:
-        name: what is shown in a plot's legend.
-        metrics: means over the images, `bpppc` and `psnr` among them.
-        bands: of the images; `bpp` counts all of them.
+        name: shown in the legend of a plot.
+        description: one line.
+        metrics: means over the images, with `bpppc` and `psnr`.
+        bands: number of bands of the images, all of which `bpp` counts.
         settings: versions, commit, device, arguments, data set.
 
     Returns:
         `{"name", "description", "results": {metric: [value]}, "settings"}`, with `bpp` and `psnr-rgb`
-        added, the names by which `python -m compressai.utils.plot` finds rate and PSNR.
+        added, under which `python -m compressai.utils.plot` finds rate and PSNR.
     """
     values = {**metrics, "bpp": metrics["bpppc"] * bands, "psnr-rgb": metrics["psnr"]}
     return {
@@ -63,7 +65,7 @@ _ROWS = {
 
 
 def format_table(metrics: Mapping[str, float], published: Mapping[str, float] | None = None) -> str:
-    """Metrics as lines of text; `published` figures stand beside the measured ones."""
+    """Return a table of metrics as text, with `published` figures beside the measured ones."""
     header = [f"{'':16}{'measured':>22}" + (f"{'published':>18}" if published else "")]
     lines = []
     for key, (label, pattern) in _ROWS.items():
@@ -76,7 +78,7 @@ def format_table(metrics: Mapping[str, float], published: Mapping[str, float] | 
     return "\n".join(header + lines)
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

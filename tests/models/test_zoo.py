@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import aliases, models
-from models import zoo as weights
+from models import aliases, download, models, published, zoo
+from models.published import read_published
 from utils.checkpoint import load_state_dict
+from utils.errors import UsageError
 
 GOOD, OTHER = "cae1d", "cae1d_4bpppc"  # the two smallest models
 
@@ -62,7 +63,7 @@ class Site:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
-        rows = list(csv.DictReader(weights.TABLE.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(published.TABLE.read_text(encoding="utf-8").splitlines()))
         for row in rows:
             row["url"] = f"{self.address}/{row['file']}"
         with open(table, "w", encoding="utf-8", newline="") as file:
@@ -71,14 +72,14 @@ class Site:
             writer.writerows(rows)
 
     def serve(self, model: str, body: bytes, status: int = 200) -> None:
-        (row,) = (row for row in weights.published() if row.model == model)
+        (row,) = (row for row in read_published() if row.model == model)
         self.pages[f"/{row.file}"] = status, body
 
 
 @pytest.fixture
 def site(tmp_path_factory, monkeypatch):
     site = Site(tmp_path_factory.mktemp("table") / "published.csv")
-    monkeypatch.setattr(weights, "TABLE", site.table)
+    monkeypatch.setattr(published, "TABLE", site.table)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     thread = threading.Thread(target=site.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -94,7 +95,7 @@ def fetch(tmp_path, capsys):
     """Run the script into a folder; gives its status, its output and its errors as lines."""
 
     def run(*argv: str) -> tuple[int, str, list[str]]:
-        status = weights.main([*argv, "--save-dir", str(tmp_path)])
+        status = zoo.main([*argv, "--save-dir", str(tmp_path)])
         captured = capsys.readouterr()
         return status, captured.out, captured.err.splitlines()
 
@@ -102,7 +103,7 @@ def fetch(tmp_path, capsys):
 
 
 def path_of(model: str, folder: Path) -> Path:
-    (row,) = (row for row in weights.published() if row.model == model)
+    (row,) = (row for row in read_published() if row.model == model)
     return folder / row.file
 
 
@@ -110,7 +111,7 @@ def path_of(model: str, folder: Path) -> Path:
 
 
 def test_the_table_has_every_model_at_its_rate():
-    rows = weights.published()
+    rows = read_published()
     assert len(rows) == 16
     assert {row.model for row in rows} == set(models)
     for row in rows:
@@ -120,43 +121,43 @@ def test_the_table_has_every_model_at_its_rate():
 
 
 def test_the_architectures_that_are_guesses_are_marked():
-    assert [row.model for row in weights.published() if not row.verified] == ["cae1da", "cae1de"]
+    assert [row.model for row in read_published() if not row.verified] == ["cae1da", "cae1de"]
 
 
 def test_files_are_named_as_models_or_their_aliases():
-    for row in weights.published():
+    for row in read_published():
         assert aliases.get(row.stem, row.stem) == row.model
         assert row.url.endswith(f"/{row.file}") and row.url.startswith("https://")
 
 
 def test_names_and_aliases_select_rows_once():
-    selected = weights.select(["cae3d_2bpppc", "cae1d", "cae3d"])
+    selected = zoo.select(["cae3d_2bpppc", "cae1d", "cae3d"])
     assert [row.model for row in selected] == ["cae3d", "cae1d"]
-    assert weights.select(["cae1d", "all"])[0].model == "cae1d"
-    assert len(weights.select(["cae1d", "all"])) == 16
+    assert zoo.select(["cae1d", "all"])[0].model == "cae1d"
+    assert len(zoo.select(["cae1d", "all"])) == 16
     for alias, model in aliases.items():
-        assert [row.model for row in weights.select([alias])] == [model]
+        assert [row.model for row in zoo.select([alias])] == [model]
 
 
 def test_an_unknown_name_is_wrong_usage(fetch):
-    with pytest.raises(weights.UsageError, match=r"'cae2d'.*cae1d_1bpppc.*all"):
+    with pytest.raises(UsageError, match=r"'cae2d'.*cae1d_1bpppc.*all"):
         fetch("cae2d")
 
 
 def test_the_listing_shows_the_table(fetch):
     status, out, _ = fetch()
     assert status == 0
-    for row in weights.published():
+    for row in read_published():
         (line,) = (line for line in out.splitlines() if line.endswith(row.url))
         assert line.split()[:4] == [row.model, row.method, f"{row.bpppc:.2f}", f"{row.psnr:.2f}"]
     assert "cae1da, cae1de could not be confirmed" in out
 
 
-@pytest.mark.parametrize("argv", [[], ["--help"]])
-def test_the_listing_and_the_help_do_not_import_torch(argv):
+def test_the_listing_and_the_help_do_not_import_torch():
     script = (
-        "import sys; from utils import weights\n"
-        f"try: weights.main({argv})\n"
+        "import sys; from models import zoo\n"
+        "zoo.main([])\n"
+        "try: zoo.main(['--help'])\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
@@ -172,13 +173,13 @@ def test_a_good_file_is_saved(site, fetch, tmp_path, good_file):
     assert fetch(GOOD) == (0, f"{GOOD}: saved {path}\n", [])
     assert path.read_bytes() == good_file
     assert list(tmp_path.iterdir()) == [path]
-    assert site.user_agents == [weights.USER_AGENT]
+    assert site.user_agents == [download.USER_AGENT]
 
 
 def test_an_existing_file_is_checked_and_kept(site, fetch, tmp_path, good_file):
     path = path_of(GOOD, tmp_path)
     path.write_bytes(good_file)
-    assert fetch(GOOD) == (0, f"{GOOD}: {path} is there and loads: kept\n", [])
+    assert fetch(GOOD) == (0, f"{GOOD}: {path} exists and loads: kept\n", [])
     assert site.user_agents == []
 
 
@@ -244,7 +245,7 @@ def serve_another_model(site: Site, body: bytes) -> None:
     ],
 )
 def test_what_is_not_these_weights_is_refused_in_one_line(serve, reason, site, fetch, tmp_path, good_file, monkeypatch):
-    monkeypatch.setattr(weights, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     serve(site, good_file)
     status, out, (error,) = fetch(GOOD)
     assert (status, out) == (1, "")
@@ -269,7 +270,7 @@ def test_an_address_that_nobody_answers_is_one_line(site, fetch, tmp_path):
 def test_a_folder_that_cannot_be_written_is_one_line(site, tmp_path, capsys, good_file):
     site.serve(GOOD, good_file)
     (tmp_path / "file").write_text("")
-    assert weights.main([GOOD, "--save-dir", str(tmp_path / "file" / "weights")]) == 1
+    assert zoo.main([GOOD, "--save-dir", str(tmp_path / "file" / "weights")]) == 1
     (error,) = capsys.readouterr().err.splitlines()
     assert "cannot be saved" in error and "--save-dir" in error
 
@@ -296,10 +297,11 @@ def test_an_interrupt_leaves_no_half_file(site, tmp_path, good_file):
     script = (
         "import signal, sys\n"
         "from pathlib import Path\n"
-        "from utils import errors, weights\n"
+        "from models import published, zoo\n"
+        "from utils.errors import run_script\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
-        f"weights.TABLE = Path({str(site.table)!r})\n"
-        "errors.run_script(weights.main)"
+        f"published.TABLE = Path({str(site.table)!r})\n"
+        "run_script(zoo.main)"
     )
     folder = tmp_path / "weights"
     process = subprocess.Popen(

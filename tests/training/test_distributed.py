@@ -57,6 +57,7 @@ def test_two_processes_do_what_one_does(start_pair, train, data_flags, tmp_path,
     assert two.settings()["starts"][0]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_stopped_under_torchrun_resumes_with_one_process(
     start_warm, wait_for, data_flags, tmp_path, run_of, resume
 ):

@@ -1,3 +1,5 @@
+"""The order of samples: the same for any batch size and number of ranks, from any position of an epoch."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,9 +96,9 @@ def test_works_with_a_data_loader_and_persistent_workers(num_workers):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="0 samples in batches of 4"):
+    with pytest.raises(ValueError, match="must be at least 1, got 0 and 4"):
         EpochBatchSampler(0, 4, shuffle=False, seed=0)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
+    with pytest.raises(ValueError, match="rank must be from 0 to 1, got 2"):
         EpochBatchSampler(9, 4, shuffle=False, seed=0, rank=2, world_size=2)
-    with pytest.raises(ValueError, match="10 samples seen of an epoch of 9"):
+    with pytest.raises(ValueError, match="samples seen must be from 0 to 9, got 10"):
         EpochBatchSampler(9, 4, shuffle=False, seed=0).set_position(0, 10)

@@ -95,10 +95,10 @@ def test_spectra_figure_goes_to_tensorboard(cube):
     assert image.shape[0] == 3 and image.std() > 0
 
 
-def test_the_test_figure_shows_errors_in_reflectance_and_decibels(cube):
+def test_the_comparison_shows_errors_in_reflectance_and_decibels(cube):
     x_hat = cube.astype(np.float64) + 0.01
     x_hat[50:60] = cube[50:60]
-    figure = plots.test_figure([("worst", cube, x_hat), ("best", cube, cube)])
+    figure = plots.comparison_figure([("worst", cube, x_hat), ("best", cube, cube)])
     draw(figure)
     assert [row.get_suptitle() for row in figure.subfigs] == ["worst", "best"]
 
@@ -122,22 +122,22 @@ def test_the_scale_of_the_error_map_is_that_of_its_finite_errors():
     x = np.zeros((3, 4, 4))
     broken = x.copy()
     broken[:, 0, 0], broken[:, 0, 1], broken[:, 0, 2] = 0.5, np.nan, np.inf
-    for x_hat, largest in ((broken, 0.5), (x, plots.DIGITAL_NUMBER)):
-        error = panels(plots.test_figure([("", x, x_hat)]))["Error per pixel (RMSE)"]
+    for x_hat, largest in ((broken, 0.5), (x, plots.MIN_RANGE)):
+        error = panels(plots.comparison_figure([("", x, x_hat)]))["Error per pixel (RMSE)"]
         assert error.images[0].get_clim() == (0, largest)
 
 
 def test_half_precision_is_not_rounded_any_further():
     x, x_hat = (torch.full((2, 4, 4), value).half() for value in (0.5, 0.51))
-    figure = plots.test_figure([("", x, x_hat)])
+    figure = plots.comparison_figure([("", x, x_hat)])
     psnr = panels(figure)["PSNR per band"].lines[0].get_ydata()
     difference = x_hat[0, 0, 0].item() - x[0, 0, 0].item()
     np.testing.assert_allclose(psnr, -20 * np.log10(difference), rtol=1e-9)
 
 
-def test_the_test_figure_picks_pixels_from_dark_to_bright():
+def test_the_comparison_picks_pixels_from_dark_to_bright():
     x = np.zeros((3, 10, 10)) + np.arange(100).reshape(10, 10) / 100
-    figure = plots.test_figure([("", x, x)])
+    figure = plots.comparison_figure([("", x, x)])
     spectra = panels(figure)["Spectra (dashed: reconstruction)"]
     assert [line.get_ydata()[0] for line in spectra.lines[::2]] == [0.05, 0.5, 0.94]
 
@@ -156,5 +156,5 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_images_draw_without_a_warning(name, error):
     x = ODD[name]
-    draw(plots.test_figure([(name, x, x + error)]))
+    draw(plots.comparison_figure([(name, x, x + error)]))
     draw(plots.spectra_figure(x, x + error, [(0, 0)]))

@@ -30,12 +30,12 @@ def test_memory_of_a_fresh_process(monkeypatch):
     # The processes find this file as a module.
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     large = torch.ones(2**26)  # the peak of this process is none of theirs
-    assert 64e6 < in_fresh_process("test_processes:grow", 64) < 90e6
+    assert 64e6 < in_fresh_process("test_processes:grow", 64, preload=["torch"]) < 90e6
     del large
     with pytest.raises(OutOfMemory):
-        in_fresh_process("test_processes:too_much")
+        in_fresh_process("test_processes:too_much", preload=["torch"])
     with pytest.raises(RuntimeError, match="KeyError: 'a name'"):
-        in_fresh_process("test_processes:wrong")
+        in_fresh_process("test_processes:wrong", preload=["torch"])
 
 
 def test_an_impatient_second_signal_ends_at_once(monkeypatch):

@@ -1,0 +1,115 @@
+"""Download published weights and check that they load into their model."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from models import models
+from models.published import Published
+from utils.checkpoint import load_state_dict
+from utils.errors import CheckpointError, ProjectError, one_line
+from utils.files import atomic_write
+
+TIMEOUT = 30  # seconds without a byte
+CHUNK = 1 << 16  # bytes
+USER_AGENT = "hyspecnet-compression (python -m models.zoo)"  # some servers turn Python's own away
+
+
+class DownloadError(ProjectError):
+    """Published weights that could not be downloaded, or are not what the table says."""
+
+
+def obtain(row: Published, path: Path, overwrite: bool = False) -> str:
+    """Keep the file at `path` if it loads, else download it.
+
+    Args:
+        row: the weights.
+        path: their file.
+        overwrite: download in any case.
+
+    Returns:
+        A message that says what was done.
+
+    Raises:
+        DownloadError: as `download`, or the file at `path` does not load and must not be overwritten.
+    """
+    if path.is_file() and not overwrite:
+        try:
+            check(row, path)
+        except (CheckpointError, OSError) as error:
+            raise DownloadError(
+                f"{row.model}: {path} does not load: {error}; --overwrite replaces it from {row.url}"
+            ) from None
+        return f"{row.model}: {path} exists and loads: kept"
+    download(row, path)
+    return f"{row.model}: saved {path}"
+
+
+def download(row: Published, path: Path) -> None:
+    """Download the weights of `row` to `path`, whose old content stays until the new one has been checked.
+
+    Raises:
+        DownloadError: not available, not complete, not the weights of this model, or not writable.
+    """
+    by_hand = f"try again later, or save the file by hand as {path}"
+    try:
+        with atomic_write(path) as file:
+            for chunk in _chunks(row, by_hand):
+                file.write(chunk)
+            file.flush()
+            try:
+                check(row, Path(file.name))
+            except CheckpointError as error:
+                raise DownloadError(f"{row.model}: the answer of {row.url} does not load: {error}; {by_hand}") from None
+    except OSError as error:
+        raise DownloadError(
+            f"{row.model}: {row.url} cannot be saved as {path}: {error.strerror}; "
+            "make room there or choose another --save-dir"
+        ) from None
+
+
+def check(row: Published, path: Path) -> None:
+    """Load the file at `path` strictly into the model of `row`.
+
+    Raises:
+        CheckpointError: no checkpoint, or one of another model. The message, one line, calls the file "it":
+            the caller knows a better name than that of a temporary file.
+    """
+    with open(path, "rb") as file:
+        if file.read(256).lstrip().startswith(b"<"):
+            raise CheckpointError("it is a web page, not a checkpoint")
+    try:
+        models[row.model]().load_state_dict(load_state_dict(path), strict=True)
+    except (CheckpointError, RuntimeError) as error:
+        raise CheckpointError(one_line(error).replace(str(path), "it")) from None
+
+
+def _chunks(row: Published, by_hand: str) -> Iterator[bytes]:
+    """Yield the bytes at the address of `row`, with a progress bar; `by_hand` ends the messages of errors."""
+    request = urllib.request.Request(row.url, headers={"User-Agent": USER_AGENT})
+    received = 0
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            length = response.length  # None if the server does not send it
+            # disable=None: no bar if stderr is a file
+            with tqdm(desc=row.model, total=length, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+                while chunk := response.read(CHUNK):
+                    yield chunk
+                    received += len(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"{row.model}: {row.url} answers {error.code} {error.reason}; {by_hand}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)  # wrapped by a URLError
+        message = reason if isinstance(reason, str) else one_line(reason)
+        raise DownloadError(
+            f"{row.model}: {row.url} cannot be reached: {message}; check the network, {by_hand}"
+        ) from None
+    if length is not None and received != length:
+        raise DownloadError(f"{row.model}: {row.url} broke off after {received} of {length} bytes; {by_hand}")
