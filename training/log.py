@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from utils.files import atomic_write
 from utils.plots import false_color, spectra_figure, stretch_limits
+from utils.results import write_csv
 
 METRICS = ("loss", "bpppc", "mse", "psnr", "ssim", "sa", "images_per_second")
 COLUMNS = (
@@ -48,10 +48,7 @@ class RunLog:
                 # A row that a kill cut short lacks its last columns.
                 complete = (row for row in csv.DictReader(file) if row[COLUMNS[-1]])
                 rows = [row for row in complete if int(row["epoch"]) <= epochs_done]
-        with atomic_write(self.path, "w") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(self.path, rows, COLUMNS)
 
     def log_epoch(
         self,

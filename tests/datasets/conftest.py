@@ -104,15 +104,3 @@ def start():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # orphans too: they would keep the pipes open
         process.communicate()
-
-
-@pytest.fixture
-def run_module(start):
-    """run_module(*args) -> (exit status, stdout, stderr) of `python -m *args`."""
-
-    def run(*args) -> tuple[int, str, str]:
-        process = start(*args)
-        stdout, stderr = process.communicate(timeout=60)
-        return process.returncode, stdout, stderr
-
-    return run

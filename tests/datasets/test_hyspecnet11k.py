@@ -1,3 +1,4 @@
+import gc
 import pickle
 import re
 import shutil
@@ -207,13 +208,16 @@ def test_transforms_read_and_check_only_what_they_pick(dataset_root):
     assert torch.isfinite(dataset[0]).all()
 
 
-def test_error_in_a_worker_keeps_its_message(dataset_root):
+def test_error_in_a_worker_keeps_its_message(dataset_root, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # waits that long for the worker
     dataset = HySpecNet11k(dataset_root)
     truncate(dataset.paths[1])
     direct = message_of(lambda: dataset[1])
     with pytest.raises(DatasetError) as info:
-        list(DataLoader(dataset, batch_size=5, num_workers=1))  # torch takes 5 s to end this worker
+        list(DataLoader(dataset, batch_size=5, num_workers=1))
     assert one_line(info.value) == direct
+    del info
+    gc.collect()  # ends the worker
 
 
 # Transforms and random draws

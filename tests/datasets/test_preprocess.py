@@ -176,12 +176,19 @@ def test_finished(tmp_path, save_cube):
 # The script
 
 
-def test_sample_from_tif_to_tensor(tmp_path, run_module):
+def run(capfd, *argv):
+    """Run the script here; return its status and what it and its workers printed."""
+    capfd.readouterr()
+    status = main([str(argument) for argument in argv])
+    return (status, *capfd.readouterr())
+
+
+def test_sample_from_tif_to_tensor(tmp_path, capfd):
     root = tmp_path / "sample"
     shutil.copytree(SAMPLE, root, ignore=shutil.ignore_patterns("*-DATA.npy", "*QL_*"))
     with pytest.raises(DatasetError, match=r"python -m datasets\.preprocess"):
         HySpecNet11k(root)
-    status, stdout, stderr = run_module("datasets.preprocess", root)
+    status, stdout, stderr = run(capfd, root)
     assert (status, stderr) == (0, ""), "quiet: no progress bar without a terminal, no nodata in kept bands"
     assert re.fullmatch(r"2 made, 0 skipped, 0 failed, [\d.]+ patches/s\n", stdout)
     for split, path in zip(("train", "val"), tifs(root), strict=True):
@@ -223,12 +230,12 @@ def test_single_tif_under_any_name(tmp_path, save_tif):
     np.testing.assert_array_equal(np.load(tmp_path / "scene-DATA.npy"), expected_cube(bands))
 
 
-def test_bad_files_do_not_stop_the_rest(tif_root, save_tif, entry, run_module):
+def test_bad_files_do_not_stop_the_rest(tif_root, save_tif, entry, capfd):
     bad = [tif_root / "patches" / entry(9, i).replace("-DATA.npy", "-SPECTRAL_IMAGE.TIF") for i in (1, 2)]
     bands = save_tif(bad[0], size=(64, 64))
     bad[0].write_bytes(bad[0].read_bytes()[:300_000])
     save_tif(bad[1], bands[:100, :8, :8])
-    status, stdout, stderr = run_module("datasets.preprocess", tif_root, "--num-workers", "2")
+    status, stdout, stderr = run(capfd, tif_root, "--num-workers", 2)
     assert status == 1
     assert stdout.splitlines()[-1].startswith("3 made, 0 skipped, 2 failed, ")
     lines = stderr.splitlines()
@@ -240,25 +247,21 @@ def test_bad_files_do_not_stop_the_rest(tif_root, save_tif, entry, run_module):
     assert_made(tif_root, 3)
 
 
-def test_nodata_is_a_warning(tif_root, save_tif, run_module):
+def test_nodata_is_a_warning(tif_root, save_tif, capfd):
     path = tifs(tif_root)[1]
     bands = read_tif(path)
     bands[:, :3, :5] = -32768
     save_tif(path, bands, transform=None)  # which rasterio warns about
-    status, stdout, stderr = run_module("datasets.preprocess", tif_root)
+    status, stdout, stderr = run(capfd, tif_root, "--num-workers", 1)
     assert status == 0 and stdout.startswith("3 made")
     assert stderr == f"warning: {path}: 12.50% of the values in kept bands are nodata, written as 0\n"
 
 
-def test_wrong_roots(tmp_path, run_module):
+def test_wrong_roots(tmp_path):
     with pytest.raises(UsageError, match="nowhere: no such folder"):
         main([str(tmp_path / "nowhere")])
     with pytest.raises(DatasetError, match=r"no \*-SPECTRAL_IMAGE\.TIF in it"):
         main([str(tmp_path)])
-    for root, expected in ((tmp_path / "nowhere", 2), (tmp_path, 1)):
-        status, stdout, stderr = run_module("datasets.preprocess", root)
-        assert (status, stdout) == (expected, "")
-        assert stderr.startswith(f"error: {root}: ") and stderr.count("\n") == 1
     with pytest.raises(SystemExit) as info:
         main([str(tmp_path), "--num-workers", "0"])
     assert info.value.code == 2
