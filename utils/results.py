@@ -21,10 +21,16 @@ def write_json(path: str | Path, content: Mapping) -> None:
         file.write(_indented(_plain(content), "\n") + "\n")
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
-    """Write rows, mappings with the same keys, atomically. Floats keep all their digits."""
+def write_csv(path: str | Path, rows: Sequence[Mapping], columns: Sequence[str] | None = None) -> None:
+    """Write rows, mappings with the same keys, atomically. Floats keep all their digits.
+
+    Args:
+        path: the file to write.
+        rows: may be empty if `columns` are given.
+        columns: keys of the rows in order; by default those of the first row.
+    """
     with atomic_write(path, "w") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]) if columns is None else columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
