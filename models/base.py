@@ -211,31 +211,35 @@ class HSICompressionModel(CompressionModel):
                 of the rest.
         """
         state_dict = self.translate_keys(state_dict)
-        if strict:
-            self._check_keys(state_dict)
+        problem = _mismatch(self, state_dict) if strict else None
+        if problem:
+            raise RuntimeError(problem)
         return torch.nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
 
-    def _check_keys(self, state_dict: Mapping[str, Tensor]) -> None:
-        own = self.state_dict()
-        kinds = {
-            "missing": [key for key in own if key not in state_dict],
-            "unexpected": [key for key in state_dict if key not in own],
-            "mis-shaped": [
-                f"{key} {_shape(state_dict[key])} instead of {_shape(own[key])}"
-                for key in own
-                if key in state_dict and state_dict[key].shape != own[key].shape
-            ],
-        }
-        problems = [f"{kind}: {_first_five(keys)}" for kind, keys in kinds.items() if keys]
-        if not problems:
-            return
-        problems.insert(0, f"these weights do not belong to this {type(self).__name__} of {self.src_channels} bands")
-        if not self.verified:
-            problems.append(
-                f"the architecture of {type(self).__name__} could not be confirmed against published code: "
-                "the published file may hold another one"
-            )
-        raise RuntimeError("; ".join(problems))
+
+def _mismatch(model: HSICompressionModel, state_dict: Mapping[str, Tensor]) -> str | None:
+    """Describe in one line why weights do not fit a model, None if they do."""
+    own = model.state_dict()
+    kinds = {
+        "missing": [key for key in own if key not in state_dict],
+        "unexpected": [key for key in state_dict if key not in own],
+        "mis-shaped": [
+            f"{key} {_shape(state_dict[key])} instead of {_shape(own[key])}"
+            for key in own
+            if key in state_dict and state_dict[key].shape != own[key].shape
+        ],
+    }
+    problems = [f"{kind}: {_first_five(keys)}" for kind, keys in kinds.items() if keys]
+    if not problems:
+        return None
+    name = type(model).__name__
+    problems.insert(0, f"these weights do not belong to this {name} of {model.src_channels} bands")
+    if not model.verified:
+        problems.append(
+            f"the architecture of {name} could not be confirmed against published code: "
+            "the published file may hold another one"
+        )
+    return "; ".join(problems)
 
 
 def _first_five(keys: list[str]) -> str:
