@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from models.published import read_published
 
+# torch_geometric, which CompressAI imports, uses a deprecated part of torch.
+warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+
 _NAMES = {
     "cae1d": ("cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "cae1d"),
     "cae1da": ("cae1da",),
@@ -38,11 +41,8 @@ class _Registry(Mapping):
 
     def __getitem__(self, name: str) -> Callable:
         name = aliases.get(name, name)
-        with warnings.catch_warnings():
-            # torch_geometric, which CompressAI imports, uses a deprecated part of torch.
-            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
-            importlib.import_module(f"models.{_MODULES[name]}")
-            return importlib.import_module("compressai.registry").MODELS[name]
+        importlib.import_module(f"models.{_MODULES[name]}")
+        return importlib.import_module("compressai.registry").MODELS[name]
 
     def __contains__(self, name: object) -> bool:
         return aliases.get(name, name) in _MODULES

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.devices import CPUINFO
+
 _PACKAGES = ("torch", "compressai", "numpy", "rasterio", "pytorch-msssim")
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,7 +92,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()

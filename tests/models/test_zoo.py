@@ -297,6 +297,7 @@ def test_an_interrupt_leaves_no_half_file(site, tmp_path, good_file):
     script = (
         "import signal, sys\n"
         "from pathlib import Path\n"
+        "import models.base  # prints no warning of CompressAI's\n"
         "from models import published, zoo\n"
         "from utils.errors import run_script\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
