@@ -32,21 +32,21 @@ def report_folder(args: argparse.Namespace, git_commit: str | None = None, suffi
     if not args.name:
         return stamped_folder(args.save_dir, suffix)
     folder = Path(args.save_dir) / args.name
-    if git_commit is not None and not args.allow_dirty:
-        check_clean(folder, git_commit)
+    if git_commit is not None:
+        check_clean(folder, git_commit, args.allow_dirty)
     return folder
 
 
-def check_clean(folder: Path, git_commit: str) -> None:
-    """Refuse a report that is meant to go into git if the code that measures differs from its commit.
+def check_clean(folder: Path, git_commit: str, allow_dirty: bool) -> None:
+    """Refuse a named report that is meant to go into git if the code that measures differs from its commit.
 
     Raises:
-        UsageError: the folder is in `NAMED_REPORTS`, and the working tree is dirty.
+        UsageError: the folder is in `NAMED_REPORTS`, and the working tree was dirty.
     """
-    if git_commit.endswith("-dirty") and folder.resolve().is_relative_to(NAMED_REPORTS):
+    if git_commit.endswith("-dirty") and not allow_dirty and folder.resolve().is_relative_to(NAMED_REPORTS):
         raise UsageError(
-            f"{folder}: a named report must come from a clean commit, and the working tree has changes: "
-            "commit them, or give --allow-dirty"
+            f"{folder}: a named report must come from a clean commit, got {git_commit}: "
+            "commit the changes, or give --allow-dirty"
         )
 
 

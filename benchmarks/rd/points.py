@@ -40,7 +40,10 @@ FINEST, COARSEST = 2.0**-20, 2.0**0.5  # steps to look at, in parts of the peak
 FIRST = 2.0**-10
 WARM_UP_SIDE = 16  # pixels
 LONG = 2.0  # seconds: what takes longer is timed once
-PRELOADED = ("benchmarks.rd.points", "coding.classical", "coding.learned.codec", "imagecodecs", "numba")
+PRELOADED = (
+    *("benchmarks.rd.points", "coding.classical", "coding.learned.codec"),
+    *("compressai.models", "imagecodecs", "numba"),
+)
 """Of each process, before it is a codec's own."""
 
 

@@ -16,7 +16,7 @@ import torch
 from benchmarks.rd.images import image_name, read_image, split_paths
 from benchmarks.rd.points import Job, run_jobs
 from benchmarks.rd.report import Report, write_report
-from benchmarks.report import read_report, report_folder
+from benchmarks.report import check_clean, read_report, report_folder
 from coding.base import Family
 from coding.classical import classical, classical_family
 from coding.learned.codec import learned_family
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         **origin,
     }
     kept = folder / ".points"
-    check_kept(kept / "settings.json", settings, args.resume)
+    check_kept(kept / "settings.json", settings, args)
     write_json(kept / "settings.json", settings)
     jobs = [
         Job(
@@ -172,25 +172,27 @@ def check_anchors(given: list[str] | None, codecs: list[str]) -> list[str]:
     return anchors
 
 
-def check_kept(path: Path, settings: Mapping, resume: bool) -> None:
-    """Check that a run may use a folder in which a run may have been before.
+def check_kept(path: Path, settings: Mapping, args: argparse.Namespace) -> None:
+    """Check that a run may use a folder that may hold the points of an earlier run.
 
     Args:
         path: of the settings that are kept with the points.
         settings: of the run.
-        resume: whether to continue the run before.
+        args: with `resume` and `allow_dirty`.
 
     Raises:
-        UsageError: there is a run that is not to be resumed, or one of other images.
+        UsageError: there is a run that is not to be resumed, or one of other images or of a dirty tree.
     """
     if not path.is_file():
         return
     folder = path.parents[1]
-    if not resume:
+    if not args.resume:
         raise UsageError(f"{folder} holds a run: resume it by --resume, or give another --name")
     kept = json.loads(path.read_text(encoding="utf-8"))
     for key in FIXED_SETTINGS:
         if kept[key] != settings[key]:
             raise UsageError(f"{folder} was made with {key} {kept[key]}, not {settings[key]}: give another --name")
+    if kept["git_commit"] is not None:
+        check_clean(folder, kept["git_commit"], args.allow_dirty)
     if kept["git_commit"] != settings["git_commit"]:
         print("note: the kept points were measured with another version of the code", file=sys.stderr)

@@ -148,6 +148,17 @@ def test_rd_refuses_a_dirty_tree_before_it_measures(cubes, tmp_path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
+def test_points_of_a_dirty_tree_are_not_resumed(cubes, without_figures, tmp_path, monkeypatch):
+    flags = rd_flags(tmp_path, *cubes, "--codecs", "aec")
+    monkeypatch.setattr("benchmarks.report.NAMED_REPORTS", tmp_path)
+    monkeypatch.setattr("utils.environment.git_commit", lambda: "0123-dirty")
+    assert benchmark.main([*flags, "--allow-dirty"]) == 0
+    monkeypatch.setattr("utils.environment.git_commit", lambda: "4567")
+    with pytest.raises(UsageError, match="0123-dirty"):
+        benchmark.main([*flags, "--resume"])
+    assert benchmark.main([*flags, "--resume", "--allow-dirty"]) == 0
+
+
 def test_rd_names_a_file_that_is_no_image_before_it_measures(cubes, tmp_path):
     (tmp_path / "c.npy").write_bytes(b"no cube")
     with pytest.raises(DatasetError, match=r"c\.npy: damaged"):
