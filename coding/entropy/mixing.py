@@ -1,264 +1,170 @@
-"""Binary arithmetic coding with mixed adaptive probabilities: what the kernels of `klt-cm` are built of.
+"""Adaptive probabilities of binary decisions, mixed from several contexts.
 
-A decision (a bit) is coded with a probability that several contexts vote on. Each context has a counter, the
-probability of a 1 and how many decisions it rests on. Their log odds are weighted and added, and the weights follow
-the gradient of the code length: logistic mixing (Mahoney, "Adaptive weighing of context models for lossless data
-compression", Florida Tech TR CS-2005-16). The arithmetic coder (Witten, Neal and Cleary, doi 10.1145/214762.214771)
-narrows an interval of 48 bits and passes on its first 16 as soon as they are settled.
+Each context of a decision has a counter: the probability of a 1, and the number of decisions that it rests on. The log
+odds of these probabilities are weighted and added, and the weights follow the gradient of the code length: logistic
+mixing (Mahoney, "Adaptive weighing of context models for lossless data compression", Florida Tech TR CS-2005-16).
 
-Nothing here computes with floating point, tables included, so that every machine decodes the same decisions.
-
-An encoder and a decoder are the same walk: a kernel calls `code_mixed` for each decision, an encoder with the bit, a
-decoder with any, and goes on with the bit that is returned. All functions are inlined into the kernel.
+All arithmetic is that of integers, tables included, so that every machine decodes the same decisions. The functions
+that kernels call are inlined.
 """
 
 from __future__ import annotations
 
-import numba
+from typing import NamedTuple
+
 import numpy as np
 
-from coding.base import DamagedError
+from coding.entropy.compiled import inlined
+from coding.entropy.range_coder import CERTAIN, code_bit, code_bits
 
-LOW, HIGH, CODE, POSITION, DECODING = range(5)
-"""What the coder's state holds: the interval, the decoder's number in it, bytes so far, which direction."""
+LOG_ODDS_UNIT = 256
+"""Log odds of 1, as an integer."""
 
-_BITS = 48  # of the interval
-_LAST = (1 << _BITS) - 1
-_CERTAINTY = 1 << 16  # a probability of 1
-_UNIT = 256  # log odds of 1, as stretched probabilities have them
-_REACH = 12 * _UNIT  # log odds beyond it are not told apart
-_COUNT_BITS = 9  # of a counter, the lowest; the other 22 are the probability of a 1
-_PROBABILITY_BITS = 22
-FRESH = (1 << (_PROBABILITY_BITS - 1)) << _COUNT_BITS
-"""A counter that knows nothing: even odds, no decisions."""
+MAX_LOG_ODDS = 12 * LOG_ODDS_UNIT
 
-UNARY = 14
-"""Numbers that `code_magnitude` codes by as many decisions and one more."""
+_PROBABILITY_BITS = 22  # of a counter, the upper ones; the lower ones count decisions
+_COUNT_BITS = 9
+_COUNT_MASK = (1 << _COUNT_BITS) - 1
+_EVEN_ODDS = (1 << (_PROBABILITY_BITS - 1)) << _COUNT_BITS
+_STRETCH_BITS = 12  # of a probability, for its log odds
+_MEMORY = 255  # decisions that a counter rests on at most
 
-MOST_BITS = 24
-"""Of a number of `code_magnitude`."""
+_WEIGHT_ONE = 1 << 16
+_INITIAL_WEIGHT_SUM = _WEIGHT_ONE * 5 // 4
+_FIRST_RATE_SHIFT, _LAST_RATE_SHIFT = 14, 17  # of a set of weights: grows by 1 with every 256 decisions
+_RATE_SHIFT_AGE_BITS = 8
 
-NODES = UNARY + MOST_BITS
-"""Kinds of decisions in such a number."""
+UNARY_LIMIT = 14
+"""Numbers below it are coded by `code_magnitude` in unary."""
 
-_FIRST_STEP = 14  # the weights' step, halved per unit: at first
-_LAST_STEP = 17  # in the long run
-WEIGHT_ONE = 1 << 16
-"""A weight of 1."""
+MAGNITUDE_BITS = 24
+"""Bits of the largest number that `code_magnitude` can code."""
+
+NODES = UNARY_LIMIT + MAGNITUDE_BITS
+"""Decisions that `code_magnitude` tells apart: each has its own counter in a context, and its own set of weights."""
 
 
 def _squash_table() -> np.ndarray:
-    """Probability of a 1, in 2^-16, of log odds from -_REACH to _REACH."""
+    """Return the probability of a 1, in 2^-16, for log odds from -`MAX_LOG_ODDS` to `MAX_LOG_ODDS`."""
     one = 1 << 64
     factor, term = 0, one
-    for n in range(1, 20):  # exp(1 / _UNIT) by its series
+    for n in range(1, 20):  # exp(1 / LOG_ODDS_UNIT) by its series
         factor += term
-        term //= _UNIT * n
+        term //= LOG_ODDS_UNIT * n
     power = one
     odds = [one]
-    for _ in range(_REACH):
+    for _ in range(MAX_LOG_ODDS):
         power = power * factor >> 64
         odds.append(power)
-    upper = [_CERTAINTY * power // (power + one) for power in odds]
-    lower = [_CERTAINTY - probability for probability in upper[:0:-1]]
-    return np.clip(np.array(lower + upper), 1, _CERTAINTY - 1).astype(np.int32)
+    upper = [CERTAIN * power // (power + one) for power in odds]
+    lower = [CERTAIN - probability for probability in upper[:0:-1]]
+    return np.clip(np.array(lower + upper), 1, CERTAIN - 1).astype(np.int32)
 
 
 def _stretch_table(squash: np.ndarray) -> np.ndarray:
-    """Log odds of the 2^12 probabilities (2 i + 1) / 2^13."""
-    probabilities = (2 * np.arange(1 << 12) + 1) * (_CERTAINTY >> 13)
-    return (np.searchsorted(squash, probabilities) - _REACH).astype(np.int32)
+    """Return the log odds of the probabilities (2 i + 1) / 2^(`_STRETCH_BITS` + 1)."""
+    probabilities = (2 * np.arange(1 << _STRETCH_BITS) + 1) * (CERTAIN >> (_STRETCH_BITS + 1))
+    return (np.searchsorted(squash, probabilities) - MAX_LOG_ODDS).astype(np.int32)
 
 
 _SQUASH = _squash_table()
 _STRETCH = _stretch_table(_SQUASH)
-# A counter's step after n decisions is 1 / (n + 1.5), in 2^-16.
-_RATES = np.array([2 * _CERTAINTY // (2 * n + 3) for n in range(1 << _COUNT_BITS)], np.int32)
+# The rate of a counter after n decisions is 1 / (n + 1.5), in 2^-16.
+_RATES = np.array([2 * CERTAIN // (2 * n + 3) for n in range(_MEMORY + 1)], np.int32)
 
 
-def new_encoder() -> np.ndarray:
-    """The state of an encoder before its first decision.
+class Mixer(NamedTuple):
+    """What is learned from the decisions so far.
 
-    It counts the bytes that do not fit into its `data` without writing them: `finish_encoder` says whether all did.
+    Attributes:
+        counters: int32 (N,), of all contexts.
+        weights: int32 (S, I + 1), sets of weights for I contexts; last in each set, how often it was used.
+        inputs: int64 (I,), scratch.
     """
-    coder = np.zeros(5, np.int64)
-    coder[HIGH] = _LAST
-    return coder
+
+    counters: np.ndarray
+    weights: np.ndarray
+    inputs: np.ndarray
 
 
-def new_counters(*shape: int) -> np.ndarray:
-    """Counters that know nothing, int32."""
-    return np.full(shape, FRESH, np.int32)
-
-
-def new_weights(sets: int, inputs: int) -> np.ndarray:
-    """Weights of a mixer, int32 (sets, inputs + 1): last in each set, how many decisions it has seen."""
-    weights = np.full((sets, inputs + 1), WEIGHT_ONE * 5 // (4 * inputs), np.int32)
+def new_mixer(counters: int, sets: int, inputs: int) -> Mixer:
+    """Return a mixer that has seen no decisions."""
+    weights = np.full((sets, inputs + 1), _INITIAL_WEIGHT_SUM // inputs, np.int32)
     weights[:, -1] = 0
-    return weights
+    return Mixer(np.full(counters, _EVEN_ODDS, np.int32), weights, np.zeros(inputs, np.int64))
 
 
-def new_decoder(stream: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """The state of a decoder before the first decision of `stream`, and its bytes as the kernels take them."""
-    coder = new_encoder()
-    coder[DECODING] = 1
-    coder[CODE] = int.from_bytes(stream[: _BITS // 8].ljust(_BITS // 8, b"\0"), "big")
-    coder[POSITION] = _BITS // 8
-    # A copy: kernels are compiled once, for arrays that can be written.
-    return coder, np.frombuffer(stream, np.uint8).copy()
-
-
-def finish_encoder(coder: np.ndarray, data: np.ndarray) -> bytes | None:
-    """The bytes behind the last decision: the number of the interval with the most zeros at its end, without these.
-
-    Returns:
-        All bytes; None where `data` was too short for them, and then they are about `coder[POSITION]`.
-    """
-    position = int(coder[POSITION])
-    if position > len(data):
-        return None
-    low, high = int(coder[LOW]), int(coder[HIGH])
-    zeros = next(zeros for zeros in range(_BITS, -1, -1) if (high >> zeros) << zeros >= low)
-    last = ((high >> zeros) << zeros).to_bytes(_BITS // 8, "big")
-    return (data[:position].tobytes() + last).rstrip(b"\0")
-
-
-def check_decoder(coder: np.ndarray, data: np.ndarray) -> None:
-    """Raise DamagedError where `data` has more bytes than the decisions took.
-
-    An encoder drops zeros at the end and a decoder takes as many as it wants, so too few bytes cannot be told.
-    """
-    if len(data) > coder[POSITION]:
-        raise DamagedError(f"a coded array has {len(data) - coder[POSITION]} bytes too many")
-
-
-@numba.njit(forceinline=True)
-def _narrow(coder, data, low, high):
-    """Go on with the interval from `low` to `high`, without the bits that are settled."""
-    while (low ^ high) >> (_BITS - 16) == 0:
-        position = coder[POSITION]
-        if coder[DECODING]:
-            word = np.int64(0)
-            if position < len(data):
-                word = np.int64(data[position]) << 8
-            if position + 1 < len(data):
-                word |= np.int64(data[position + 1])
-            coder[CODE] = ((coder[CODE] << 16) & _LAST) | word
-        elif position + 1 < len(data):
-            data[position] = low >> (_BITS - 8)
-            data[position + 1] = (low >> (_BITS - 16)) & 255
-        coder[POSITION] = position + 2
-        low = (low << 16) & _LAST
-        high = ((high << 16) & _LAST) | 0xFFFF
-    coder[LOW], coder[HIGH] = low, high
-
-
-@numba.njit(forceinline=True)
-def code_bit(coder, data, probability, bit):
-    """Code one decision; `probability` is that of a 1, in 2^-16, from 1 to 2^16 - 1."""
-    low, high = coder[LOW], coder[HIGH]
-    middle = low + ((high - low) >> 16) * probability
-    if coder[DECODING]:
-        bit = 1 if coder[CODE] <= middle else 0
-    if bit:
-        high = middle
-    else:
-        low = middle + 1
-    _narrow(coder, data, low, high)
-    return bit
-
-
-@numba.njit(forceinline=True)
-def code_bits(coder, data, number, count):
-    """Code a number of `count` bits, at most 16, that are all as probable as not."""
-    low, high = coder[LOW], coder[HIGH]
-    if high - low < 1 << 32:  # an interval around a carry can be that small, and then is no sum of parts
-        coded = np.int64(0)
-        for place in range(count - 1, -1, -1):
-            coded = 2 * coded + code_bit(coder, data, _CERTAINTY >> 1, (number >> place) & 1)
-        return coded
-    part = (high - low) >> count
-    if coder[DECODING]:
-        number = min((coder[CODE] - low) // part, (1 << count) - 1)
-    low += number * part
-    _narrow(coder, data, low, low + part - 1)
-    return number
-
-
-@numba.njit(forceinline=True)
-def code_mixed(coder, data, counters, bases, node, inputs, weights, chosen, limit, bit):
-    """Code one decision on which several contexts vote, and let them learn from it.
+@inlined
+def code_mixed(coder, mixer, contexts, weight_set, node, bit):
+    """Code a decision with a probability mixed from its contexts, and let these learn from it.
 
     Args:
-        counters: of `new_counters`, one-dimensional.
-        bases: tuple of where in it each context's counters start.
-        node: which of a context's counters is for this decision.
-        inputs: int64, at least as long as `bases`; scratch.
-        weights: of `new_weights`, for as many inputs.
-        chosen: which of its sets weighs.
-        limit: decisions that a counter remembers, at most 511.
-        bit: the decision; a decoder's is not looked at.
+        coder: a `Coder`.
+        mixer: a `Mixer`.
+        contexts: tuple of the first counter of each context.
+        weight_set: the first set of weights.
+        node: added to all of these.
+        bit: the decision; ignored by a decoder.
 
     Returns:
         The decision.
     """
-    count = len(bases)
+    counters, weights, inputs = mixer.counters, mixer.weights, mixer.inputs
+    count = len(contexts)
+    weight_set += node
     total = np.int64(0)
     for i in range(count):
-        inputs[i] = _STRETCH[counters[bases[i] + node] >> (_COUNT_BITS + _PROBABILITY_BITS - 12)]
-        total += weights[chosen, i] * inputs[i]
-    total = min(max(total >> 16, -_REACH), _REACH)
-    probability = np.int64(_SQUASH[total + _REACH])
-    bit = code_bit(coder, data, probability, bit)
+        probability = counters[contexts[i] + node] >> _COUNT_BITS
+        inputs[i] = _STRETCH[probability >> (_PROBABILITY_BITS - _STRETCH_BITS)]
+        total += weights[weight_set, i] * inputs[i]
+    total = min(max(total >> 16, -MAX_LOG_ODDS), MAX_LOG_ODDS)
+    probability = np.int64(_SQUASH[total + MAX_LOG_ODDS])
+    bit = code_bit(coder, probability, bit)
     error = (bit << 16) - probability
-    seen = np.int64(weights[chosen, count])
-    shift = _FIRST_STEP + (seen >> 8)
-    if shift < _LAST_STEP:
-        weights[chosen, count] = seen + 1
+    age = np.int64(weights[weight_set, count])
+    shift = _FIRST_RATE_SHIFT + (age >> _RATE_SHIFT_AGE_BITS)
+    if shift < _LAST_RATE_SHIFT:
+        weights[weight_set, count] = age + 1
     for i in range(count):
         # Log odds stay below 2^12 and errors below 2^16: a weight never gets near what int32 holds before it is
         # stopped by the error that it makes, and a damaged stream cannot do more than wrap it.
-        weights[chosen, i] += (inputs[i] * error + (1 << (shift - 1))) >> shift
-        state = np.int64(counters[bases[i] + node])
-        seen = state & ((1 << _COUNT_BITS) - 1)
-        probability = state >> _COUNT_BITS
-        probability += (((bit << _PROBABILITY_BITS) - bit - probability) * _RATES[seen]) >> 16
-        counters[bases[i] + node] = (probability << _COUNT_BITS) | min(seen + 1, limit)
+        weights[weight_set, i] += (inputs[i] * error + (1 << (shift - 1))) >> shift
+        counters[contexts[i] + node] = _updated(np.int64(counters[contexts[i] + node]), bit)
     return bit
 
 
-@numba.njit(forceinline=True)
-def code_magnitude(coder, data, counters, bases, inputs, weights, chosen, limit, magnitude):
-    """Code a whole number from 0 to 2^`MOST_BITS` - 1: unary up to `UNARY`, beyond it by Exp-Golomb (Teuhola 1978).
+@inlined
+def _updated(counter, bit):
+    """Return a counter after a decision."""
+    age, probability = counter & _COUNT_MASK, counter >> _COUNT_BITS
+    probability += (((bit << _PROBABILITY_BITS) - bit - probability) * _RATES[age]) >> 16
+    return (probability << _COUNT_BITS) | min(age + 1, _MEMORY)
+
+
+@inlined
+def code_magnitude(coder, mixer, contexts, weight_set, magnitude):
+    """Code a whole number below 2^`MAGNITUDE_BITS`: unary up to `UNARY_LIMIT`, then Exp-Golomb (Teuhola 1978).
 
     Args:
-        bases: tuple of where each context's `NODES` counters start.
-        chosen: the first of `NODES` sets of weights.
+        coder: a `Coder`.
+        mixer: a `Mixer`.
+        contexts: tuple of the first of `NODES` counters of each context.
+        weight_set: the first of `NODES` sets of weights.
+        magnitude: the number; ignored by a decoder.
 
     Returns:
-        The number; a damaged stream's too is in the range.
+        The number. That of a damaged stream is in range as well.
     """
     number = np.int64(0)
-    while number < UNARY:
-        more = code_mixed(
-            coder, data, counters, bases, number, inputs, weights, chosen + number, limit, int(magnitude > number)
-        )
-        if not more:
+    while number < UNARY_LIMIT:
+        if not code_mixed(coder, mixer, contexts, weight_set, number, int(magnitude > number)):
             return number
         number += 1
-    rest = magnitude - UNARY + 1
+    rest = magnitude - UNARY_LIMIT + 1
     bits = np.int64(0)
-    while bits < MOST_BITS - 1:
-        node = UNARY + bits
-        more = code_mixed(
-            coder, data, counters, bases, node, inputs, weights, chosen + node, limit, int(rest >> (bits + 1) > 0)
-        )
-        if not more:
+    while bits < MAGNITUDE_BITS - 1:
+        if not code_mixed(coder, mixer, contexts, weight_set, UNARY_LIMIT + bits, int(rest >> (bits + 1) > 0)):
             break
         bits += 1
-    low_bits = min(bits, 16)
-    high_bits = bits - low_bits
-    decoded = np.int64(1) << high_bits
-    decoded |= code_bits(coder, data, (rest >> low_bits) & ((1 << high_bits) - 1), high_bits)
-    decoded = (decoded << low_bits) | code_bits(coder, data, rest & ((1 << low_bits) - 1), low_bits)
-    return min(decoded - 1 + UNARY, (1 << MOST_BITS) - 1)
+    rest = (1 << bits) | code_bits(coder, rest & ((1 << bits) - 1), bits)
+    return min(rest - 1 + UNARY_LIMIT, (1 << MAGNITUDE_BITS) - 1)

@@ -12,8 +12,9 @@ import numpy as np
 
 from coding.base import CodingError, join_blocks, split_blocks
 from coding.entropy.integers import decode_integers, encode_integers
-from coding.entropy.mixing import MOST_BITS, POSITION, check_decoder, finish_encoder, new_decoder, new_encoder
-from coding.kltcm.contexts import Model
+from coding.entropy.mixing import MAGNITUDE_BITS
+from coding.entropy.range_coder import check_decoder, finish_encoder, new_decoder, new_encoder, take_bytes
+from coding.kltcm.contexts import ComponentCoder
 from coding.kltcm.features import Predictor, count_features
 from coding.kltcm.trellis import Trellis
 from coding.kltcm.wavelet import analyze, subbands, synthesize
@@ -36,9 +37,9 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
     """
     count, height, width = planes.shape
     layout = subbands(height, width)
-    model, trellis = Model(layout.table, layout.size), Trellis(layout.table, height * width, layout.size)
+    model, trellis = ComponentCoder(layout), Trellis(layout)
     predictor = Predictor(height, width)
-    coder, data = new_encoder(), np.zeros(0, np.uint8)
+    coder, parts = new_encoder(_MOST_BYTES * height * width + 8), []
     factors = np.zeros((count, count_features(count - 1)), np.int64)
     for k in range(count):
         chosen = predictor.fit(planes[k])
@@ -46,16 +47,15 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
         predicted = predictor.predict(factors[k])
         buffer = np.zeros(layout.size)
         buffer[layout.places] = analyze((planes[k] - predicted)[None])[0]
-        if not np.abs(buffer).max() < 2**MOST_BITS - 2:
+        if not np.abs(buffer).max() < 2**MAGNITUDE_BITS - 2:
             raise CodingError("the samples are too large for the step: ask for a larger one")
-        numbers = trellis.quantize(buffer, model.last, model.before, model.mean)
+        numbers = trellis.quantize(buffer, model.history)
         signs = np.where(numbers > 0, 1 + (buffer < 0), 0)
-        if len(data) < coder[POSITION] + _MOST_BYTES * planes[k].size:
-            data = np.append(data, np.zeros(len(data) + _MOST_BYTES * planes[k].size, np.uint8))
-        model.code(coder, data, numbers, signs)
+        model.code(coder, numbers, signs)
+        parts.append(take_bytes(coder))
         planes[k] = _restore(numbers, signs, layout.places) + predicted
         predictor.add(planes[k], fitting=True)
-    return join_blocks([encode_integers(factors), finish_encoder(coder, data)]), planes
+    return join_blocks([encode_integers(factors), finish_encoder(coder, parts)]), planes
 
 
 def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -68,16 +68,16 @@ def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     side, stream = split_blocks(data, 2)
     factors = decode_integers(side, (count, count_features(count - 1)))
     layout = subbands(height, width)
-    model = Model(layout.table, layout.size)
+    model = ComponentCoder(layout)
     predictor = Predictor(height, width)
-    coder, data = new_decoder(stream)
+    coder = new_decoder(stream)
     decoded = np.empty(shape)
     for k in range(count):
         numbers, signs = np.zeros(layout.size, np.int64), np.zeros(layout.size, np.int64)
-        model.code(coder, data, numbers, signs)
+        model.code(coder, numbers, signs)
         decoded[k] = _restore(numbers, signs, layout.places) + predictor.predict(factors[k])
         predictor.add(decoded[k], fitting=False)
-    check_decoder(coder, data)
+    check_decoder(coder)
     return decoded
 
 

@@ -1,205 +1,191 @@
-"""Entropy coding of quantized wavelet planes by mixed contexts.
+"""Entropy coding of quantized wavelet coefficients with mixed contexts.
 
-Each number is coded as a magnitude and a sign. How large it is tells by what is known around it: its neighbors within
-the subband, the coefficient of the next coarser level at its place, those of the other orientations, and its place in
-the components before, which are large where it is. Six contexts of these vote on every decision of a magnitude. Nothing
-here computes with floating point.
+Each coefficient is coded as a magnitude and a sign. The magnitude is likely to be large where those around it are: its
+neighbors within the subband, the coefficient at its place in the next coarser level, those of the other orientations,
+and those at its place in the components before. Six contexts made of these are mixed for each decision of a magnitude.
+Nothing here computes with floating point.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
 
-from coding.entropy.compiled import compiled
-from coding.entropy.mixing import NODES, code_magnitude, code_mixed, new_counters, new_weights
-from coding.kltcm.trellis import NEXT
-from coding.kltcm.wavelet import FIRST, HEIGHT, LEVEL, ORIENTATION, PARENT, SECOND_SIBLING, SIBLING, STRIDE, WIDTH
+from coding.entropy.compiled import compiled, inlined
+from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
+from coding.entropy.neighbors import half
+from coding.entropy.range_coder import Coder
+from coding.kltcm.neighborhoods import History, neighborhood, new_history
+from coding.kltcm.trellis import NEXT_STATE
+from coding.kltcm.wavelet import MAX_LEVELS, Subbands
 
-_MEMORY = 255  # decisions that a counter rests on
-_KINDS = 16  # of subbands: three finest levels and coarser ones, by orientation
-_SIZES = 40  # of sums, in half octaves
-_COARSE = 16  # of them, where two meet in a context
-_CONTEXTS = np.array(
-    [
-        _KINDS * _SIZES * 2,
-        _COARSE * _COARSE * 4 * 2,
-        _COARSE * _COARSE * 12 * 2,
-        81 * 27 * 2,
-        80 * 24 * 4 * 2,
-        _COARSE * _COARSE * _COARSE * 2,
-    ]
-)
-_STARTS = np.append(0, _CONTEXTS.cumsum())
-_SIGN_CONTEXTS = np.array([81 * 4, 1, 9 * 4])
-_SIGN_STARTS = np.append(0, _SIGN_CONTEXTS.cumsum())
+_QUANTIZERS = 2
+_ORIENTATIONS = 4
+_KINDS = 4 * _ORIENTATIONS  # of subbands: three finest levels and all coarser ones, by orientation
+_TOTAL_SIZES = 40
+_SIZES = 16  # of sums, where several meet in a context
+_PLACES = 80  # of components
+_AMOUNTS = 4
+
+# Where the counters of the contexts begin, which docs/format.md names likewise. Each has a pair for the quantizers.
+_BY_TOTAL = 0
+_BY_SUMS = _BY_TOTAL + _KINDS * _TOTAL_SIZES
+_BY_FAMILY = _BY_SUMS + _SIZES * _SIZES * _ORIENTATIONS
+_BY_NEIGHBORS = _BY_FAMILY + _SIZES * _SIZES * 4 * 3
+_BY_PLACE = _BY_NEIGHBORS + 3**7
+_BY_MEAN = _BY_PLACE + _PLACES * (MAX_LEVELS + 1) * _ORIENTATIONS * _AMOUNTS
+_CONTEXTS = _BY_MEAN + _SIZES**3
+
+_SIGN_BY_FOUR = 0
+_SIGN_ALWAYS = _SIGN_BY_FOUR + 3**4 * _ORIENTATIONS
+_SIGN_BY_TWO = _SIGN_ALWAYS + 1
+_SIGN_CONTEXTS = _SIGN_BY_TWO + 3**2 * _ORIENTATIONS
 
 
-class Model:
-    """What is learned from the numbers that were coded so far, and the planes that are context of the next.
+class Plane(NamedTuple):
+    """A component as it is coded.
 
     Attributes:
-        last, before: int64 buffers, magnitudes in half steps of the plane before and of that before it.
-        mean: int64 buffer, sixteenths of half steps: of all planes, later ones counting more.
-
-    Args:
-        table: of `Subbands`.
-        size: of a buffer.
+        place: its number, as far as contexts tell it apart.
+        magnitudes: int64 buffer, those of the quantizers; once coded, in half steps.
+        signs: int64 buffer, 0 for 0, 1 for positive, 2 for negative coefficients.
     """
 
-    def __init__(self, table: np.ndarray, size: int):
-        self._table = table
-        self._counters = new_counters(int(_STARTS[-1]) * NODES)
-        self._weights = new_weights(_KINDS * 2 * NODES, len(_CONTEXTS))
-        self._sign_counters = new_counters(int(_SIGN_STARTS[-1]))
-        self._sign_weights = new_weights(4, len(_SIGN_CONTEXTS))
-        self._inputs = np.zeros(len(_CONTEXTS), np.int64)
-        self._count = 0
-        self.last, self.before, self.mean = (np.zeros(size, np.int64) for _ in range(3))
+    place: int
+    magnitudes: np.ndarray
+    signs: np.ndarray
 
-    def code(self, coder: np.ndarray, data: np.ndarray, numbers: np.ndarray, signs: np.ndarray) -> None:
-        """Code a plane; an encoder is given it, a decoder fills it.
+
+class State(NamedTuple):
+    """What is learned from the components so far.
+
+    Attributes:
+        subbands: of the components.
+        history: of the components.
+        magnitudes: mixer of magnitudes.
+        signs: mixer of signs.
+    """
+
+    subbands: Subbands
+    history: History
+    magnitudes: Mixer
+    signs: Mixer
+
+
+class ComponentCoder:
+    """Codes components one after another.
+
+    Attributes:
+        history: of the components so far.
+
+    Args:
+        subbands: of the components.
+    """
+
+    def __init__(self, subbands: Subbands):
+        self.history = new_history(subbands.size)
+        self._subbands = subbands
+        self._magnitudes = new_mixer(_CONTEXTS * _QUANTIZERS * NODES, _KINDS * _QUANTIZERS * NODES, 6)
+        self._signs = new_mixer(_SIGN_CONTEXTS, _ORIENTATIONS, 3)
+        self._count = 0
+
+    def code(self, coder: Coder, magnitudes: np.ndarray, signs: np.ndarray) -> None:
+        """Code a component: an encoder reads the buffers, a decoder fills them.
 
         Args:
-            coder, data: of the engine.
-            numbers: int64 buffer, magnitudes of the dependent quantizers; in half steps afterwards.
-            signs: int64 buffer, 0 for 0, 1 for positive, 2 for negative numbers.
+            coder: an encoder or a decoder.
+            magnitudes: int64 buffer, see `Plane`.
+            signs: int64 buffer, see `Plane`.
         """
-        _code_plane(
-            coder,
-            data,
-            min(self._count, 40 + (self._count - 40) // 8, 79),
-            self._table,
-            numbers,
-            signs,
-            self.last,
-            self.before,
-            self.mean,
-            self._counters,
-            self._weights,
-            self._sign_counters,
-            self._sign_weights,
-            self._inputs,
-        )
-        self.last, self.before = numbers, self.last
-        self.mean += ((numbers << 4) - self.mean) >> 2
+        place = min(self._count, 40 + (self._count - 40) // 8, _PLACES - 1)
+        state = State(self._subbands, self.history, self._magnitudes, self._signs)
+        _code_plane(coder, state, Plane(place, magnitudes, signs))
+        mean = self.history.mean
+        mean += ((magnitudes << 4) - mean) >> 2
+        self.history = History(magnitudes, self.history.last, mean)
         self._count += 1
 
 
-@njit(forceinline=True)
-def _half_octaves(number):
-    octaves = 0
-    while number >= 4:
-        number >>= 1
-        octaves += 1
-    return 2 * octaves + number
-
-
-@njit(forceinline=True)
-def _at(table, numbers, b, y, x):
-    """The number at (y, x) of subband `b`, or at the nearest place that it has; 0 where there is no subband."""
-    if b < 0:
-        return 0
-    row, column = min(y, table[b, HEIGHT] - 1), min(x, table[b, WIDTH] - 1)
-    return numbers[table[b, FIRST] + row * table[b, STRIDE] + column]
-
-
-@njit(forceinline=True)
-def _three(number):
-    """0, up to a step, or more."""
-    return (min(number, 4) + 1) // 2
-
-
 @compiled
-def _code_plane(
-    coder,
-    data,
-    place,
-    table,
-    numbers,
-    signs,
-    last,
-    before,
-    mean,
-    counters,
-    weights,
-    sign_counters,
-    sign_weights,
-    inputs,
-):
-    state = 0
-    for b in range(table.shape[0]):
-        level, orientation = table[b, LEVEL], table[b, ORIENTATION]
-        stride = table[b, STRIDE]
-        kind = min(level, 3) * 4 + orientation
-        for y in range(table[b, HEIGHT]):
-            for x in range(table[b, WIDTH]):
-                p = table[b, FIRST] + y * stride + x
-                north, west = numbers[p - stride], numbers[p - 1]
-                north_west, north_east = numbers[p - stride - 1], numbers[p - stride + 1]
-                near = 2 * (north + west) + north_west + north_east + numbers[p - 2 * stride] + numbers[p - 2]
-                parent = _at(table, numbers, table[b, PARENT], y >> 1, x >> 1)
-                sibling = _at(table, numbers, table[b, SIBLING], y, x)
-                if orientation == 2:
-                    sibling *= 2
-                sibling += _at(table, numbers, table[b, SECOND_SIBLING], y, x)
-                here, there = last[p], before[p]
-                across = 4 * here + last[p - 1] + last[p + 1] + last[p - stride] + last[p + stride] + 2 * there
-                usual = mean[p]
-                total = 4 * near + 3 * across + 4 * parent + 2 * sibling + (usual >> 2)
-                quantizer = state >> 1
-                size = 0 if total == 0 else 1 if total < 24 else 2 if total < 80 else 3
-                near_size = min(_half_octaves(near), _COARSE - 1)
-                across_size = min(_half_octaves(across), _COARSE - 1)
-                family_size = min(_half_octaves(2 * parent + sibling), _COARSE - 1)
-                one = kind * _SIZES + min(_half_octaves(total), _SIZES - 1)
-                two = (near_size * _COARSE + across_size) * 4 + orientation
-                three = (family_size * _COARSE + across_size) * 12 + min((here + 1) >> 1, 3) * 3 + min(there, 2)
-                four = (_three(north) * 3 + _three(west)) * 9 + _three(north_west) * 3 + _three(north_east)
-                four = four * 27 + _three(here) * 9 + _three(there) * 3 + min(usual >> 4, 2)
-                five = (place * 24 + min(level, 5) * 4 + orientation) * 4 + size
-                six = (near_size * _COARSE + min(_half_octaves(usual >> 2), _COARSE - 1)) * _COARSE
-                six += min(_half_octaves(parent), _COARSE - 1)
-                bases = (
-                    (_STARTS[0] + 2 * one + quantizer) * NODES,
-                    (_STARTS[1] + 2 * two + quantizer) * NODES,
-                    (_STARTS[2] + 2 * three + quantizer) * NODES,
-                    (_STARTS[3] + 2 * four + quantizer) * NODES,
-                    (_STARTS[4] + 2 * five + quantizer) * NODES,
-                    (_STARTS[5] + 2 * six + quantizer) * NODES,
-                )
-                number = code_magnitude(
-                    coder,
-                    data,
-                    counters,
-                    bases,
-                    inputs,
-                    weights,
-                    (2 * kind + quantizer) * NODES,
-                    _MEMORY,
-                    numbers[p],
-                )
-                sign = 0
-                if number:
-                    above, left = signs[p - stride], signs[p - 1]
-                    pair = above * 3 + left
-                    bases = (
-                        _SIGN_STARTS[0] + ((pair * 3 + signs[p - 2 * stride]) * 3 + signs[p - 2]) * 4 + orientation,
-                        _SIGN_STARTS[1],
-                        _SIGN_STARTS[2] + pair * 4 + orientation,
-                    )
-                    sign = 1 + code_mixed(
-                        coder,
-                        data,
-                        sign_counters,
-                        bases,
-                        0,
-                        inputs,
-                        sign_weights,
-                        orientation,
-                        _MEMORY,
-                        signs[p] >> 1,
-                    )
-                signs[p] = sign
-                numbers[p] = 2 * number - quantizer if number else 0
-                state = NEXT[state, number & 1]
+def _code_plane(coder, state, plane):
+    """Code a component with the contexts of docs/format.md."""
+    subbands, magnitudes = state.subbands, plane.magnitudes
+    trellis_state, end = 0, 0
+    for b in range(len(subbands.count)):
+        start, end = end, end + subbands.count[b]
+        for n in range(start, end):
+            p, quantizer = subbands.scan[n], trellis_state >> 1
+            magnitude = _code_magnitude(coder, state, plane, b, n, quantizer)
+            plane.signs[p] = _code_sign(coder, state, plane, b, p) if magnitude else 0
+            magnitudes[p] = 2 * magnitude - quantizer if magnitude else 0
+            trellis_state = NEXT_STATE[trellis_state, magnitude & 1]
+
+
+@inlined
+def _code_magnitude(coder, state, plane, b, n, quantizer):
+    """Code the magnitude of coefficient `n`, of subband `b`."""
+    subbands = state.subbands
+    p, stride = subbands.scan[n], subbands.stride[b]
+    level, orientation = subbands.level[b], subbands.orientation[b]
+    kind = min(level, 3) * _ORIENTATIONS + orientation
+    around = neighborhood(subbands, state.history, plane.magnitudes, b, n)
+    near = min(half(around.near), _SIZES - 1)
+    across = min(half(around.across), _SIZES - 1)
+    family = min(half(2 * around.parent + around.siblings), _SIZES - 1)
+    usual, parent = min(half(around.usual >> 2), _SIZES - 1), min(half(around.parent), _SIZES - 1)
+    subband = (plane.place * (MAX_LEVELS + 1) + level) * _ORIENTATIONS + orientation
+    contexts = (
+        _base(_BY_TOTAL + kind * _TOTAL_SIZES + min(half(around.total), _TOTAL_SIZES - 1), quantizer),
+        _base(_BY_SUMS + (near * _SIZES + across) * _ORIENTATIONS + orientation, quantizer),
+        _base(
+            _BY_FAMILY + ((family * _SIZES + across) * 4 + min((around.last + 1) >> 1, 3)) * 3 + min(around.second, 2),
+            quantizer,
+        ),
+        _base(_BY_NEIGHBORS + _neighbors(plane.magnitudes, p, stride, around), quantizer),
+        _base(_BY_PLACE + subband * _AMOUNTS + _amount(around.total), quantizer),
+        _base(_BY_MEAN + (near * _SIZES + usual) * _SIZES + parent, quantizer),
+    )
+    return code_magnitude(
+        coder, state.magnitudes, contexts, (_QUANTIZERS * kind + quantizer) * NODES, plane.magnitudes[p]
+    )
+
+
+@inlined
+def _base(context, quantizer):
+    """Return the first counter of a context."""
+    return (_QUANTIZERS * context + quantizer) * NODES
+
+
+@inlined
+def _amount(total):
+    return 0 if total == 0 else 1 if total < 24 else 2 if total < 80 else 3
+
+
+@inlined
+def _three(magnitude):
+    """Return 0 for 0, 1 for up to a step, 2 for more."""
+    return (min(magnitude, 4) + 1) // 2
+
+
+@inlined
+def _neighbors(magnitudes, p, stride, around):
+    """Return the number of the context of single neighbors."""
+    north, west = _three(magnitudes[p - stride]), _three(magnitudes[p - 1])
+    northwest, northeast = _three(magnitudes[p - stride - 1]), _three(magnitudes[p - stride + 1])
+    within = ((north * 3 + west) * 3 + northwest) * 3 + northeast
+    return ((within * 3 + _three(around.last)) * 3 + _three(around.second)) * 3 + min(around.usual >> 4, 2)
+
+
+@inlined
+def _code_sign(coder, state, plane, b, p):
+    """Code the sign of a coefficient that is not 0; returns 1 for a positive, 2 for a negative one."""
+    signs, stride, orientation = plane.signs, state.subbands.stride[b], state.subbands.orientation[b]
+    two = signs[p - stride] * 3 + signs[p - 1]
+    four = (two * 3 + signs[p - 2 * stride]) * 3 + signs[p - 2]
+    contexts = (
+        _SIGN_BY_FOUR + four * _ORIENTATIONS + orientation,
+        _SIGN_ALWAYS,
+        _SIGN_BY_TWO + two * _ORIENTATIONS + orientation,
+    )
+    return 1 + code_mixed(coder, state.signs, contexts, orientation, 0, signs[p] >> 1)

@@ -45,9 +45,9 @@ class Predictor:
         self._pixels = height * width
         self._sources = []
         self._features = np.zeros((0, height, width))
-        self._ends = np.append(0, self._layout.counts.cumsum())
+        self._ends = np.append(0, self._layout.count.cumsum())
         self._transformed = np.zeros((0, self._pixels), np.float32)
-        self._products = np.zeros((len(self._layout.counts), 0, 0))
+        self._products = np.zeros((len(self._layout.count), 0, 0))
 
     def predict(self, factors: np.ndarray) -> np.ndarray:
         """A plane (H, W) as the sum of features.
@@ -100,7 +100,7 @@ class Predictor:
         bands = zip(self._split(self._transformed), goals, strict=True)
         correlations = np.stack([band @ goal[0] for band, goal in bands]).astype(np.float64)
         energies = np.array([np.square(goal[0], dtype=np.float64).sum() for goal in goals])
-        chosen, solution = _pursue(self._products, correlations, energies, self._layout.counts)
+        chosen, solution = _pursue(self._products, correlations, energies, self._layout.count)
         factors[chosen] = np.rint(solution * math.sqrt(self._pixels))
         return factors
 

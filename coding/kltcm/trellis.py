@@ -1,162 +1,170 @@
-"""Dependent quantization: two quantizers whose turn the numbers before decide, and the numbers that cost least.
+"""Trellis-coded quantization: two interleaved quantizers, selected by the parity of previous levels.
 
-Quantizer 0 has the values 0, 1, -1, 2, -2, ... in steps, quantizer 1 the values 0, 1/2, -1/2, 3/2, -3/2, ...; which of
-them a coefficient is for follows from a state, and the state from the parities of the numbers before it. Together they
-fill the line twice as densely as each alone, so that the encoder, which looks for the best path through all states
-(Viterbi, doi 10.1109/TIT.1967.1054010), has about 1 dB less error at the same rate: trellis-coded quantization
-(Marcellin and Fischer, doi 10.1109/26.46532), in the form of Schwarz et al. (doi 10.1109/DCC.2019.00022).
+Quantizer 0 has the values 0, 1, -1, 2, -2, ... in steps, quantizer 1 the values 0, 1/2, -1/2, 3/2, -3/2, ... A state
+selects the quantizer of a coefficient, and the parity of the level that is chosen leads to the next state. Together the
+quantizers are twice as dense as each alone. The encoder looks for the path of least cost through all states (Viterbi,
+doi 10.1109/TIT.1967.1054010), and has about 1 dB less error at the same rate: trellis-coded quantization (Marcellin and
+Fischer, doi 10.1109/26.46532), in the form of Schwarz et al. (doi 10.1109/DCC.2019.00022).
 
-The best path is that with the least squared error plus `PRICE` times bits. Only the encoder needs to know bits, and
-they are estimated: from how large the neighbors of a coefficient are and how frequent numbers were there so far.
+The cost is the squared error plus `COST_PER_BIT` times the bits. Only the encoder needs bits, and they are estimated:
+from the neighborhood of a coefficient, and how frequent the levels were in such neighborhoods so far.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from coding.entropy.compiled import compiled
-from coding.kltcm.wavelet import FIRST, HEIGHT, PARENT, STRIDE, WIDTH
+from coding.entropy.compiled import compiled, inlined
+from coding.entropy.neighbors import half
+from coding.kltcm.neighborhoods import History, neighborhood
+from coding.kltcm.wavelet import Subbands
 
-NEXT = np.array([[0, 2], [2, 0], [1, 3], [3, 1]], np.int64)
-"""The state after a state and the parity of its number; states 0 and 1 use quantizer 0, 2 and 3 quantizer 1."""
+NEXT_STATE = np.array([[0, 2], [2, 0], [1, 3], [3, 1]], np.int64)
+"""The state after a state and the parity of its level; states 0 and 1 use quantizer 0, 2 and 3 quantizer 1."""
 
-PRICE = 0.14
-"""Of a bit, in squared steps."""
+COST_PER_BIT = 0.14
+"""In squared steps."""
 
-_STATES = len(NEXT)
-_NUMBERS = 16  # whose frequencies are counted; the bits of larger ones grow by `_SLOPE` each
-_SLOPE = 0.3
+_STATES = len(NEXT_STATE)
+_CANDIDATES = 3  # levels that are tried for a coefficient
+_COUNTED_LEVELS = 16  # levels whose frequencies are counted
+_BITS_PER_LEVEL = 0.3  # beyond these
 _CLASSES = 40  # of neighborhoods
-_PRIOR = 30  # numbers that a class begins with
-_DEAD = 0.2  # steps that a first guess at a number is rounded further down
+_PRIOR_WEIGHT = 30  # levels that the typical frequencies of a class count for
+_GUESS_DEAD_ZONE = 0.2  # steps by which a first guess at a level is rounded further down
+
+
+class Search(NamedTuple):
+    """What the search for a path needs to know, and what it finds.
+
+    Attributes:
+        magnitudes: float64 (N,), of the coefficients in the order of coding, in steps.
+        classes: int64 (N,), of their neighborhoods.
+        bits: float64 (classes, quantizers, counted levels), estimated.
+        paths: int64 (N, states), level and state before, of the best path to each state.
+        levels: int64 (N,), of the best path.
+        quantizers: int64 (N,), of the best path.
+    """
+
+    magnitudes: np.ndarray
+    classes: np.ndarray
+    bits: np.ndarray
+    paths: np.ndarray
+    levels: np.ndarray
+    quantizers: np.ndarray
 
 
 class Trellis:
-    """Quantizes planes one after another; what it learns of one helps to estimate bits in the next.
+    """Quantizes components one after another; what it learns of one helps to estimate bits in the next.
 
     Args:
-        table: of `Subbands`.
-        pixels: H * W.
-        size: of a buffer.
+        subbands: of the components.
     """
 
-    def __init__(self, table: np.ndarray, pixels: int, size: int):
-        self._table = table
+    def __init__(self, subbands: Subbands):
+        self._subbands = subbands
         self._counts = _typical_counts()
-        self._bits = np.zeros_like(self._counts)
-        self._guess = np.zeros(size, np.int64)
-        self._classes = np.zeros(pixels, np.int64)
-        self._paths = np.zeros((pixels, _STATES), np.int64)
+        size = len(subbands.scan)
+        whole = [np.zeros(size, np.int64) for _ in range(3)]
+        self._search = Search(
+            np.zeros(size), whole[0], np.zeros_like(self._counts), np.zeros((size, _STATES), np.int64), *whole[1:]
+        )
 
-    def quantize(self, coefficients: np.ndarray, last: np.ndarray, before: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """Numbers, without sign, of coefficients in steps.
+    def quantize(self, coefficients: np.ndarray, history: History) -> np.ndarray:
+        """Return the levels, without sign, of coefficients.
 
         Args:
-            coefficients: float64 buffer.
-            last, before, mean: int64 buffers, the context that earlier planes are, see `code_plane`.
+            coefficients: float64 buffer, in steps.
+            history: of the components before.
 
         Returns:
             int64 buffer.
         """
+        subbands, search, levels = self._subbands, self._search, np.zeros(len(coefficients), np.int64)
         magnitudes = np.abs(coefficients)
-        np.multiply(2, (magnitudes + (0.5 - _DEAD)).astype(np.int64), out=self._guess)
-        frequencies = self._counts / self._counts.sum(axis=2, keepdims=True)
-        np.negative(np.log2(frequencies), out=self._bits)
-        self._bits[:, :, 1:] += 1  # signs
-        numbers = np.zeros(len(coefficients), np.int64)
-        _classify(self._table, self._guess, last, before, mean, self._classes)
-        _find_path(self._table, magnitudes, self._classes, self._bits, self._counts, self._paths, numbers)
-        return numbers
+        guess = 2 * (magnitudes + (0.5 - _GUESS_DEAD_ZONE)).astype(np.int64)
+        _classify(subbands, history, guess, search.classes)
+        np.take(magnitudes, subbands.scan, out=search.magnitudes)
+        np.negative(np.log2(self._counts / self._counts.sum(axis=2, keepdims=True)), out=search.bits)
+        search.bits[:, :, 1:] += 1  # signs
+        _find_path(search)
+        levels[subbands.scan] = search.levels
+        counted = np.minimum(search.levels, _COUNTED_LEVELS - 1)
+        np.add.at(self._counts, (search.classes, search.quantizers, counted), 1)
+        return levels
 
 
 def _typical_counts() -> np.ndarray:
-    """Of each class and quantizer, how frequent numbers are if they are Laplacian of the class's mean."""
-    counts = np.zeros((_CLASSES, 2, _NUMBERS))
+    """Return the frequencies of levels by class and quantizer, for Laplacian coefficients of the class's mean."""
+    counts = np.zeros((_CLASSES, 2, _COUNTED_LEVELS))
     for index in range(_CLASSES):
         scale = max(_class_start(index) / 140, 0.03) + 0.15
         for quantizer in range(2):
-            edges = np.append(np.arange(_NUMBERS) - 0.5 * (1 + quantizer), math.inf)
+            edges = np.append(np.arange(_COUNTED_LEVELS) - 0.5 * (1 + quantizer), math.inf)
             edges[0] = 0
             edges[1] += 0.15
             counts[index, quantizer] = np.maximum(-np.diff(np.exp(-edges / scale)), 1e-4)
-    return _PRIOR * counts / counts.sum(axis=2, keepdims=True)
+    return _PRIOR_WEIGHT * counts / counts.sum(axis=2, keepdims=True)
 
 
 def _class_start(index: int) -> int:
-    """The smallest neighborhood of a class."""
+    """Return the smallest total of a neighborhood of a class."""
     return index if index < 4 else (2 + index % 2) << (index // 2 - 1)
 
 
 @compiled
-def _classify(table, guess, last, before, mean, classes):
-    """How large neighbors are, in half octaves, for each coefficient in the order of coding."""
-    n = 0
-    for b in range(table.shape[0]):
-        first, stride, parent = table[b, FIRST], table[b, STRIDE], table[b, PARENT]
-        for y in range(table[b, HEIGHT]):
-            for x in range(table[b, WIDTH]):
-                p = first + y * stride + x
-                near = 2 * (guess[p - stride] + guess[p - 1]) + guess[p - stride - 1] + guess[p - stride + 1]
-                near += guess[p - 2 * stride] + guess[p - 2]
-                across = 4 * last[p] + last[p - 1] + last[p + 1] + last[p - stride] + last[p + stride] + 2 * before[p]
-                over = 0
-                if parent >= 0:
-                    row, column = min(y >> 1, table[parent, HEIGHT] - 1), min(x >> 1, table[parent, WIDTH] - 1)
-                    over = guess[table[parent, FIRST] + row * table[parent, STRIDE] + column]
-                total = 4 * near + 3 * across + 5 * over + (mean[p] >> 2)
-                octaves = 0
-                while total >= 4:
-                    total >>= 1
-                    octaves += 1
-                classes[n] = min(2 * octaves + total, _CLASSES - 1)
-                n += 1
+def _classify(subbands, history, guess, classes):
+    """Fill `classes` with those of the neighborhoods, as they are around a first guess at the magnitudes."""
+    end = 0
+    for b in range(len(subbands.count)):
+        start, end = end, end + subbands.count[b]
+        for n in range(start, end):
+            classes[n] = min(half(neighborhood(subbands, history, guess, b, n).total), _CLASSES - 1)
 
 
 @compiled
-def _find_path(table, magnitudes, classes, bits, counts, paths, numbers):
-    """Fill `numbers` with the best path and count them in `counts`."""
-    costs, arrived = np.full(4, np.inf), np.zeros(4)
+def _find_path(search):
+    """Fill the levels and quantizers of a search with those of the path of least cost."""
+    costs, arrived = np.full(_STATES, np.inf), np.zeros(_STATES)
     costs[0] = 0.0
-    candidates, prices = np.zeros((2, 3), np.int64), np.zeros((2, 3))
-    n = 0
-    for b in range(table.shape[0]):
-        for y in range(table[b, HEIGHT]):
-            for x in range(table[b, WIDTH]):
-                magnitude = magnitudes[table[b, FIRST] + y * table[b, STRIDE] + x]
-                for quantizer in range(2):
-                    shift = 0.5 * quantizer
-                    lower = int(magnitude + shift)
-                    candidates[quantizer, 0], candidates[quantizer, 1] = lower, lower + 1
-                    for i in range(3):
-                        number = candidates[quantizer, i]
-                        counted = min(number, _NUMBERS - 1)
-                        value = number - shift if number else 0.0
-                        rate = bits[classes[n], quantizer, counted] + _SLOPE * (number - counted)
-                        prices[quantizer, i] = (magnitude - value) ** 2 + PRICE * rate
-                arrived[:] = np.inf
-                for state in range(4):
-                    quantizer = state >> 1
-                    for i in range(3):
-                        number = candidates[quantizer, i]
-                        cost = costs[state] + prices[quantizer, i]
-                        after = NEXT[state, number & 1]
-                        if cost < arrived[after]:
-                            arrived[after] = cost
-                            paths[n, after] = number << 2 | state
-                least = min(min(arrived[0], arrived[1]), min(arrived[2], arrived[3]))
-                for state in range(4):
-                    costs[state] = arrived[state] - least
-                n += 1
-    state = 0
-    for other in range(1, 4):
-        if costs[other] < costs[state]:
-            state = other
-    for b in range(table.shape[0] - 1, -1, -1):
-        for y in range(table[b, HEIGHT] - 1, -1, -1):
-            for x in range(table[b, WIDTH] - 1, -1, -1):
-                n -= 1
-                number, state = paths[n, state] >> 2, paths[n, state] & 3
-                numbers[table[b, FIRST] + y * table[b, STRIDE] + x] = number
-                counts[classes[n], state >> 1, min(number, _NUMBERS - 1)] += 1
+    levels, prices = np.zeros((2, _CANDIDATES), np.int64), np.zeros((2, _CANDIDATES))
+    for n in range(len(search.magnitudes)):
+        for quantizer in range(2):
+            _price(search, n, quantizer, levels[quantizer], prices[quantizer])
+        arrived[:] = np.inf
+        for state in range(_STATES):
+            for i in range(_CANDIDATES):
+                level = levels[state >> 1, i]
+                cost = costs[state] + prices[state >> 1, i]
+                after = NEXT_STATE[state, level & 1]
+                if cost < arrived[after]:
+                    arrived[after] = cost
+                    search.paths[n, after] = level << 2 | state
+        costs[:] = arrived - arrived.min()
+    _trace(search, costs.argmin())
+
+
+@inlined
+def _price(search, n, quantizer, levels, prices):
+    """Fill in the candidates for a level, the two nearest and 0, and their costs."""
+    magnitude, offset = search.magnitudes[n], 0.5 * quantizer
+    levels[0] = int(magnitude + offset)
+    levels[1] = levels[0] + 1
+    for i in range(_CANDIDATES):
+        level = levels[i]
+        counted = min(level, _COUNTED_LEVELS - 1)
+        value = level - offset if level else 0.0
+        bits = search.bits[search.classes[n], quantizer, counted] + _BITS_PER_LEVEL * (level - counted)
+        prices[i] = (magnitude - value) ** 2 + COST_PER_BIT * bits
+
+
+@inlined
+def _trace(search, state):
+    """Follow the best path back from its last state."""
+    for n in range(len(search.levels) - 1, -1, -1):
+        search.levels[n] = search.paths[n, state] >> 2
+        state = search.paths[n, state] & 3
+        search.quantizers[n] = state >> 1

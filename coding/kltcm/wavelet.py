@@ -1,98 +1,133 @@
-"""The discrete wavelet transform of a plane: 9/7 by lifting, and where its subbands lie.
+"""The discrete wavelet transform of a plane, 9/7 by lifting, and the layout of its subbands.
 
 The filters are the irreversible ones of JPEG 2000 (ISO/IEC 15444-1, Annex F; Cohen, Daubechies and Feauveau, doi
-10.1002/cpa.3160450502), with symmetric extension. Here they are scaled so that an error of a coefficient is about the
-same error of the plane, whatever its subband: a single quantizer step serves all of them.
+10.1002/cpa.3160450502), with symmetric extension. They are scaled so that an error of a coefficient is about the same
+error of the plane in every subband: a single quantizer step serves all of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from coding.entropy.compiled import compiled
+from coding.entropy.neighbors import PAD
 
-MOST_LEVELS = 5
-_LIFTS = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
-_LOW = 1.139764007655  # norm of the synthesis filter of a low-pass coefficient, after lifting alone
-_HIGH = 0.887277075636  # of a high-pass coefficient
-PADDING = 2
-"""Zeros around each subband, so that contexts may look over its edge."""
-LEVEL, ORIENTATION, HEIGHT, WIDTH, FIRST, STRIDE, PARENT, SIBLING, SECOND_SIBLING = range(9)
-"""What a row of `Subbands.table` holds: level (1 is the finest), orientation (0 LL, 1 HL, 2 LH, 3 HH), size, where in a
-buffer its first coefficient and how far apart its rows are, and by their rows, -1 where there is none, the subband of
-its orientation one level coarser (LL for the coarsest) and those of its level that precede it."""
+MAX_LEVELS = 5
+_MIN_SIDE = 4  # of planes that are split further, the longer one
+_LIFTING_STEPS = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
+_LOW_PASS_NORM = 1.139764007655  # of the synthesis filter of a coefficient, after lifting alone
+_HIGH_PASS_NORM = 0.887277075636
+
+LL, HL, LH, HH = range(4)
+"""Orientations of subbands: low-pass in both directions, high-pass in the horizontal, the vertical, or both."""
+
+_NOWHERE = 0  # a place in the padding, where all buffers are 0
 
 
-@dataclass(frozen=True)
-class Subbands:
-    """How the coefficients of planes (H, W) lie in a buffer, subband by subband from coarse to fine.
+class Subbands(NamedTuple):
+    """The layout of coefficients in a buffer: subband by subband from coarse to fine.
 
     Attributes:
         levels: of the transform.
-        table: int64 (B, 9), see `LEVEL`.
         size: of a buffer.
-        places: int64 (H, W), where in a buffer each coefficient is, for a transformed plane of `analyze`.
-        order: int64 (H * W,), the coefficients of a flattened transformed plane by subbands, rows and columns.
-        counts: int64 (B,), coefficients of each subband.
+        places: int64 (H, W), place in a buffer of each coefficient of `analyze`.
+        order: int64 (N,), the coefficients of a flattened transformed plane in the order of coding: by subbands, rows
+            and columns.
+        level: int64 (B,), of each subband; 1 is the finest.
+        orientation: int64 (B,), of each subband.
+        stride: int64 (B,), distance of its rows in a buffer.
+        count: int64 (B,), its coefficients.
+        scan: int64 (N,), place in a buffer of each coefficient in the order of coding.
+        parents: int64 (N,), place of the coefficient one level coarser, of the same orientation or LL.
+        siblings: int64 (N, 2), places in the subbands of the same level that precede: HL twice for LH, HL and LH for
+            HH. Where there are none, here and in `parents`, a place that is always 0.
     """
 
     levels: int
-    table: np.ndarray
     size: int
     places: np.ndarray
     order: np.ndarray
-    counts: np.ndarray
+    level: np.ndarray
+    orientation: np.ndarray
+    stride: np.ndarray
+    count: np.ndarray
+    scan: np.ndarray
+    parents: np.ndarray
+    siblings: np.ndarray
 
 
 @cache
 def subbands(height: int, width: int) -> Subbands:
-    """The subbands of planes of this size: halved while a side has 4 coefficients, at most `MOST_LEVELS` times."""
+    """Return the subbands of planes of this size, which are halved up to `MAX_LEVELS` times, to sides below 4."""
     sizes = [(height, width)]
-    while len(sizes) <= MOST_LEVELS and max(sizes[-1]) >= 4:
-        sizes.append(_half(*sizes[-1]))
+    while len(sizes) <= MAX_LEVELS and max(sizes[-1]) >= _MIN_SIDE:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
     levels = len(sizes) - 1
-    corners = [(levels, 0, 0, 0, *sizes[-1])]
+    corners = [(levels, LL, slice(sizes[-1][0]), slice(sizes[-1][1]))]
     for level in range(levels, 0, -1):
         (h, w), (low_h, low_w) = sizes[level - 1], sizes[level]
         corners += [
-            (level, 1, 0, low_w, low_h, w - low_w),
-            (level, 2, low_h, 0, h - low_h, low_w),
-            (level, 3, low_h, low_w, h - low_h, w - low_w),
+            (level, HL, slice(low_h), slice(low_w, w)),
+            (level, LH, slice(low_h, h), slice(low_w)),
+            (level, HH, slice(low_h, h), slice(low_w, w)),
         ]
-    corners = [corner for corner in corners if corner[4] and corner[5]]
-    rows = {corner[:2]: row for row, corner in enumerate(corners)}
-    table, places, size = [], np.zeros((height, width), np.int64), 0
-    for level, orientation, y, x, h, w in corners:
-        stride = w + 2 * PADDING
-        first = size + PADDING * stride + PADDING
-        size += (h + 2 * PADDING) * stride
-        places[y : y + h, x : x + w] = first + np.arange(h)[:, None] * stride + np.arange(w)
-        parent = rows.get((level + 1, orientation), 0) if orientation else -1
-        siblings = [rows.get((level, other), -1) if orientation > other else -1 for other in (1, 2)]
-        table.append((level, orientation, h, w, first, stride, parent, *siblings))
-    table = np.array(table, np.int64)
-    return Subbands(levels, table, size, places, places.ravel().argsort(), table[:, HEIGHT] * table[:, WIDTH])
+    places, size = np.zeros((height, width), np.int64), 0
+    found, rows = {}, []
+    for level, orientation, *corner in corners:
+        inside = places[tuple(corner)]
+        if not inside.size:
+            continue
+        h, w = inside.shape
+        stride = w + 2 * PAD
+        inside[:] = size + PAD * (stride + 1) + np.arange(h)[:, None] * stride + np.arange(w)
+        size += (h + 2 * PAD) * stride
+        rows.append((level, orientation, stride, inside.size))
+        found[level, orientation] = inside
+    relatives = [_relatives(found, level, orientation) for level, orientation in found]
+    parents, siblings = (np.concatenate(places) for places in zip(*relatives, strict=True))
+    return Subbands(
+        levels,
+        size,
+        places,
+        places.ravel().argsort(),
+        *np.array(rows, np.int64).T.copy(),
+        np.sort(places.ravel()),
+        parents,
+        siblings,
+    )
+
+
+def _relatives(found: dict[tuple[int, int], np.ndarray], level: int, orientation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the parents (N,) and siblings (N, 2) of a subband, given the places of all subbands."""
+    y, x = (axis.ravel() for axis in np.indices(found[level, orientation].shape))
+
+    def at(subband: np.ndarray | None, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        if subband is None:
+            return np.full(len(rows), _NOWHERE)
+        return subband[np.minimum(rows, len(subband) - 1), np.minimum(columns, subband.shape[1] - 1)]
+
+    lowest = next(iter(found.values()))
+    parent = found.get((level + 1, orientation), lowest) if orientation != LL else None
+    siblings = {LL: (), HL: (), LH: (HL, HL), HH: (HL, LH)}[orientation]
+    places = [at(found.get((level, sibling)), y, x) for sibling in siblings] or [at(None, y, x)] * 2
+    return at(parent, y >> 1, x >> 1), np.stack(places, axis=1)
 
 
 def analyze(planes: np.ndarray) -> np.ndarray:
-    """Planes (P, H, W), float64, to their wavelet coefficients: LL in the upper left corner, finer subbands around."""
+    """Return the wavelet coefficients of planes (P, H, W), float64: LL in the upper left corner, finer ones around."""
     planes = planes.copy()
     _analyze(planes, subbands(*planes.shape[1:]).levels)
     return planes
 
 
 def synthesize(coefficients: np.ndarray) -> np.ndarray:
-    """The planes (P, H, W) of the coefficients of `analyze`."""
+    """Return the planes (P, H, W) whose coefficients `analyze` returned."""
     planes = coefficients.copy()
     _synthesize(planes, subbands(*planes.shape[1:]).levels)
     return planes
-
-
-def _half(h: int, w: int) -> tuple[int, int]:
-    return (h + 1) // 2, (w + 1) // 2
 
 
 @compiled
@@ -118,31 +153,31 @@ def _synthesize(planes, levels):
 
 @compiled
 def _split(rows):
-    """Rows (N, M) to low-pass rows, then high-pass rows."""
+    """Return the low-pass rows, then the high-pass rows of rows (N, M)."""
     count = (len(rows) + 1) // 2
     split = np.empty_like(rows)
     low, high = split[:count], split[count:]
     low[:], high[:] = rows[0::2], rows[1::2]
     if len(high):
         for i in (0, 2):
-            _lift_high(low, high, _LIFTS[i])
-            _lift_low(low, high, _LIFTS[i + 1])
-        low *= _LOW
-        high *= _HIGH
+            _lift_high(low, high, _LIFTING_STEPS[i])
+            _lift_low(low, high, _LIFTING_STEPS[i + 1])
+        low *= _LOW_PASS_NORM
+        high *= _HIGH_PASS_NORM
     return split
 
 
 @compiled
 def _join(split):
-    """The rows (N, M) of `_split`."""
+    """Return the rows (N, M) that `_split` was given."""
     count = (len(split) + 1) // 2
     low, high = split[:count].copy(), split[count:].copy()
     if len(high):
-        low /= _LOW
-        high /= _HIGH
+        low /= _LOW_PASS_NORM
+        high /= _HIGH_PASS_NORM
         for i in (2, 0):
-            _lift_low(low, high, -_LIFTS[i + 1])
-            _lift_high(low, high, -_LIFTS[i])
+            _lift_low(low, high, -_LIFTING_STEPS[i + 1])
+            _lift_high(low, high, -_LIFTING_STEPS[i])
     rows = np.empty_like(split)
     rows[0::2], rows[1::2] = low, high
     return rows

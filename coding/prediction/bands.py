@@ -1,242 +1,302 @@
-"""The samples of a band: predicted, quantized and coded in one walk that encoder and decoder share.
+"""The samples of a band: predicted, quantized and coded in one pass that encoder and decoder share.
 
-Planes hold samples less the mean of their band, with `PAD` rows and columns around them that continue them by what a
-decoder has: above, the first row of the band before; to the left, the sample above; to the right and below, the last.
+Planes hold samples minus the mean of their band. They have `PAD` rows and columns around them, filled from what a
+decoder has: above with the first row of the band before, to the left with the sample above, to the right and below with
+the last sample.
 
-An error of the prediction is coded as its magnitude in units of 2^k, the bits below these, and its sign. Both k and
-the contexts follow how large the errors around are: in this band to the left and above, in the two before on all
-sides. Contexts see them in units of 2^k as well, so that faint and bright bands learn from one another.
+The error of a prediction is coded as its magnitude in units of 2^k, the k bits below, and its sign. Both k and the
+contexts follow the errors around the sample: to the left and above in its own band, on all sides in the two bands
+before. Contexts are in units of 2^k as well, so that dark and bright bands learn from one another.
 """
 
 from __future__ import annotations
 
-import numba
+from typing import NamedTuple
+
 import numpy as np
 
-from coding.entropy.compiled import compiled
-from coding.entropy.mixing import NODES, code_bits, code_magnitude, code_mixed
-from coding.prediction.regression import PAD, POINT
+from coding.entropy.compiled import compiled, inlined
+from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
+from coding.entropy.neighbors import (
+    PAD,
+    bit_length,
+    causal_sum,
+    cross_sum,
+    half,
+    surround_below,
+    surround_left,
+    surround_right,
+)
+from coding.entropy.range_coder import code_bits
+from coding.prediction.regression import POINT
 
-FRACTION = 3
-"""Binary places of a prediction that contexts see."""
+FRACTION_BITS = 3
+"""Binary places of a prediction before it is rounded."""
 
-_SCALES = 5  # values of k that have models of their own
-_FINE = 64  # levels of the errors around, all together
-_LEVELS = 16  # of those of this band, of those of the others
-_STEPS = 12  # of single ones
-_FOLDS = (1 << (FRACTION - 1)) + 1  # distances of a prediction from the nearest whole number
-_LARGEST = (1 << 20) - 1  # magnitude that contexts tell from larger ones
+_FRACTIONS = (1 << (FRACTION_BITS - 1)) + 1  # distances of a prediction from the nearest whole number
+_CLASSES = 64  # of activity
+_FINE = 8  # activities within an octave
+_SCALES = 5  # values of k that are told apart
+_SUM_SIZES = 16  # sizes of the errors of a band that are told apart
+_ERROR_SIZES = 12  # sizes of a single error
+_BIT_MAGNITUDES = 8  # magnitudes that the bit below is told apart by
+_MAX_ERROR_SIZE = (1 << 20) - 1
+_INITIAL_ERROR_SIZE = 4  # of the bands before the first
 
+# Counters of a context's magnitudes: where those of the contexts begin, which docs/format.md names likewise.
+_BY_CLASS = 0
+_BY_SUMS = _BY_CLASS + _CLASSES * _FRACTIONS * NODES
+_BY_ERRORS = _BY_SUMS + _SUM_SIZES * _SUM_SIZES * _SCALES * NODES
+_BY_BAND = _BY_ERRORS + _ERROR_SIZES**3 * NODES
 
-def _level_table() -> np.ndarray:
-    """Half octaves of the numbers below 2^12."""
-    levels = [0, 1]
-    for number in range(2, 1 << 12):
-        bits = number.bit_length()
-        levels.append(2 * bits - 2 + ((number >> (bits - 2)) & 1))
-    return np.array(levels, np.uint8)
-
-
-_LEVEL = _level_table()
-_BITS = np.array([number.bit_length() for number in range(1 << 12)], np.uint8)
-
-INPUTS = 4
-_BY_FINE = 0
-_BY_SIDES = _BY_FINE + _FINE * _FOLDS * NODES
-_BY_SINGLE = _BY_SIDES + _LEVELS * _LEVELS * _SCALES * NODES
-_BY_LOW = _BY_SINGLE + _STEPS**3 * NODES
-_BY_SIGN = _BY_LOW + 8 + 2 * _FINE
-_BY_BAND = _BY_SIGN + 2 * _FOLDS + _FINE
-
-
-def counters_of(bands: int) -> int:
-    """Counters that the models of so many bands have together."""
-    return _BY_BAND + bands * 8 * NODES
-
-
-SETS = _SCALES * NODES
-"""Sets of weights of the magnitudes."""
-
-LOW_SETS = 5
-"""Sets of weights of the bits below them and of the signs."""
+# The same of bits and signs; sets of weights.
+_BIT_BY_MAGNITUDE = 0
+_BIT_BY_CLASS = _BIT_BY_MAGNITUDE + _BIT_MAGNITUDES
+_SIGN_BY_FRACTION = _BIT_BY_CLASS + 2 * _CLASSES
+_SIGN_BY_CLASS = _SIGN_BY_FRACTION + 2 * _FRACTIONS
+_BIT_COUNTERS = _SIGN_BY_CLASS + _CLASSES
+_BIT_SETS = 4
+_SIGN_SET = _BIT_SETS
 
 
-@numba.njit(forceinline=True)
-def _level(number, most):
-    return min(np.int64(_LEVEL[min(number, 4095)]), most)
+class State(NamedTuple):
+    """What is carried from band to band. Planes are buffers of rows `stride` apart, that around them included.
+
+    Attributes:
+        stride: W + 4.
+        planes: int32 (C, (H + 4) (W + 4)), samples as the decoder has them; in an encoder, those of the band to be
+            coded.
+        error_sizes: int64 (3, (H + 4) (W + 4)), magnitudes of the errors in the last three bands, by their number
+            modulo 3.
+        magnitudes: mixer of magnitudes.
+        bits: mixer of the bits below and of the signs.
+        predictions: int64 (W,), scratch.
+    """
+
+    stride: int
+    planes: np.ndarray
+    error_sizes: np.ndarray
+    magnitudes: Mixer
+    bits: Mixer
+    predictions: np.ndarray
 
 
-@numba.njit(forceinline=True)
-def _bit_length(number):
-    if number < 4096:
-        return np.int64(_BITS[number])
-    return 12 + np.int64(_BITS[min(number >> 12, 4095)])
+class Band(NamedTuple):
+    """What is known of a band before it is coded.
+
+    Attributes:
+        number: of its plane.
+        regressors: int64 (R, 3): bands before this one, rows below and columns right of a sample.
+        coefficients: int64 (R,), of the regressors, in 2^-`POINT`.
+        lowest, highest: limits of the samples.
+        bound: on the error of a sample, 0 without loss.
+    """
+
+    number: int
+    regressors: np.ndarray
+    coefficients: np.ndarray
+    lowest: int
+    highest: int
+    bound: int
 
 
-@numba.njit(forceinline=True)
-def _shift_right(value, places):
-    """`value` / 2^places, rounded."""
-    return (value + (1 << (places - 1))) >> places
+class Activity(NamedTuple):
+    """Errors around a sample.
+
+    Attributes:
+        spatial, spectral: weighted sums of those of the same band, and of the bands before.
+        west, north, center: single ones: to the left, above, and at the same place in the band before.
+        k: unit of magnitudes, as a power of 2.
+        fine: their mean in eighths, in units of 2^k.
+        class_number: of the class of activity.
+    """
+
+    spatial: int
+    spectral: int
+    west: int
+    north: int
+    center: int
+    k: int
+    fine: int
+    class_number: int
+
+
+def new_state(bands: int, height: int, width: int) -> State:
+    """Return the state before the first band of an image of this size."""
+    stride = width + 2 * PAD
+    size = (height + 2 * PAD) * stride
+    return State(
+        stride,
+        np.zeros((bands, size), np.int32),
+        np.full((3, size), _INITIAL_ERROR_SIZE, np.int64),
+        new_mixer(_BY_BAND + bands * _FINE * NODES, _SCALES * NODES, 4),
+        new_mixer(_BIT_COUNTERS, _BIT_SETS + 1, 2),
+        np.zeros(width, np.int64),
+    )
 
 
 @compiled
 def fill_plane(planes, band, samples):
-    """Put samples (H, W) less their mean into a plane, and what surrounds them."""
-    _start_plane(planes, band)
-    for y in range(samples.shape[0]):
-        _start_row(planes, band, y)
-        for x in range(samples.shape[1]):
-            planes[band, y + PAD, x + PAD] = samples[y, x]
-        _end_row(planes, band, y)
-    _end_plane(planes, band)
+    """Put samples (H, W) minus their mean into the plane of a band, and surround them."""
+    height, width = samples.shape
+    stride, plane = width + 2 * PAD, planes[band]
+    _surround_above(planes, band, stride)
+    for y in range(height):
+        p = (y + PAD) * stride + PAD
+        surround_left(plane, p, stride)
+        for x in range(width):
+            plane[p + x] = samples[y, x]
+        surround_right(plane, p, stride)
+    surround_below(plane, stride)
 
 
-@numba.njit(forceinline=True)
-def _start_plane(planes, band):
+@inlined
+def _surround_above(planes, band, stride):
+    """Fill what is above the plane of a band; above the first it stays as it is."""
+    if band == 0:
+        return
     for y in range(PAD):
-        for x in range(planes.shape[2]):
-            planes[band, y, x] = planes[band - 1, PAD, x] if band else 0
-
-
-@numba.njit(forceinline=True)
-def _start_row(planes, band, y):
-    for x in range(PAD):
-        planes[band, y + PAD, x] = planes[band, y + PAD - 1, PAD]
-
-
-@numba.njit(forceinline=True)
-def _end_row(planes, band, y):
-    width = planes.shape[2] - 2 * PAD
-    for x in range(PAD):
-        planes[band, y + PAD, width + PAD + x] = planes[band, y + PAD, width + PAD - 1]
-
-
-@numba.njit(forceinline=True)
-def _end_plane(planes, band):
-    last = planes.shape[1] - PAD - 1
-    for y in range(PAD):
-        for x in range(planes.shape[2]):
-            planes[band, last + 1 + y, x] = planes[band, last, x]
+        for x in range(stride):
+            planes[band, y * stride + x] = planes[band - 1, PAD * stride + x]
 
 
 @compiled
-def code_band(
-    coder, data, planes, band, places, factors, low, high, bound, sizes, counters, weights, low_weights, inputs, row
-):
-    """Code a band; an encoder finds it in its plane, and leaves there what the decoder will have.
+def code_band(coder, state, band):
+    """Code a band. An encoder finds it in its plane, and leaves there what the decoder will have.
 
     Args:
-        coder: of the engine.
-        data: uint8, of the engine.
-        planes: int32 (C, H + 4, W + 4); those before `band` as they were left.
-        band: number of the plane.
-        places: int64 (R, 3): bands before, rows below and columns right of the regressors.
-        factors: int64 (R,): their coefficients, in 2^-`POINT`.
-        low: least value of the plane's samples.
-        high: largest.
-        bound: what no sample's error exceeds.
-        sizes: int64 (3, H + 2, W + 4): magnitudes of the errors of this band and the two before, at their number
-            modulo 3; before the first band, what its errors shall be taken for.
-        counters: int32 (`counters_of` C,).
-        weights: (`SETS`, INPUTS + 1).
-        low_weights: (`LOW_SETS`, 3).
-        inputs: int64 (INPUTS,); scratch.
-        row: int64 (W,); scratch.
+        coder: a `Coder`.
+        state: a `State`.
+        band: a `Band`.
     """
-    height, width = sizes.shape[1] - 2, sizes.shape[2] - 4
-    here, before, second = sizes[band % 3], sizes[(band + 2) % 3], sizes[(band + 1) % 3]
-    quantizer = 2 * bound + 1
-    by_band = _BY_BAND + band * 8 * NODES
+    stride, plane = state.stride, state.planes[band.number]
+    errors, before = state.error_sizes[band.number % 3], state.error_sizes[(band.number + 2) % 3]
+    _surround_above(state.planes, band.number, stride)
+    for x in range(PAD * stride):
+        errors[x] = before[PAD * stride + x % stride]
+    for p in range(PAD * stride + PAD, len(plane) - PAD * stride, stride):
+        surround_left(plane, p, stride)
+        surround_left(errors, p, stride)
+        _predict_row(state, band, p)
+        _code_row(coder, state, band, p)
+        surround_right(plane, p, stride)
+        surround_right(errors, p, stride)
+    surround_below(plane, stride)
+    surround_below(errors, stride)
+
+
+@inlined
+def _predict_row(state, band, p):
+    """Predict a row that begins at `p`, from all regressors but those of the same row."""
+    predictions = state.predictions
+    predictions[:] = 0
+    for i in range(len(band.coefficients)):
+        coefficient = band.coefficients[i]
+        lag, dy, dx = band.regressors[i, 0], band.regressors[i, 1], band.regressors[i, 2]
+        if coefficient != 0 and (lag != 0 or dy != 0):
+            source = state.planes[band.number - lag, p + dy * state.stride + dx :]
+            for x in range(len(predictions)):
+                predictions[x] += coefficient * source[x]
+
+
+@inlined
+def _row_coefficients(band):
+    """Return the coefficients of the sample to the left and of the one before it."""
     left, second_left = np.int64(0), np.int64(0)
-    for i in range(len(places)):
-        if places[i, 0] == 0 and places[i, 1] == 0:
-            if places[i, 2] == -1:
-                left = factors[i]
+    for i in range(len(band.coefficients)):
+        if band.regressors[i, 0] == 0 and band.regressors[i, 1] == 0:
+            if band.regressors[i, 2] == -1:
+                left = band.coefficients[i]
             else:
-                second_left = factors[i]
-    for x in range(width + 4):
-        here[0, x] = before[1, x]
-        before[height + 1, x] = before[height, x]
-    _start_plane(planes, band)
-    for y in range(height):
-        _start_row(planes, band, y)
-        row[:] = 0
-        for i in range(len(places)):
-            lag, dy, dx = places[i, 0], places[i, 1], places[i, 2]
-            if factors[i] != 0 and (lag != 0 or dy != 0):
-                factor = factors[i]
-                source = planes[band - lag, y + PAD + dy, PAD + dx : PAD + dx + width]
-                for x in range(width):
-                    row[x] += factor * source[x]
-        for x in range(2):
-            here[y + 1, x] = here[y, 2]
-        w, ww = here[y + 1, 1], here[y + 1, 0]
-        nw, n = here[y, 1], here[y, 2]
-        p, pp = np.int64(planes[band, y + PAD, PAD - 1]), np.int64(planes[band, y + PAD, PAD - 2])
-        for x in range(width):
-            ne = here[y, x + 3]
-            center = before[y + 1, x + 2]
-            spatial = 2 * (w + n) + nw + ne + ww
-            spectral = 2 * (center + second[y + 1, x + 2]) + before[y + 1, x + 1] + before[y + 1, x + 3]
-            spectral += before[y, x + 2] + before[y + 2, x + 2]
-            around = (8 * spatial + 7 * spectral) // 14 + 1  # in eighths
-            bits = _bit_length(around)
-            k = max(bits - 4, 0)
-            fine = min(around >> k, 15)
-            scale = min(k, _SCALES - 1)
-            fine_index = min(8 * min(k, 6) + fine, _FINE - 1)
+                second_left = band.coefficients[i]
+    return left, second_left
 
-            predicted = row[x] + left * p + second_left * pp
-            predicted = min(max(_shift_right(predicted, POINT - FRACTION), low << FRACTION), high << FRACTION)
-            whole = _shift_right(predicted, FRACTION)
-            fold = predicted - (whole << FRACTION)
-            flip = fold < 0
-            fold = abs(fold) if k == 0 and bound == 0 else 0
-            error = planes[band, y + PAD, x + PAD] - whole
-            if flip:
-                error = -error
-            magnitude = (abs(error) + bound) // quantizer if bound else abs(error)
-            negative = int(error < 0)
 
-            bases = (
-                _BY_FINE + (fine_index * _FOLDS + fold) * NODES,
-                _BY_SIDES
-                + ((_level(spatial >> k, _LEVELS - 1) * _LEVELS + _level(spectral >> k, _LEVELS - 1)) * _SCALES + scale)
-                * NODES,
-                _BY_SINGLE
-                + (
-                    (_level(4 * w >> k, _STEPS - 1) * _STEPS + _level(4 * n >> k, _STEPS - 1)) * _STEPS
-                    + _level(4 * center >> k, _STEPS - 1)
-                )
-                * NODES,
-                by_band + (fine & 7) * NODES,
-            )
-            coded = code_magnitude(coder, data, counters, bases, inputs, weights, scale * NODES, 255, magnitude >> k)
-            if k > 0:
-                below = magnitude & ((1 << k) - 1)
-                slots = (_BY_LOW + min(coded, 7), _BY_LOW + 8 + 2 * fine_index + int(coded > 0))
-                top = code_mixed(
-                    coder, data, counters, slots, 0, inputs, low_weights, min(coded, 3), 255, below >> (k - 1)
-                )
-                coded = 2 * coded + top
-                rest = k - 1
-                while rest > 0:
-                    part = min(rest, 16)
-                    rest -= part
-                    coded = (coded << part) | code_bits(coder, data, (below >> rest) & ((1 << part) - 1), part)
-            if coded > 0:
-                slots = (_BY_SIGN + 2 * fold + int(coded > 1), _BY_SIGN + 2 * _FOLDS + fine_index)
-                negative = code_mixed(coder, data, counters, slots, 0, inputs, low_weights, 4, 255, negative)
-            error = coded * quantizer
-            if (negative != 0) != flip:
-                error = -error
-            pp = p
-            p = min(max(whole + error, low), high)
-            planes[band, y + PAD, x + PAD] = p
-            ww, nw, n = w, n, ne
-            w = min(coded, _LARGEST)
-            here[y + 1, x + 2] = w
-        here[y + 1, width + 2] = w
-        here[y + 1, width + 3] = w
-        _end_row(planes, band, y)
-    _end_plane(planes, band)
+@inlined
+def _code_row(coder, state, band, start):
+    """Code a row that begins at `start`, with what `_predict_row` left."""
+    stride, step = state.stride, 2 * band.bound + 1
+    plane, errors = state.planes[band.number], state.error_sizes[band.number % 3]
+    before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
+    left, second_left = _row_coefficients(band)
+    for x in range(len(state.predictions)):
+        p = start + x
+        activity = _activity(errors, before, second, p, stride)
+        predicted = state.predictions[x] + left * plane[p - 1] + second_left * plane[p - 2]
+        predicted = _shift_right(predicted, POINT - FRACTION_BITS)
+        predicted = min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)
+        rounded = _shift_right(predicted, FRACTION_BITS)
+        fraction = predicted - (rounded << FRACTION_BITS)
+        is_flipped = fraction < 0
+        fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
+        error = plane[p] - rounded
+        magnitude = (abs(error) + band.bound) // step if band.bound else abs(error)
+        magnitude = _code_magnitude(coder, state, band, activity, fraction, magnitude)
+        error = magnitude * step
+        if magnitude and _code_sign(coder, state, activity, fraction, magnitude, (plane[p] < rounded) != is_flipped):
+            error = -error
+        if is_flipped:
+            error = -error
+        plane[p] = min(max(rounded + error, band.lowest), band.highest)
+        errors[p] = min(magnitude, _MAX_ERROR_SIZE)
+
+
+@inlined
+def _shift_right(value, places):
+    """Return `value` / 2^places, rounded."""
+    return (value + (1 << (places - 1))) >> places
+
+
+@inlined
+def _activity(errors, before, second, p, stride):
+    """Return the `Activity` at a place of the error sizes of this band and of the two bands before."""
+    spatial = causal_sum(errors, p, stride)
+    spectral = 2 * (before[p] + second[p]) + cross_sum(before, p, stride)
+    activity = ((spatial + spectral) >> 1) + 1
+    k = max(bit_length(activity) - 4, 0)
+    fine = activity >> k
+    class_number = _FINE * min(k, 6) + fine
+    return Activity(spatial, spectral, errors[p - 1], errors[p - stride], before[p], k, fine, class_number)
+
+
+@inlined
+def _code_magnitude(coder, state, band, activity, fraction, magnitude):
+    """Code the magnitude of an error."""
+    k = activity.k
+    scale = min(k, _SCALES - 1)
+    contexts = _magnitude_contexts(band, activity, fraction, scale)
+    upper = code_magnitude(coder, state.magnitudes, contexts, scale * NODES, magnitude >> k)
+    if k == 0:
+        return upper
+    lower = magnitude & ((1 << k) - 1)
+    contexts = (
+        _BIT_BY_MAGNITUDE + min(upper, _BIT_MAGNITUDES - 1),
+        _BIT_BY_CLASS + 2 * activity.class_number + int(upper > 0),
+    )
+    below = k - 1
+    bit = code_mixed(coder, state.bits, contexts, min(upper, _BIT_SETS - 1), 0, lower >> below)
+    return ((2 * upper + bit) << below) | code_bits(coder, lower & ((1 << below) - 1), below)
+
+
+@inlined
+def _magnitude_contexts(band, activity, fraction, scale):
+    """Return the contexts of the magnitude of an error in units of 2^k."""
+    k = activity.k
+    spatial = min(half(activity.spatial >> k), _SUM_SIZES - 1)
+    spectral = min(half(activity.spectral >> k), _SUM_SIZES - 1)
+    west = min(half(4 * activity.west >> k), _ERROR_SIZES - 1)
+    north = min(half(4 * activity.north >> k), _ERROR_SIZES - 1)
+    center = min(half(4 * activity.center >> k), _ERROR_SIZES - 1)
+    return (
+        _BY_CLASS + (activity.class_number * _FRACTIONS + fraction) * NODES,
+        _BY_SUMS + ((spatial * _SUM_SIZES + spectral) * _SCALES + scale) * NODES,
+        _BY_ERRORS + ((west * _ERROR_SIZES + north) * _ERROR_SIZES + center) * NODES,
+        _BY_BAND + (band.number * _FINE + activity.fine % _FINE) * NODES,
+    )
+
+
+@inlined
+def _code_sign(coder, state, activity, fraction, magnitude, is_negative):
+    """Code the sign of an error that is not 0."""
+    contexts = (_SIGN_BY_FRACTION + 2 * fraction + int(magnitude > 1), _SIGN_BY_CLASS + activity.class_number)
+    return code_mixed(coder, state.bits, contexts, _SIGN_SET, 0, int(is_negative))

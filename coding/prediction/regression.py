@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from coding.entropy.compiled import compiled
+from coding.entropy.neighbors import PAD
 
 _LAGS = 32  # bands that predict
 _CORNER_LAGS = 8  # of them with neighbors to the left and above
@@ -22,9 +23,6 @@ _OWN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2)
 
 KINDS = 5
 """Of regressors that share a step: the last band's sample, other bands', the last band's neighbors, others', own."""
-
-PAD = 2
-"""Rows and columns around a plane."""
 
 POINT = 16
 """Binary places of a coefficient in a prediction."""

@@ -15,17 +15,10 @@ import numpy as np
 
 from coding.base import CodingError, DamagedError, join_blocks, split_blocks
 from coding.entropy.integers import decode_integers, encode_integers
-from coding.entropy.mixing import (
-    POSITION,
-    check_decoder,
-    finish_encoder,
-    new_counters,
-    new_decoder,
-    new_encoder,
-    new_weights,
-)
-from coding.prediction.bands import INPUTS, LOW_SETS, SETS, code_band, counters_of, fill_plane
-from coding.prediction.regression import KINDS, PAD, Regression, coefficients, regressors
+from coding.entropy.neighbors import PAD
+from coding.entropy.range_coder import check_decoder, finish_encoder, new_decoder, new_encoder, take_bytes
+from coding.prediction.bands import Band, code_band, fill_plane, new_state
+from coding.prediction.regression import KINDS, Regression, coefficients, regressors
 
 _RANGE = struct.Struct("<ii")
 _MOST_BITS = 22  # of the difference of two samples
@@ -55,18 +48,16 @@ def encode_samples(cube: np.ndarray, bound: int) -> tuple[bytes, np.ndarray]:
     bands, pixels = len(cube), cube[0].size
     means = np.rint(cube.mean(axis=(1, 2))).astype(np.int64)
     regression = Regression(cube, 2 * bound + 1)
-    walk, coder = _Walk(cube.shape, low - means, high - means, bound), new_encoder()
+    coder = new_encoder(_MOST_BYTES * pixels + 8)
+    walk, parts = _Walk(cube.shape, low - means, high - means, bound), []
     table, exponents = np.zeros((_width(bands, pixels), bands), np.int64), np.zeros((KINDS, bands), np.int64)
-    data, parts = np.zeros(_MOST_BYTES * pixels + 8, np.uint8), []
     for band in range(bands):
-        fill_plane(walk.planes, band, (cube[band] - means[band]).astype(np.int32))
+        fill_plane(walk.state.planes, band, (cube[band] - means[band]).astype(np.int32))
         numbers, exponents[:, band] = regression.fit(walk.planes, band)
         table[_rows(bands, band, pixels), band] = numbers
-        walk.code(coder, data, band, numbers, exponents[:, band])
-        parts.append(data[: coder[POSITION]].tobytes())  # they are settled: the next band starts at the front again
-        coder[POSITION] = 0
-    parts.append(finish_encoder(coder, data))
-    stream = b"".join(parts).rstrip(b"\0")
+        walk.code(coder, band, numbers, exponents[:, band])
+        parts.append(take_bytes(coder))
+    stream = finish_encoder(coder, parts)
     coded = head + join_blocks([encode_integers(np.vstack([means, exponents])), encode_integers(table), stream])
     return coded, walk.samples(means)
 
@@ -95,10 +86,10 @@ def decode_samples(data: bytes, shape: tuple[int, int, int], bound: int) -> np.n
     means = np.clip(means[0], low, high)
     table = decode_integers(table, (_width(bands, pixels), bands))
     walk = _Walk(shape, low - means, high - means, bound)
-    coder, content = new_decoder(stream)
+    coder = new_decoder(stream)
     for band in range(bands):
-        walk.code(coder, content, band, table[_rows(bands, band, pixels), band], exponents[:, band])
-    check_decoder(coder, content)
+        walk.code(coder, band, table[_rows(bands, band, pixels), band], exponents[:, band])
+    check_decoder(coder)
     return walk.samples(means)
 
 
@@ -121,30 +112,16 @@ class _Walk:
     """
 
     def __init__(self, shape, lows, highs, bound):
-        bands, height, width = shape
-        self.planes = np.zeros((bands, height + 2 * PAD, width + 2 * PAD), np.int32)
+        self.state = new_state(*shape)
+        self.planes = self.state.planes.reshape(shape[0], shape[1] + 2 * PAD, shape[2] + 2 * PAD)
         self._lows, self._highs, self._bound = lows, highs, bound
-        self._sizes = np.full((3, height + 2, width + 4), _FIRST_SIZE, np.int64)
-        self._models = new_counters(counters_of(bands)), new_weights(SETS, INPUTS), new_weights(LOW_SETS, 2)
-        self._scratch = np.zeros(INPUTS, np.int64), np.zeros(width, np.int64)
 
     def samples(self, means):
         return self.planes[:, PAD:-PAD, PAD:-PAD] + means[:, None, None].astype(np.int32)
 
-    def code(self, coder, data, band, numbers, exponents):
+    def code(self, coder, band, numbers, exponents):
         places, kinds = regressors(band, self.planes[0, PAD:-PAD, PAD:-PAD].size)
         factors = coefficients(numbers, exponents, kinds)
         code_band(
-            coder,
-            data,
-            self.planes,
-            band,
-            places,
-            factors,
-            self._lows[band],
-            self._highs[band],
-            self._bound,
-            self._sizes,
-            *self._models,
-            *self._scratch,
+            coder, self.state, Band(band, places, factors, int(self._lows[band]), int(self._highs[band]), self._bound)
         )

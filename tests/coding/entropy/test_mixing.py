@@ -5,67 +5,46 @@ import math
 import numpy as np
 import pytest
 
-from coding.base import DamagedError
 from coding.entropy.compiled import compiled
-from coding.entropy.mixing import (
-    MOST_BITS,
-    NODES,
-    POSITION,
-    check_decoder,
-    code_bits,
-    code_magnitude,
-    code_mixed,
-    finish_encoder,
-    new_counters,
-    new_decoder,
-    new_encoder,
-    new_weights,
-)
+from coding.entropy.mixing import MAGNITUDE_BITS, NODES, code_magnitude, code_mixed, new_mixer
+from coding.entropy.range_coder import check_decoder, finish_encoder, new_decoder, new_encoder
 
 
 @compiled
-def code_decisions(coder, data, bits, counters, weights, inputs):
+def code_decisions(coder, mixer, bits):
     history = 0
     for t in range(len(bits)):
-        bases = (0, 1 + (history & 1), 3 + (history & 7))
-        bits[t] = code_mixed(coder, data, counters, bases, 0, inputs, weights, 0, 500, bits[t])
+        contexts = (0, 1 + (history & 1), 3 + (history & 7))
+        bits[t] = code_mixed(coder, mixer, contexts, 0, 0, bits[t])
         history = 2 * history + bits[t]
 
 
 @compiled
-def code_numbers(coder, data, numbers, counters, weights, inputs):
+def code_numbers(coder, mixer, numbers):
     last = 0
     for t in range(len(numbers)):
-        bases = (0, NODES * (1 + min(last, 3)))
-        last = code_magnitude(coder, data, counters, bases, inputs, weights, 0, 255, numbers[t])
+        last = code_magnitude(coder, mixer, (0, NODES * (1 + min(last, 3))), 0, numbers[t])
         numbers[t] = last
 
 
-@compiled
-def code_plain(coder, data, numbers, counts):
-    for t in range(len(numbers)):
-        numbers[t] = code_bits(coder, data, numbers[t], counts[t])
+def walk_decisions(coder, bits):
+    code_decisions(coder, new_mixer(11, 1, 3), bits)
 
 
-def walk_decisions(coder, data, bits):
-    code_decisions(coder, data, bits, new_counters(11), new_weights(1, 3), np.zeros(3, np.int64))
-
-
-def walk_numbers(coder, data, numbers):
-    code_numbers(coder, data, numbers, new_counters(5 * NODES), new_weights(NODES, 2), np.zeros(2, np.int64))
+def walk_numbers(coder, numbers):
+    code_numbers(coder, new_mixer(5 * NODES, NODES, 2), numbers)
 
 
 def encoded(walk, values, room):
-    data, coder = np.zeros(room, np.uint8), new_encoder()
-    walk(coder, data, values.astype(np.int64))
-    return finish_encoder(coder, data)
+    coder = new_encoder(room)
+    walk(coder, values.astype(np.int64))
+    return finish_encoder(coder)
 
 
 def decoded(walk, stream, count):
-    coder, data = new_decoder(stream)
-    values = np.zeros(count, np.int64)
-    walk(coder, data, values)
-    check_decoder(coder, data)
+    coder, values = new_decoder(stream), np.zeros(count, np.int64)
+    walk(coder, values)
+    check_decoder(coder)
     return values
 
 
@@ -89,7 +68,7 @@ def test_what_depends_on_the_past_costs_what_it_costs_there():
 @pytest.mark.parametrize("scale", [0.05, 1, 6, 400, 1e6])
 def test_numbers_come_back_in_about_their_entropy(scale):
     share = math.exp(-1 / scale)
-    numbers = np.minimum(np.random.default_rng(2).geometric(1 - share, 20_000) - 1, 2**MOST_BITS - 1)
+    numbers = np.minimum(np.random.default_rng(2).geometric(1 - share, 20_000) - 1, 2**MAGNITUDE_BITS - 1)
     stream = encoded(walk_numbers, numbers, 60_000)
     assert np.array_equal(decoded(walk_numbers, stream, numbers.size), numbers)
     entropy = -math.log2(1 - share) - share / (1 - share) * math.log2(share)
@@ -97,35 +76,8 @@ def test_numbers_come_back_in_about_their_entropy(scale):
 
 
 def test_the_largest_numbers_come_back():
-    numbers = np.array([2**MOST_BITS - 1, 0, 2**MOST_BITS - 2, 2**MOST_BITS - 1])
+    numbers = np.array([2**MAGNITUDE_BITS - 1, 0, 2**MAGNITUDE_BITS - 2, 2**MAGNITUDE_BITS - 1])
     assert np.array_equal(decoded(walk_numbers, encoded(walk_numbers, numbers, 200), 4), numbers)
-
-
-def test_plain_bits_take_their_room():
-    rng = np.random.default_rng(3)
-    counts = rng.integers(0, 17, 20_000)
-    numbers = rng.integers(0, 1 << counts)
-
-    def walk(coder, data, values):
-        code_plain(coder, data, values, counts)
-
-    stream = encoded(walk, numbers, 30_000)
-    assert np.array_equal(decoded(walk, stream, numbers.size), numbers)
-    assert 8 * len(stream) < counts.sum() + 50
-
-
-def test_an_encoder_without_room_says_how_much_it_wants():
-    bits = np.random.default_rng(4).random(8_000) < 0.5
-    data, coder = np.zeros(10, np.uint8), new_encoder()
-    walk_decisions(coder, data, bits.astype(np.int64))
-    assert finish_encoder(coder, data) is None
-    assert abs(coder[POSITION] - 1000) < 50
-
-
-def test_bytes_too_many_are_damage():
-    bits = np.random.default_rng(5).random(100) < 0.5
-    with pytest.raises(DamagedError, match="bytes too many"):
-        decoded(walk_decisions, encoded(walk_decisions, bits, 100).ljust(32, b"x"), 100)
 
 
 def test_any_bytes_decode_to_decisions_and_numbers_in_range():
@@ -134,7 +86,7 @@ def test_any_bytes_decode_to_decisions_and_numbers_in_range():
         data = rng.integers(0, 256, 300).astype(np.uint8)
         data[rng.integers(0, 300) :] = rng.choice([0, 255])
         bits, numbers = np.zeros(2000, np.int64), np.zeros(2000, np.int64)
-        walk_decisions(*new_decoder(data.tobytes()), bits)
-        walk_numbers(*new_decoder(data.tobytes()), numbers)
+        walk_decisions(new_decoder(data.tobytes()), bits)
+        walk_numbers(new_decoder(data.tobytes()), numbers)
         assert set(np.unique(bits)) <= {0, 1}
-        assert numbers.min() >= 0 and numbers.max() < 2**MOST_BITS
+        assert numbers.min() >= 0 and numbers.max() < 2**MAGNITUDE_BITS

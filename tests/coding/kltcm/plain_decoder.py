@@ -1,8 +1,7 @@
 """A decoder of the codec `klt-cm`, written from the text of docs/format.md alone: plain Python, and slow.
 
 It shares nothing with the codec. Its functions follow the text, section by section, and so do their names. Contexts
-and sets of weights are entries of dictionaries, by the names that the text gives them; planes are dictionaries too,
-of places (y, x), so that surroundings need no room of their own.
+and sets of weights are entries of dictionaries, by the names that the text gives them.
 """
 
 import bisect
@@ -18,7 +17,7 @@ class Damaged(Exception):
 
 
 def decode_tile(parameters, dtype, nodata, data, valid):
-    """Samples of a tile as nested lists [band][row][column].
+    """Return the samples of a tile as nested lists [band][row][column].
 
     Args:
         parameters: of the header.
@@ -50,7 +49,7 @@ def float_of_bits(number):
 
 
 def blocks(data, count):
-    """Blocks with short frames."""
+    """Split blocks with short frames."""
     found = []
     while data:
         (length,) = struct.unpack_from("<I", data)
@@ -72,79 +71,61 @@ def half(number):
     return 2 * number.bit_length() - 2 + (number >> (number.bit_length() - 2) & 1)
 
 
-# -- Arrays of whole numbers
+# -- Planes
 
 
-class RangeDecoder:
-    def __init__(self, data):
-        self.data, self.taken = data, 5
-        self.width, self.value = 2**40, int.from_bytes(data[:5].ljust(5, b"\0"), "big")
-        self.contexts = {}
+class Plane:
+    """A plane of integers with a margin.
 
-    def decision(self, *context):
-        p, c = self.contexts.get(context, (2**15, 2))
-        b = (self.width >> 16) * p
-        if self.value >= b:
-            decision, target = 1, 0
-            self.value -= b
-            self.width -= b
-        else:
-            decision, target = 0, 2**16
-            self.width = b
-        self.contexts[context] = clamp(p + (target - p) // c, 32, 65504), min(c + 1, 400)
-        while self.width < 2**32:
-            self.width *= 256
-            self.value = 256 * self.value + (self.data[self.taken] if self.taken < len(self.data) else 0)
-            self.taken += 1
-        return decision
+    Args:
+        before: the plane whose first row is above this one; None for the first.
+        outside: what is above the first plane.
+    """
 
+    def __init__(self, height, width, before=None, outside=0):
+        self.height, self.width, self.before, self.outside = height, width, before, outside
+        self.values = {}
 
-def array(data, rows, length):
-    """Whole numbers [row][column]."""
-    if rows * length == 0:
-        if data:
-            raise Damaged("an empty array has bytes")
-        return [[] for _ in range(rows)]
-    coder = RangeDecoder(data)
-    numbers, above = [], None
-    for _ in range(rows):
-        node = 1
-        for _ in range(4):
-            node = 2 * node + coder.decision("weight", node)
-        weight = min(node - 16, 8)
-        row, sizes = [], []
-        for j in range(length):
-            remainder = decode_remainder(coder, min(half(neighborhood(sizes, above, j)), 47))
-            row.append((weight * (row[-1] if row else 0) + 4 >> 3) + remainder)
-            sizes.append(abs(remainder))
-        if not all(-(2**31) <= number < 2**31 for number in row):
-            raise Damaged("beyond int32")
-        numbers.append(row)
-        above = sizes
-    if len(data) > coder.taken:
-        raise Damaged("an array has bytes too many")
-    return numbers
+    def at(self, y, x):
+        if y < 0:
+            return self.before.at(0, x) if self.before else self.outside
+        if (y, x) in self.values:
+            return self.values[y, x]
+        y = min(y, self.height - 1)
+        return self.at(y - 1, 0) if x < 0 else self.values[y, min(x, self.width - 1)]
+
+    def around(self, y, x):
+        """Return a function of (rows below, columns right), as the sums take it."""
+        return lambda dy, dx: self.at(y + dy, x + dx)
 
 
-def neighborhood(m, above, j):
-    left = 0 if j == 0 else 3 * m[0] if j == 1 else 2 * m[j - 1] + m[j - 2]
-    if above is None:
-        return 7 * left // 3
-    after = above[j + 1] if j + 1 < len(above) else 0
-    over = 2 * above[j] + after + above[max(j - 1, 0)]
-    return 7 * over // 4 if j == 0 else left + over
+class Everywhere(Plane):
+    """A plane that is the same everywhere."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def at(self, y, x):
+        return self.value
 
 
-def decode_remainder(coder, context):
-    bits = 0
-    while bits < 34 and coder.decision("bits", context, bits):
-        bits += 1
-    if bits == 0:
-        return 0
-    z = 1
-    for place in range(bits - 2, -1, -1):
-        z = 2 * z + (coder.decision("below", bits, z) if z < 4 else coder.decision("below", bits, "place", place))
-    return -z if coder.decision("sign") else z
+SIDES = [(0, -1), (-1, 0), (0, 1), (1, 0)]
+
+
+def left_sum(v):
+    return 2 * v(0, -1) + v(0, -2)
+
+
+def above_sum(v):
+    return 2 * v(-1, 0) + v(-1, -1) + v(-1, 1) + v(-2, 0)
+
+
+def causal_sum(v):
+    return left_sum(v) + above_sum(v)
+
+
+def cross_sum(v):
+    return sum(v(*side) for side in SIDES)
 
 
 # -- Streams of decisions
@@ -197,19 +178,27 @@ class Stream:
         return 0
 
     def plain(self, bits):
+        number = 0
+        while bits > 16:
+            number = number << 16 | self.part(16)
+            bits -= 16
+        return number << bits | self.part(bits) if bits else number
+
+    def part(self, bits):
+        """Decode a part of a plain number."""
         if self.high - self.low < 2**32:
             number = 0
             for _ in range(bits):
                 number = 2 * number + self.decision(2**15)
             return number
         part = self.high - self.low >> bits
-        number = min((self.code - self.low) // part, 2**bits - 1)
+        number = clamp((self.code - self.low) // part, 0, 2**bits - 1)
         low = self.low + number * part
         self.narrow(low, low + part - 1)
         return number
 
     def mixed(self, name, contexts):
-        """A mixed decision with the weights of that name."""
+        """Decode a mixed decision with the weights of that name."""
         count = len(contexts)
         counters = [self.counters.get(context, (2**21, 0)) for context in contexts]
         if name not in self.weights:
@@ -239,13 +228,58 @@ class Stream:
         bits = 0
         while bits < 23 and decision(14 + bits):
             bits += 1
-        upper = self.plain(max(bits - 16, 0))
-        lower = self.plain(min(bits, 16))
-        return min(2**bits + (upper << min(bits, 16) | lower) + 13, 2**24 - 1)
+        return min(2**bits + self.plain(bits) + 13, 2**24 - 1)
 
 
 def wrap_int32(number):
     return (number + 2**31) % 2**32 - 2**31
+
+
+# -- Arrays of integers
+
+
+def array(data, rows, length):
+    """Return integers [row][column]."""
+    if rows * length == 0:
+        if data:
+            raise Damaged("an empty array has bytes")
+        return [[] for _ in range(rows)]
+    stream = Stream(data)
+    magnitudes, signs = Plane(rows, length), Plane(rows, length)
+    numbers = []
+    for y in range(rows):
+        m = 1
+        for _ in range(4):
+            m = 2 * m + stream.mixed("weight", [("weight", m)])
+        weight = min(m - 16, 8)
+        row = []
+        for x in range(length):
+            remainder = decode_remainder(stream, magnitudes, signs, y, x)
+            row.append((weight * (row[-1] if row else 0) + 4 >> 3) + remainder)
+        if not all(-(2**31) <= number < 2**31 for number in row):
+            raise Damaged("beyond int32")
+        numbers.append(row)
+    stream.check_end()
+    return numbers
+
+
+def decode_remainder(stream, magnitudes, signs, y, x):
+    around = magnitudes.around(y, x)
+    causal, left, above = (min(half(f(around)), 63) for f in (causal_sum, left_sum, above_sum))
+    contexts = [("causal", causal), ("left", left), ("above", above), ("sides", left >> 1, above >> 1)]
+    contexts.append(("column", min(x, 255)))
+    bits = 0
+    while bits < 33 and stream.mixed(("bits", bits), [(*context, bits) for context in contexts]):
+        bits += 1
+    magnitude = bits
+    if bits >= 2:
+        second = stream.mixed("bit", [("bit", bits), ("bit", bits, causal)])
+        magnitude = (2 + second << bits - 2) + stream.plain(bits - 2)
+    is_negative = 0
+    if magnitude:
+        is_negative = stream.mixed("sign", [("sign",), ("sign", signs.at(y, x - 1), signs.at(y - 1, x))])
+    magnitudes.values[y, x], signs.values[y, x] = magnitude, 1 + is_negative if magnitude else 0
+    return -magnitude if is_negative else magnitude
 
 
 # -- Transform
@@ -324,16 +358,23 @@ def subbands(sizes):
     return [subband for subband in found if subband.height and subband.width]
 
 
-class Plane(dict):
-    """Whole numbers by (subband, y, x); 0 where nothing is."""
+class Coefficients(dict):
+    """Integers by (subband, y, x); 0 where nothing is."""
 
     def __missing__(self, key):
         return 0
+
+    def around(self, subband, y, x):
+        return lambda dy, dx: self[subband, y + dy, x + dx]
 
     def nearest(self, subband, y, x):
         if subband is None:
             return 0
         return self[subband, min(y, subband.height - 1), min(x, subband.width - 1)]
+
+
+def size(a):
+    return min(half(a), 15)
 
 
 def three(v):
@@ -351,7 +392,7 @@ def decode_components(data, count, height, width):
     stream = Stream(content)
     sizes = sizes_of_levels(height, width)
     order = subbands(sizes)
-    last, second, mean = Plane(), Plane(), Plane()
+    last, second, mean = Coefficients(), Coefficients(), Coefficients()
     sources, features, components = [], [], []
     for k in range(count):
         place = k if k <= 40 else min(40 + (k - 40) // 8, 79)
@@ -379,7 +420,7 @@ def decode_plane(stream, order, place, last, second, mean):
     """Magnitudes in half steps and signs (1 positive, 2 negative) of a component."""
     by_name = {(subband.level, subband.orientation): subband for subband in order}
     lowest = order[0]
-    v, signs, state = Plane(), Plane(), 0
+    v, signs, state = Coefficients(), Coefficients(), 0
     for s in order:
         o = s.orientation
         parent = by_name.get((s.level + 1, o), lowest) if o else None
@@ -387,9 +428,8 @@ def decode_plane(stream, order, place, last, second, mean):
         kind = min(s.level, 3), o
         for y in range(s.height):
             for x in range(s.width):
-                north, west = v[s, y - 1, x], v[s, y, x - 1]
-                northwest, northeast = v[s, y - 1, x - 1], v[s, y - 1, x + 1]
-                near = 2 * (north + west) + northwest + northeast + v[s, y - 2, x] + v[s, y, x - 2]
+                around = v.around(s, y, x)
+                near = causal_sum(around)
                 over = v.nearest(parent, y >> 1, x >> 1)
                 siblings = 0
                 if o == 2:
@@ -397,22 +437,21 @@ def decode_plane(stream, order, place, last, second, mean):
                 elif o == 3:
                     siblings = v.nearest(hl, y, x) + v.nearest(lh, y, x)
                 here, there, usual = last[s, y, x], second[s, y, x], mean[s, y, x]
-                across = 4 * here + 2 * there
-                across += last[s, y, x - 1] + last[s, y, x + 1] + last[s, y - 1, x] + last[s, y + 1, x]
-                total = 4 * near + 3 * across + 4 * over + 2 * siblings + (usual >> 2)
+                across = 4 * here + 2 * there + cross_sum(last.around(s, y, x))
+                total = 4 * near + 3 * across + 5 * over + (usual >> 2)
                 amount = 0 if total == 0 else 1 if total < 24 else 2 if total < 80 else 3
-                near_size, across_size = min(half(near), 15), min(half(across), 15)
                 q = state >> 1
                 contexts = [
-                    (1, q, kind, min(half(total), 39)),
-                    (2, q, near_size, across_size, o),
-                    (3, q, min(half(2 * over + siblings), 15), across_size, min(here + 1 >> 1, 3), min(there, 2)),
+                    ("total", q, kind, min(half(total), 39)),
+                    ("sums", q, size(near), size(across), o),
+                    ("family", q, size(2 * over + siblings), size(across), min(here + 1 >> 1, 3), min(there, 2)),
                     (
-                        *(4, q, three(north), three(west), three(northwest), three(northeast)),
+                        *("neighbors", q, three(around(-1, 0)), three(around(0, -1))),
+                        *(three(around(-1, -1)), three(around(-1, 1))),
                         *(three(here), three(there), min(usual >> 4, 2)),
                     ),
-                    (5, q, place, min(s.level, 5), o, amount),
-                    (6, q, near_size, min(half(usual >> 2), 15), min(half(over), 15)),
+                    ("place", q, place, s.level, o, amount),
+                    ("mean", q, size(near), size(usual >> 2), size(over)),
                 ]
                 a = stream.magnitude((kind, q), contexts)
                 state = NEXT_STATE[state][a & 1]
@@ -420,9 +459,9 @@ def decode_plane(stream, order, place, last, second, mean):
                     v[s, y, x] = 2 * a - q
                     up, left = signs[s, y - 1, x], signs[s, y, x - 1]
                     contexts = [
-                        ("sign", 1, up, left, signs[s, y - 2, x], signs[s, y, x - 2], o),
-                        ("sign", 2),
-                        ("sign", 3, up, left, o),
+                        ("four", up, left, signs[s, y - 2, x], signs[s, y, x - 2], o),
+                        ("always",),
+                        ("two", up, left, o),
                     ]
                     signs[s, y, x] = 1 + stream.mixed(("sign", o), contexts)
     return v, signs
@@ -521,39 +560,7 @@ def new_features(component, sources):
 
 # -- Numbers
 
-SIDES = [(0, -1), (-1, 0), (0, 1), (1, 0)]
 OWN = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1)]
-
-
-class Surrounded:
-    """A band of whole numbers by (y, x), with what surrounds it.
-
-    Args:
-        before: the band before; None for the first.
-        outside: what is above the first band.
-    """
-
-    def __init__(self, height, width, before, outside):
-        self.height, self.width, self.before, self.outside = height, width, before, outside
-        self.values = {}
-
-    def at(self, y, x):
-        if y < 0:
-            return self.before.at(0, x) if self.before else self.outside
-        if (y, x) in self.values:
-            return self.values[y, x]
-        y = min(y, self.height - 1)
-        return self.at(y - 1, 0) if x < 0 else self.values[y, min(x, self.width - 1)]
-
-
-class Everywhere:
-    """A band before the first one."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def at(self, y, x):
-        return self.value
 
 
 def regressors(band, pixels):
@@ -590,8 +597,8 @@ def decode_numbers(data, shape, bound):
             exponent = clamp(settings[1 + kind][b], 0, 16)
             entry = table[everywhere.index((lag, y, x))][b]
             coefficients.append((lag, y, x, clamp(entry << 16 - exponent, -(2**22), 2**22)))
-        planes.append(Surrounded(height, width, planes[-1] if planes else None, 0))
-        sizes.append(Surrounded(height, width, sizes[-1], 4))
+        planes.append(Plane(height, width, planes[-1] if planes else None))
+        sizes.append(Plane(height, width, sizes[-1]))
         limits = least - means[b], largest - means[b]
         for y in range(height):
             for x in range(width):
@@ -605,38 +612,33 @@ def decode_number(stream, y, x, planes, sizes, coefficients, limits, bound):
     """Put the value and the error size at (y, x) of the last band into `planes` and `sizes`."""
     lowest, highest = limits
     here, before, second = sizes[-1], sizes[-2], sizes[-3]
-    w, ww, n = here.at(y, x - 1), here.at(y, x - 2), here.at(y - 1, x)
-    nw, ne, c = here.at(y - 1, x - 1), here.at(y - 1, x + 1), before.at(y, x)
-    spatial = 2 * (w + n) + nw + ne + ww
-    spectral = 2 * (c + second.at(y, x)) + sum(before.at(y + dy, x + dx) for dy, dx in SIDES)
-    around = (8 * spatial + 7 * spectral) // 14 + 1
-    k = max(around.bit_length() - 4, 0)
-    fine = around >> k
+    west, north, center = here.at(y, x - 1), here.at(y - 1, x), before.at(y, x)
+    spatial = causal_sum(here.around(y, x))
+    spectral = 2 * (center + second.at(y, x)) + cross_sum(before.around(y, x))
+    activity = (spatial + spectral >> 1) + 1
+    k = max(activity.bit_length() - 4, 0)
+    fine = activity >> k
     level = 8 * min(k, 6) + fine
 
     total = sum(factor * planes[-1 - lag].at(y + dy, x + dx) for lag, dy, dx, factor in coefficients)
     predicted = clamp(total + 2**12 >> 13, 8 * lowest, 8 * highest)
     r = predicted + 4 >> 3
     f = predicted - 8 * r
-    fold = abs(f) if k == 0 and bound == 0 else 0
+    fraction = abs(f) if k == 0 and bound == 0 else 0
 
     contexts = [
-        (1, level, fold),
-        (2, min(half(spatial >> k), 15), min(half(spectral >> k), 15), min(k, 4)),
-        (3, *(min(half(4 * size >> k), 11) for size in (w, n, c))),
-        (4, len(planes) - 1, fine % 8),
+        ("class", level, fraction),
+        ("sums", min(half(spatial >> k), 15), min(half(spectral >> k), 15), min(k, 4)),
+        ("errors", *(min(half(4 * error >> k), 11) for error in (west, north, center))),
+        ("band", len(planes) - 1, fine % 8),
     ]
     h = stream.magnitude(min(k, 4), contexts)
     a = h
     if k > 0:
         a = 2 * a + stream.mixed(("bit", min(h, 3)), [("bit", min(h, 7)), ("bit", level, h > 0)])
-        left = k - 1
-        while left > 0:
-            bits = min(left, 16)
-            a = a << bits | stream.plain(bits)
-            left -= bits
+        a = a << k - 1 | stream.plain(k - 1)
     error = a * (2 * bound + 1)
-    if a > 0 and stream.mixed("sign", [("sign", fold, a > 1), ("sign", level)]):
+    if a > 0 and stream.mixed("sign", [("sign", fraction, a > 1), ("sign", level)]):
         error = -error
     if f < 0:
         error = -error

@@ -10,7 +10,7 @@ import pytest
 
 from coding.kltcm.coefficients import encode_coefficients
 from coding.kltcm.tiles import KltTiles
-from coding.kltcm.trellis import NEXT
+from coding.kltcm.trellis import NEXT_STATE
 from coding.numbers import Numbers, number_of
 from coding.prediction.regression import regressors
 from tests.coding.kltcm import plain_decoder
@@ -221,7 +221,7 @@ def test_bytes_behind_a_stream_are_damage():
 def test_table_of_the_trellis():
     rows = re.findall(r"^\| (\d) \| (\d) \| (\d) \| (\d) \|$", FORMAT.read_text(), re.MULTILINE)
     assert [(int(state), int(quantizer)) for state, quantizer, *_ in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
-    assert [[int(after) for after in row[2:]] for row in rows] == NEXT.tolist()
+    assert [[int(after) for after in row[2:]] for row in rows] == NEXT_STATE.tolist()
 
 
 def test_checks_of_the_tables():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from coding.kltcm.wavelet import FIRST, HEIGHT, STRIDE, WIDTH, analyze, subbands, synthesize
+from coding.entropy.neighbors import PAD
+from coding.kltcm.wavelet import HH, HL, LH, LL, analyze, subbands, synthesize
 
 SIZES = [(1, 1), (1, 6), (5, 1), (2, 2), (3, 7), (37, 50), (64, 64)]
 
@@ -29,13 +30,45 @@ def test_smooth_planes_gather_in_the_corner():
 @pytest.mark.parametrize("size", SIZES)
 def test_subbands_cover_a_plane_once(size):
     layout = subbands(*size)
-    places = np.concatenate(
-        [
-            (row[FIRST] + np.arange(row[HEIGHT])[:, None] * row[STRIDE] + np.arange(row[WIDTH])).ravel()
-            for row in layout.table
-        ]
-    )
-    assert sorted(places) == sorted(layout.places.ravel())
-    assert len(set(places)) == size[0] * size[1]
-    assert places.max() < layout.size
-    assert np.array_equal(layout.places.ravel()[layout.order], places)
+    assert sorted(layout.scan) == sorted(layout.places.ravel()) and len(set(layout.scan)) == size[0] * size[1]
+    assert np.array_equal(layout.places.ravel()[layout.order], layout.scan)
+    assert layout.count.sum() == size[0] * size[1]
+    assert (np.diff(layout.level) <= 0).all() and layout.orientation[0] == LL
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_neighbors_beyond_the_edges_are_in_the_padding(size):
+    layout = subbands(*size)
+    is_padding = np.ones(layout.size, bool)
+    is_padding[layout.scan] = False
+    assert is_padding[0]
+    assert layout.scan.min() >= 2 * layout.stride[0] and layout.scan.max() + 2 * layout.stride[-1] < layout.size
+    end = 0
+    for stride, count in zip(layout.stride, layout.count, strict=True):
+        start, end = end, end + count
+        block = layout.scan[start:end].reshape(-1, stride - 2 * PAD)
+        assert (np.diff(block, axis=1) == 1).all() and (np.diff(block, axis=0) == stride).all()
+        rim = [block[:, 0] - 1, block[:, 0] - 2, block[:, -1] + 1, block[0] - stride, block[0] - 2 * stride]
+        assert is_padding[np.concatenate([*rim, block[-1] + stride])].all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parents_and_siblings_are_at_the_same_place(size):
+    """Checked by coordinates in a plane, of which each subband is a rectangle."""
+    layout = subbands(*size)
+    starts = np.append(0, layout.count.cumsum())
+    found = {}
+    for b, key in enumerate(zip(layout.level.tolist(), layout.orientation.tolist(), strict=True)):
+        found[key] = layout.scan[starts[b] : starts[b + 1]].reshape(-1, layout.stride[b] - 2 * PAD)
+
+    def at(block, y, x):
+        return 0 if block is None else block[min(y, len(block) - 1), min(x, block.shape[1] - 1)]
+
+    n = 0
+    for (level, orientation), block in found.items():
+        parent = None if orientation == LL else found.get((level + 1, orientation), found[layout.levels, LL])
+        siblings = {LL: (None, None), HL: (None, None), LH: (HL, HL), HH: (HL, LH)}[orientation]
+        for y, x in np.ndindex(block.shape):
+            assert layout.parents[n] == at(parent, y >> 1, x >> 1)
+            assert layout.siblings[n].tolist() == [at(found.get((level, sibling)), y, x) for sibling in siblings]
+            n += 1

@@ -1,0 +1,90 @@
+"""Sizes of whole numbers and of those around them, from which contexts are made.
+
+A plane is a one-dimensional buffer of rows that lie `stride` apart, with `PAD` rows and columns around it, so that
+every place `p` in it has neighbors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coding.entropy.compiled import inlined
+
+PAD = 2
+"""Rows and columns around a plane."""
+
+_TABLE_BITS = 12
+
+
+def _half_octaves() -> np.ndarray:
+    """Return `half` of the numbers below 2^`_TABLE_BITS`."""
+    numbers = np.arange(1 << _TABLE_BITS)
+    bits = np.array([int(number).bit_length() for number in numbers])
+    return np.where(numbers < 2, numbers, 2 * bits - 2 + (numbers >> np.maximum(bits - 2, 0) & 1)).astype(np.uint8)
+
+
+_HALF = _half_octaves()
+
+
+@inlined
+def half(number):
+    """Return the size of a whole number >= 0 in half octaves: 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, ..."""
+    size = np.int64(0)
+    while number >> _TABLE_BITS:
+        number >>= _TABLE_BITS - 1
+        size += 2 * (_TABLE_BITS - 1)
+    return size + _HALF[number]
+
+
+@inlined
+def bit_length(number):
+    """Return the number of bits of a whole number >= 0."""
+    return (half(number) >> 1) + int(number > 0)
+
+
+@inlined
+def left_sum(plane, p):
+    """Return the sum of the two numbers to the left of `p`; the nearest counts twice."""
+    return 2 * plane[p - 1] + plane[p - 2]
+
+
+@inlined
+def above_sum(plane, p, stride):
+    """Return the sum of four numbers in the two rows above `p`; the nearest counts twice."""
+    return 2 * plane[p - stride] + plane[p - stride - 1] + plane[p - stride + 1] + plane[p - 2 * stride]
+
+
+@inlined
+def causal_sum(plane, p, stride):
+    """Return the weighted sum of the neighbors that precede `p` in raster order."""
+    return left_sum(plane, p) + above_sum(plane, p, stride)
+
+
+@inlined
+def cross_sum(plane, p, stride):
+    """Return the sum of the neighbors on the four sides of `p`."""
+    return plane[p - 1] + plane[p + 1] + plane[p - stride] + plane[p + stride]
+
+
+@inlined
+def surround_left(plane, p, stride):
+    """Fill what is to the left of a row that begins at `p` with the first number of the row above."""
+    for x in range(PAD):
+        plane[p - PAD + x] = plane[p - stride]
+
+
+@inlined
+def surround_right(plane, p, stride):
+    """Fill what is to the right of a row that begins at `p` with its last number."""
+    end = p + stride - 2 * PAD
+    for x in range(PAD):
+        plane[end + x] = plane[end - 1]
+
+
+@inlined
+def surround_below(plane, stride):
+    """Fill what is below a plane with its last row."""
+    last = len(plane) - (PAD + 1) * stride
+    for y in range(1, PAD + 1):
+        for x in range(stride):
+            plane[last + y * stride + x] = plane[last + x]
