@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import chain
 from models.base import HSICompressionModel
 from models.fused import fast_layers
 
@@ -25,7 +26,8 @@ class SpectralAutoencoder(HSICompressionModel):
 
     Rows are independent, so they go through the network in chunks that bound the memory: one patch
     of 128 x 128 pixels is 16,384 sequences, and the first activation of all of them together would
-    take 0.9 GB (two halvings) to 7.5 GB (five). `models.fused` describes how the layers run.
+    take 0.9 GB (two halvings) to 7.5 GB (five). `models.fused` describes how the layers run, on a GPU
+    with tensor cores `models.chain`.
 
     Args:
         src_channels: number of bands C.
@@ -34,14 +36,15 @@ class SpectralAutoencoder(HSICompressionModel):
 
     pixelwise = True
 
-    # Sequences in one chunk, by number of halvings and device type. On a CPU the activations of a chunk are
+    # Sequences in one chunk, by number of halvings and device. On a CPU the activations of a chunk are
     # some MB, about the size of its caches: of 16 to 256 these were the fastest, or within some percent of it,
-    # on two-core processors with AVX2 and with AVX-512. On a GPU the largest activation takes 0.2 GB.
+    # on two-core processors with AVX2 and with AVX-512. On a GPU a training step takes 4 GB in float32, with
+    # torch's layers as with the kernels of `models.chain`, which keep less.
     rows_per_chunk: Mapping[int, Mapping[str, int]] = {
-        2: {"cpu": 128, "cuda": 4096},
-        3: {"cpu": 128, "cuda": 2048},
-        4: {"cpu": 64, "cuda": 1024},
-        5: {"cpu": 32, "cuda": 512},
+        2: {"cpu": 128, "cuda": 4096, "cuda-chain": 32768},
+        3: {"cpu": 128, "cuda": 2048, "cuda-chain": 16384},
+        4: {"cpu": 64, "cuda": 1024, "cuda-chain": 8192},
+        5: {"cpu": 32, "cuda": 512, "cuda-chain": 4096},
     }
 
     def __init__(self, src_channels: int = 202, halvings: int = 2) -> None:
@@ -53,21 +56,43 @@ class SpectralAutoencoder(HSICompressionModel):
         self.padding = latent_channels * 2**halvings - src_channels
 
     def _encode(self, x: Tensor) -> Tensor:
+        if self._runs_as_chain(x):
+            return self._run_chain(self.encoder, x, skip_in=self.padding)
         encoder = fast_layers(self.encoder)
         return self._map_spectra(lambda rows: encoder(F.pad(rows, (self.padding, 0))), x)
 
     def _decode(self, y: Tensor) -> Tensor:
+        if self._runs_as_chain(y):
+            return self._run_chain(self.decoder, y, skip_out=self.padding)
         decoder = fast_layers(self.decoder)
         return self._map_spectra(lambda rows: decoder(rows)[..., self.padding :], y)
 
     def pixels_per_chunk(self, device: torch.device) -> int:
         """Return how many spectra go through the network at once on a device."""
         chunks = self.rows_per_chunk[self.halvings]
-        return chunks.get(device.type, chunks["cpu"])
+        name = f"{device.type}-chain" if chain.is_available(device) else device.type
+        return chunks.get(name, chunks["cpu"])
 
     def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
         """Replace the number in `rows_per_chunk`, to resume a run that began with another table."""
-        self.rows_per_chunk = {self.halvings: {**self.rows_per_chunk[self.halvings], device_type: pixels}}
+        chunks = {**self.rows_per_chunk[self.halvings], device_type: pixels, f"{device_type}-chain": pixels}
+        self.rows_per_chunk = {self.halvings: chunks}
+
+    @staticmethod
+    def _runs_as_chain(x: Tensor) -> bool:
+        return chain.is_available(x.device) and chain.arithmetic_of(x) is not None and x.numel() > 0
+
+    def _run_chain(self, layers: nn.Sequential, x: Tensor, skip_in: int = 0, skip_out: int = 0) -> Tensor:
+        """Apply `layers` along axis 1 of (N, length, H, W); the result for a spectrum depends on nothing else."""
+        n, length, height, width = x.shape
+        layer_plan = chain.plan(layers, length + skip_in, skip_in, skip_out)
+        parameters, arithmetic = list(layers.parameters()), chain.arithmetic_of(x)
+        spectra = x.transpose(0, 1).reshape(length, -1)
+        # With gradients all activations are kept anyway.
+        chunk = spectra.shape[1] if torch.is_grad_enabled() else self.pixels_per_chunk(x.device)
+        parts = [chain.run_chain(part, layer_plan, parameters, arithmetic) for part in spectra.split(chunk, dim=1)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return out.reshape(-1, n, height, width).transpose(0, 1).contiguous()
 
     def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply `function`, (rows, 1, 1, length) -> (rows, 1, 1, other length), along axis 1 of (N, length, H, W)."""

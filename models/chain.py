@@ -1,0 +1,478 @@
+"""Chains of 1-D layers on a GPU, forward and backward, by the kernels of `models.kernels`.
+
+Each layer is one kernel: up-sampling, convolution, bias, max-pooling and activation together. The backward pass
+needs the outputs of the layers, which are kept in the precision of the network.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+try:
+    from models import kernels
+except ImportError:  # torch's builds for CPUs come without Triton
+    kernels = None
+
+_ACTIVATIONS = {nn.LeakyReLU: 1, nn.Hardtanh: 2, nn.Sigmoid: 3}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MIN_CAPABILITY = (8, 0)  # of a GPU with tensor cores for all of these
+_SHARED_MEMORY = 232448  # bytes of a block of an H100
+
+# Sizes of blocks, found on an H100 among a few neighbors. They depend on shapes and types alone, so that results
+# never depend on timing.
+_ROWS = 128  # of a block of outputs
+_COLUMNS = 128  # of a block of outputs: positions of a layer with few channels go together
+_NARROW_COLUMNS = 16  # the same, of a layer with one channel
+_BLOCK_K_BYTES = 128  # of a window at a time
+_PROGRAMS = 264  # that share a sum over rows: two for each of the multiprocessors
+_EXPAND_BLOCK = (16, 64)
+_COLLECT_BLOCK = (32, 32)
+
+
+class Arithmetic(NamedTuple):
+    """The type of the activations, and how float32 numbers are multiplied: "tf32" or, as exact as float32, "tf32x3"."""
+
+    dtype: torch.dtype
+    precision: str
+
+    @property
+    def is_tf32(self) -> bool:
+        """Whether products round their factors."""
+        return self.dtype == torch.float32 and self.precision == "tf32"
+
+
+class Band(NamedTuple):
+    """How a block of `outputs` positions depends on a `window` of inputs, see `models.kernels`."""
+
+    first: int
+    window: int
+    in_step: int
+    outputs: int
+    alpha: int
+    beta: int
+    gamma: int
+    merged: int
+
+
+class Tiles(NamedTuple):
+    """How the work of a kernel is divided."""
+
+    outputs: int
+    rows: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+class Origin(NamedTuple):
+    """The layer that made the input of another one: it, its output, and the winners of its max-pooling."""
+
+    layer: Layer
+    output: Tensor
+    winners: Tensor | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution over positions, with what comes before and after it.
+
+    Attributes:
+        taps: length of the kernel.
+        padding: zeros on each side.
+        ratio: outputs per input.
+        is_transposed: whether `ratio` is the stride of a transposed convolution, else of up-sampling before one.
+        channels: of input and output, powers of two.
+        is_pooled: whether max-pooling by 2 follows.
+        activation: after the convolution; 0 none, 1 leaky ReLU, 2 hard tanh, 3 sigmoid.
+        slope: of leaky ReLU below 0.
+        length_in: positions of the input.
+        length: positions of the output before pooling.
+        skip_in: positions at the start of the input that are zero and not stored.
+        skip_out: positions at the start of the output that are not stored.
+        is_last: whether no layer follows.
+    """
+
+    taps: int
+    padding: int
+    ratio: int
+    is_transposed: bool
+    channels: tuple[int, int]
+    is_pooled: bool
+    activation: int
+    slope: float
+    length_in: int
+    length: int
+    skip_in: int
+    skip_out: int
+    is_last: bool
+
+    @property
+    def length_out(self) -> int:
+        """Positions of the output, after pooling."""
+        return self.length // 2 if self.is_pooled else self.length
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Strides of the weight over channels of input and output."""
+        channels_in, channels_out = self.channels
+        return (channels_out * self.taps, self.taps) if self.is_transposed else (self.taps, channels_in * self.taps)
+
+    def forward_band(self, outputs: int) -> Band:
+        """Return the band from inputs to `outputs` positions, a multiple of `ratio`."""
+        k, p, r, last = self.taps, self.padding, self.ratio, outputs - 1
+        if self.is_transposed:
+            first = -((k - 1 - p) // r)
+            return Band(first, (last + p) // r - first + 1, outputs // r, outputs, -r, 1, p - r * first, 1)
+        first = -p // r
+        return Band(first, (last + k - 1 - p) // r - first + 1, outputs // r, outputs, r, -1, r * first + p, r)
+
+    def backward_band(self, outputs: int) -> Band:
+        """Return the band from gradients by the output to those by `outputs` positions of the input."""
+        k, p, r = self.taps, self.padding, self.ratio
+        if self.is_transposed:
+            return Band(-p, r * (outputs - 1) + k, outputs * r, outputs, 1, -r, 0, 1)
+        return Band(p - k + 1, r * outputs + k - 1, outputs * r, outputs, -1, r, k - 1, r)
+
+
+def is_available(device: torch.device) -> bool:
+    """Return whether the kernels run on a device: GPUs of NVIDIA from Ampere on, where torch comes with Triton."""
+    return kernels is not None and device.type == "cuda" and _capability(device) >= _MIN_CAPABILITY
+
+
+def arithmetic_of(x: Tensor) -> Arithmetic | None:
+    """Return how torch's own layers would compute with `x` here and now; None if the kernels cannot."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if dtype not in _DTYPES:
+        return None
+    return Arithmetic(dtype, "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3")
+
+
+def plan(layers: nn.Sequential, length: int, skip_in: int = 0, skip_out: int = 0) -> tuple[Layer, ...]:
+    """Return the chain that `layers` form.
+
+    Args:
+        layers: 1-D convolutions, each with up-sampling before it or not, an activation and max-pooling after it.
+        length: positions of their input.
+        skip_in: positions at the start of the input that are zero; `run_chain` takes the others.
+        skip_out: positions at the start of the output that `run_chain` does not return.
+
+    Raises:
+        ValueError: layers of another kind.
+    """
+    modules = deque(_flattened(layers))
+    found: list[Layer] = []
+    while modules:
+        ratio = int(modules.popleft().scale_factor) if isinstance(modules[0], nn.Upsample) else 1
+        convolution = modules.popleft()
+        if not isinstance(convolution, nn.Conv1d | nn.ConvTranspose1d):
+            raise ValueError(f"layers of a chain must be 1-D convolutions, got {convolution}")
+        activation = modules.popleft() if modules and type(modules[0]) in _ACTIVATIONS else None
+        is_pooled = bool(modules) and isinstance(modules[0], nn.MaxPool1d)
+        if is_pooled:
+            modules.popleft()
+        taps, padding = convolution.kernel_size[0], convolution.padding[0]
+        is_transposed = isinstance(convolution, nn.ConvTranspose1d)
+        length_in = found[-1].length_out if found else length
+        if is_transposed:
+            ratio = convolution.stride[0]
+            length_out = (length_in - 1) * ratio - 2 * padding + taps + convolution.output_padding[0]
+        else:
+            length_out = length_in * ratio + 2 * padding - taps + 1
+        layer = Layer(
+            taps=taps,
+            padding=padding,
+            ratio=ratio,
+            is_transposed=is_transposed,
+            channels=(convolution.in_channels, convolution.out_channels),
+            is_pooled=is_pooled,
+            activation=_ACTIVATIONS[type(activation)] if activation else 0,
+            slope=getattr(activation, "negative_slope", 0.0),
+            length_in=length_in,
+            length=length_out,
+            skip_in=0 if found else skip_in,
+            skip_out=0 if modules else skip_out,
+            is_last=not modules,
+        )
+        found.append(layer)
+    return tuple(found)
+
+
+@torch.compiler.disable
+def run_chain(x: Tensor, layers: Sequence[Layer], parameters: Sequence[Tensor], arithmetic: Arithmetic) -> Tensor:
+    """Return the output (length', rows) of a chain for sequences (length, rows), each in a column.
+
+    Args:
+        x: float32 or of the arithmetic's type.
+        layers: as `plan` returns them.
+        parameters: weight and bias of each layer in turn.
+        arithmetic: of the layers. The output is of its type.
+    """
+    return _Chain.apply(x, layers, arithmetic, *parameters)
+
+
+class _Chain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, layers, arithmetic, *parameters):
+        keeps = any(ctx.needs_input_grad)
+        ctx.layers, ctx.arithmetic = layers, arithmetic
+        x = out = x.contiguous()
+        outputs, winners = [], []
+        for index, layer in enumerate(layers):
+            out, winner = _forward(layer, out, *parameters[2 * index : 2 * index + 2], arithmetic, keeps)
+            if keeps:
+                outputs.append(out)
+                winners.append(winner)
+        ctx.save_for_backward(x, *outputs, *winners, *parameters)
+        return out.squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        layers, arithmetic, count = ctx.layers, ctx.arithmetic, len(ctx.layers)
+        x, *saved = ctx.saved_tensors
+        outputs, winners, parameters = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        found = [None] * len(parameters)
+        g = _by_argument(layers[-1], outputs[-1].squeeze(-1), gradient)
+        found[-1] = g.sum(dtype=torch.float32).reshape(1)
+        for index in reversed(range(count)):
+            layer, weight = layers[index], parameters[2 * index]
+            given = outputs[index - 1] if index else x
+            if any(ctx.needs_input_grad[3:]):
+                found[2 * index] = _weight_gradient(layer, given, g, weight, arithmetic)
+            if index:
+                origin = Origin(layers[index - 1], given, winners[index - 1])
+                g, found[2 * index - 1] = _backward(layer, g, weight, arithmetic, origin)
+        g = _backward(layers[0], g, parameters[0], arithmetic)[0].squeeze(-1) if ctx.needs_input_grad[0] else None
+        return g, None, None, *found
+
+
+# -- one layer ----------------------------------------------------------------------------------
+
+
+def _forward(
+    layer: Layer, x: Tensor, weight: Tensor, bias: Tensor, arithmetic: Arithmetic, keeps: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the output (positions, rows, channels) and, if the backward pass needs them, the winners of pooling."""
+    tiles = _forward_tiles(layer, arithmetic, _shared_memory(x.device))
+    band = layer.forward_band(tiles.outputs)
+    matrix = _expand(layer, band, tiles, weight, arithmetic, is_backward=False)
+    out = x.new_empty((layer.length_out - layer.skip_out, x.shape[1], layer.channels[1]), dtype=arithmetic.dtype)
+    winners = torch.empty_like(out, dtype=torch.uint8) if keeps and layer.is_pooled else None
+    kernels.apply_band[_grid(x.shape[1], layer.length, matrix, tiles)](
+        *(x, matrix, bias, out, winners, None, None, None),
+        *(x.shape[1], len(x), band.first - layer.skip_in, layer.length, layer.skip_out),
+        **_constants(band, tiles, layer.channels, matrix),
+        POOL=layer.is_pooled,
+        HAS_BIAS=True,
+        HAS_WINNERS=winners is not None,
+        ACTIVATION=layer.activation,
+        SLOPE=layer.slope,
+        DERIVATIVE=0,
+        HAS_SUMS=False,
+        UNPOOL=False,
+        PRECISION=arithmetic.precision,
+        TF32=arithmetic.is_tf32 and not layer.is_last,
+    )
+    return out, winners
+
+
+def _backward(
+    layer: Layer, g: Tensor, weight: Tensor, arithmetic: Arithmetic, origin: Origin | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradient by the convolution of `origin`, and by its bias; without one, by the input of the layer."""
+    rows, channels = g.shape[1], (layer.channels[1], layer.channels[0])
+    tiles = _backward_tiles(layer, arithmetic, _shared_memory(g.device))
+    band = layer.backward_band(tiles.outputs)
+    matrix = _expand(layer, band, tiles, weight, arithmetic, is_backward=True)
+    before = origin.layer if origin else None
+    positions = before.length if before else layer.length_in - layer.skip_in
+    if before and before.is_pooled and before.length % 2:
+        out = g.new_zeros((positions, rows, channels[1]))  # pooling leaves out the last position
+    else:
+        out = g.new_empty((positions, rows, channels[1]))
+    grid = _grid(rows, layer.length_in, matrix, tiles)
+    sums = g.new_empty((grid[0] * tiles.block_n // channels[1], channels[1]), dtype=torch.float32) if origin else None
+    kernels.apply_band[grid](
+        *(g, matrix, None, out, None, origin and origin.output, origin and origin.winners, sums),
+        *(rows, len(g), band.first - layer.skip_out, layer.length_in, layer.skip_in),
+        **_constants(band, tiles, channels, matrix),
+        POOL=False,
+        HAS_BIAS=False,
+        HAS_WINNERS=False,
+        ACTIVATION=0,
+        SLOPE=before.slope if before else 0.0,
+        DERIVATIVE=before.activation if before else 0,
+        HAS_SUMS=before is not None,
+        UNPOOL=before is not None and before.is_pooled,
+        PRECISION=arithmetic.precision,
+        TF32=arithmetic.is_tf32 and before is not None,
+    )
+    return out, sums.sum(0) if origin else None
+
+
+def _weight_gradient(layer: Layer, x: Tensor, g: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
+    rows = x.shape[1]
+    tiles = _gradient_tiles(layer, arithmetic, _shared_memory(x.device))
+    band = layer.forward_band(tiles.outputs)
+    num_n, num_k = _sizes(band, tiles, layer.channels)
+    num_tiles = (num_k // tiles.block_k) * (num_n // tiles.block_n)
+    steps = math.ceil(layer.length / tiles.outputs) * math.ceil(rows / tiles.rows)
+    steps_per_part = math.ceil(steps / max(1, _PROGRAMS // num_tiles))
+    parts = x.new_empty((math.ceil(steps / steps_per_part), num_n, num_k), dtype=torch.float32)
+    terms = 1 if arithmetic.dtype != torch.float32 else 2 if arithmetic.is_tf32 else 3
+    constants = _constants(band, tiles, layer.channels, parts[0])
+    constants["BLOCK_R"] = constants.pop("BLOCK_M")
+    kernels.band_gradient[num_tiles, len(parts)](
+        *(x, g, parts, rows, len(x), band.first - layer.skip_in, layer.length, layer.skip_out, steps_per_part),
+        **constants,
+        TERMS=terms,
+    )
+    gradient = torch.empty_like(weight)
+    block, part_block = _COLLECT_BLOCK
+    kernels.collect_band[math.ceil(weight.numel() / block),](
+        *(parts, gradient, *layer.strides, layer.taps, band.gamma, band.window, num_k, num_n, len(parts)),
+        weight.numel(),
+        **_taps_constants(band, layer.channels),
+        OUTPUTS=band.outputs,
+        BLOCK=block,
+        PARTS=part_block,
+    )
+    return gradient
+
+
+def _expand(
+    layer: Layer, band: Band, tiles: Tiles, weight: Tensor, arithmetic: Arithmetic, is_backward: bool
+) -> Tensor:
+    """Return the matrix (N, K) of a band."""
+    step = -1 if is_backward else 1
+    channels, strides = layer.channels[::step], layer.strides[::step]
+    num_n, num_k = _sizes(band, tiles, channels)
+    matrix = weight.new_empty((num_n, num_k), dtype=arithmetic.dtype)
+    block_n, block_k = _EXPAND_BLOCK
+    kernels.expand_band[math.ceil(num_n / block_n), math.ceil(num_k / block_k)](
+        *(weight, matrix, *strides, layer.taps, band.gamma, num_k, num_n),
+        **_taps_constants(band, channels),
+        PAIRS=layer.is_pooled and not is_backward,
+        TF32=arithmetic.is_tf32,
+        BLOCK_N=block_n,
+        BLOCK_K=block_k,
+    )
+    return matrix
+
+
+def _by_argument(layer: Layer, out: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient by the argument of the last activation."""
+    gradient = gradient.to(out.dtype)
+    if layer.activation == 1:
+        gradient = torch.where(out > 0, gradient, gradient * layer.slope)
+    elif layer.activation == 2:
+        gradient = torch.where(out.abs() < 1, gradient, 0)
+    elif layer.activation == 3:
+        gradient = torch.ops.aten.sigmoid_backward(gradient, out)
+    return gradient.contiguous()
+
+
+# -- arguments of the kernels -------------------------------------------------------------------
+
+
+def _sizes(band: Band, tiles: Tiles, channels: Sequence[int]) -> tuple[int, int]:
+    """Return rows and columns of the matrix of a band, in whole blocks."""
+    num_k = math.ceil(band.window * channels[0] / tiles.block_k) * tiles.block_k
+    return band.outputs * channels[1], num_k
+
+
+def _grid(rows: int, length: int, matrix: Tensor, tiles: Tiles) -> tuple[int]:
+    blocks = math.ceil(rows / tiles.rows) * math.ceil(length / tiles.outputs)
+    return (blocks * (len(matrix) // tiles.block_n),)
+
+
+def _taps_constants(band: Band, channels: Sequence[int]) -> dict:
+    return {"ALPHA": band.alpha, "BETA": band.beta, "MERGED": band.merged, "CX": channels[0], "CY": channels[1]}
+
+
+def _constants(band: Band, tiles: Tiles, channels: Sequence[int], matrix: Tensor) -> dict:
+    return {
+        "IN_STEP": band.in_step,
+        "OUTPUTS": band.outputs,
+        "CX": channels[0],
+        "CY": channels[1],
+        "NUM_N": matrix.shape[0],
+        "NUM_K": matrix.shape[1],
+        "BLOCK_M": tiles.rows,
+        "BLOCK_N": tiles.block_n,
+        "BLOCK_K": tiles.block_k,
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
+    }
+
+
+@functools.cache
+def _forward_tiles(layer: Layer, arithmetic: Arithmetic, shared_memory: int) -> Tiles:
+    least = max(2 if layer.is_pooled else 1, layer.ratio)
+    return _tiles(layer.channels, least, lambda outputs: layer.forward_band(outputs).window, arithmetic, shared_memory)
+
+
+@functools.cache
+def _backward_tiles(layer: Layer, arithmetic: Arithmetic, shared_memory: int) -> Tiles:
+    channels = layer.channels[::-1]
+    return _tiles(channels, 1, lambda outputs: layer.backward_band(outputs).window, arithmetic, shared_memory)
+
+
+def _tiles(channels, least, window_of, arithmetic, shared_memory) -> Tiles:
+    channels_in, channels_out = channels
+    outputs = _NARROW_COLUMNS if channels_out == 1 else max(least, _COLUMNS // channels_out)
+    while channels_in == 1 and outputs > least and window_of(outputs) > 16:
+        outputs //= 2
+    num_n, num_k = outputs * channels_out, window_of(outputs) * channels_in
+    itemsize = arithmetic.dtype.itemsize
+    block_k = 16 if num_k <= 16 else _BLOCK_K_BYTES // itemsize
+    is_exact = arithmetic.dtype == torch.float32 and not arithmetic.is_tf32
+    block_n = min(num_n, 128 if is_exact or shared_memory < _SHARED_MEMORY else 256)
+    stage = (_ROWS + block_n) * block_k * itemsize
+    num_warps = 8 if block_n > 128 or (block_n == 128 and is_exact) else 4
+    return Tiles(outputs, _ROWS, block_n, block_k, num_warps, min(3, shared_memory // stage))
+
+
+@functools.cache
+def _gradient_tiles(layer: Layer, arithmetic: Arithmetic, shared_memory: int) -> Tiles:
+    is_float32 = arithmetic.dtype == torch.float32
+    tiles = _forward_tiles(layer, arithmetic, shared_memory)
+    num_k = layer.forward_band(tiles.outputs).window * layer.channels[0]
+    block_k = min(128, max(16, 2 ** math.floor(math.log2(num_k))))
+    block_n = min(128 if is_float32 else 256, tiles.block_n)
+    num_warps = 8 if block_n > 128 or block_k < 128 or is_float32 else 4
+    if is_float32:  # loaded ahead into registers
+        return Tiles(tiles.outputs, 32, block_n, block_k, num_warps, 1)
+    stage = 64 * (block_n + block_k) * arithmetic.dtype.itemsize
+    return Tiles(tiles.outputs, 64, block_n, block_k, num_warps, min(3, shared_memory // stage))
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device)
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _SHARED_MEMORY  # of Triton's interpreter
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def _flattened(layers: nn.Sequential) -> Iterator[nn.Module]:
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            yield from _flattened(layer)
+        else:
+            yield layer
