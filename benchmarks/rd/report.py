@@ -95,7 +95,7 @@ class Report:
         content: of rd.json.
     """
 
-    def __init__(self, content: dict):
+    def __init__(self, content: dict) -> None:
         self.name, self.settings, self.rate = content["name"], content["settings"], content["rate"]
         self.num_images = len(self.settings["images"])
         self.points = with_names(pd.DataFrame(**content["points"]))
