@@ -12,7 +12,7 @@ a learned codec on a scene      python benchmark.py rd SCENE.TIF --int16 --check
 text and figures once more      python benchmark.py rd --redraw hyspecnet
 
 Reports go to SAVE_DIR/<name>/: those of `speed` to speed.json and speed.md after every finished row, those of
-`curves` to curves.csv and curves.png, those of `rd` to rd.json, rd.md and figures.
+`curves` to curves.json, curves.md and curves.png, those of `rd` to rd.json, rd.md and figures.
 `python benchmark.py COMMAND --help` explains the flags.
 """
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from coding import PLANE_CODERS
@@ -182,7 +183,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         UsageError: a name that is none of the possible ones.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(argv)
+    args.argv = argv
     if args.command == "rd":
         args.codecs, args.coder = words(args.codecs), words(args.coder)
         check_words("--codecs", args.codecs, CODECS)
@@ -193,6 +196,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         return args
     if args.quick:
         args = build_parser(quick=True).parse_args(argv)
+        args.argv = argv
     for key in ("models", "devices", "precision", "only", "works"):
         setattr(args, key, words(getattr(args, key)))
     check_words("--models", [name.partition("@")[0] for name in args.models], [*models, *aliases], least=1)

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from benchmarks.report import report_folder
+from benchmarks.report import DASH, command_line, markdown_table, report_folder
 from training.run_folder import read_settings
+from utils.environment import provenance
 from utils.errors import UsageError
 from utils.files import atomic_write
 from utils.plots import curves_figure
+from utils.results import write_json
 
 COLUMNS = ["epoch", "seconds", "val_psnr"]
 DPI = 100
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write curves.csv and curves.png.
+    """Write curves.json, curves.md and curves.png.
 
     Raises:
         UsageError: a folder that is not the one of a run of train.py.
     """
-    curves = pd.concat(label_runs([Path(run) for run in args.runs]), names=["run"]).reset_index("run")
+    runs = read_runs([Path(run) for run in args.runs])
     folder = report_folder(args)
-    with atomic_write(folder / "curves.csv", "w") as file:
-        curves.to_csv(file, index=False)
+    curves = pd.concat({name: curve for name, (curve, _) in runs.items()}, names=["run"]).reset_index("run")
+    settings = {
+        "command": command_line(args.argv),
+        "runs": {name: start for name, (_, start) in runs.items()},
+        **provenance(torch.device("cpu")),
+    }
+    content = {"name": folder.name, "settings": settings, "curves": curves.to_dict("split", index=False)}
+    write_json(folder / "curves.json", content)
+    with atomic_write(folder / "curves.md", "w") as file:
+        file.write(f"# Training curves: {folder.name}\n\n{curves_table(curves)}\n\n![PSNR over time](curves.png)\n")
     points = {
         name: list(zip(curve["seconds"], curve["val_psnr"], strict=True))
         for name, curve in curves.groupby("run", sort=False)
@@ -34,23 +46,41 @@ def run(args: argparse.Namespace) -> int:
     with atomic_write(folder / "curves.png") as file:
         figure = curves_figure(points, "seconds of training", "PSNR of the validation split (dB)")
         figure.savefig(file, dpi=DPI, format="png")
-    print(f"written: {folder / 'curves.csv'}, {folder / 'curves.png'}")
+    print(f"written: {folder / 'curves.md'}, curves.json and curves.png next to it")
     return 0
 
 
-def label_runs(runs: list[Path]) -> dict[str, pd.DataFrame]:
-    """Read the curve of each run, by a label: model and transform, and the folder's name where these are not unique.
+def curves_table(curves: pd.DataFrame) -> str:
+    """Return when each run reached the PSNR, in whole dB, that all of them reached, as a Markdown table.
+
+    Args:
+        curves: columns `run`, `seconds` and `val_psnr`.
+    """
+    level = math.floor(curves.groupby("run")["val_psnr"].max().min())
+    rows = []
+    for name, curve in curves.groupby("run", sort=False):
+        reached = curve.loc[curve["val_psnr"] >= level, "seconds"]
+        seconds = f"{reached.iloc[0]:.0f}" if len(reached) else DASH
+        rows.append([str(name), seconds, f"{curve['seconds'].iloc[-1]:.0f}", f"{curve['val_psnr'].max():.2f}"])
+    return markdown_table(["run", f"seconds to {level} dB", "seconds in all", "best PSNR dB"], rows)
+
+
+def read_runs(runs: list[Path]) -> dict[str, tuple[pd.DataFrame, dict]]:
+    """Read the curve and the last start of each run, by a label: model and transform, and if need be the folder.
 
     Raises:
         UsageError: a folder that is not the one of a run of train.py.
     """
-    curves: dict[str, pd.DataFrame] = {}
+    found: dict[str, tuple[pd.DataFrame, dict]] = {}
     for run in runs:
         starts = read_settings(run).get("starts")
         if not starts or not (run / "metrics.csv").is_file():
             raise UsageError(f"{run}: not the folder of a run of train.py, which holds settings.json and metrics.csv")
-        arguments = starts[-1]["arguments"]
-        label = f"{arguments['model']}, {arguments['transform']}"
-        label += f", {run.resolve().name}" if label in curves else ""
-        curves[label] = pd.read_csv(run / "metrics.csv")[COLUMNS].astype(float)
-    return curves
+        start = {key: starts[-1][key] for key in ("device", "git_commit", "arguments")}
+        label = f"{start['arguments']['model']}, {start['arguments']['transform']}"
+        label += f", {run.resolve().name}" if label in found else ""
+        start["arguments"] = {
+            key: value for key, value in start["arguments"].items() if key not in ("dataset", "save_dir", "checkpoint")
+        }
+        found[label] = pd.read_csv(run / "metrics.csv")[COLUMNS].astype(float), start
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -35,6 +36,12 @@ def report_folder(args: argparse.Namespace, git_commit: str | None = None, suffi
     if git_commit is not None:
         check_clean(folder, git_commit, args.allow_dirty)
     return folder
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return the command of a report as one can type it elsewhere: absolute paths lose their folders."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
+    return shlex.join(["python", "benchmark.py", *words])
 
 
 def check_clean(folder: Path, git_commit: str, allow_dirty: bool) -> None:

@@ -63,7 +63,7 @@ def test_reports_can_be_committed_and_nothing_else():
 
     if subprocess.run(["git", "-C", ROOT, "rev-parse"], capture_output=True).returncode:
         pytest.skip("no git repository")
-    names = ("speed.json", "speed.md", "rd.json", "rd.md", "psnr.png", "curves.csv", "curves.png")
+    names = ("speed.json", "speed.md", "rd.json", "rd.md", "psnr.png", "curves.json", "curves.md", "curves.png")
     assert not any(ignored(f"results/benchmarks/epyc/{name}") for name in names)
     assert ignored("results/benchmarks/epyc/.patches-1/patches/000-DATA.npy")
     assert ignored("results/benchmarks/epyc/.points/settings.json")

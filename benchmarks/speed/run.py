@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.report import read_report, report_folder
+from benchmarks.report import command_line, read_report, report_folder
 from benchmarks.speed.data import make_patches, measure_loading, measure_preprocessing
 from benchmarks.speed.measure import SEED, interleaved
 from benchmarks.speed.models import BANDS, MIN_SIDE, measure_limits, measure_work, reason_to_leave_out
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         "cores": torch.get_num_threads(),
         "dataset": Path(args.dataset).resolve().name,
         "seed": SEED,
-        "arguments": {key: value for key, value in vars(args).items() if key not in ("dataset", "save_dir")},
+        "command": command_line(args.argv),
         **origin,
     }
     report = Report.of_run(folder, settings)

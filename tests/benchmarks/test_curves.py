@@ -24,12 +24,17 @@ def test_curves(scripts, data_flags, tmp_path, capsys):
     others = [copy_of(run, tmp_path / name, "random_4x4") for name in "ab"]
     flags = ["--name", "all", "--save-dir", str(tmp_path)]
     assert benchmark.main(["curves", *map(str, (run, *others)), *flags]) == 0
-    rows = (tmp_path / "all" / "curves.csv").read_text().splitlines()
-    assert len(rows) == 1 + 3 * 2 and rows[0] == "run,epoch,seconds,val_psnr"
-    names = {row.rpartition('"')[0].strip('"') for row in rows[1:]}
-    assert names == {"cae1d, none", "cae1d, random_4x4", "cae1d, random_4x4, b"}
+    content = json.loads((tmp_path / "all" / "curves.json").read_text())
+    assert (
+        content["curves"]["columns"] == ["run", "epoch", "seconds", "val_psnr"] and len(content["curves"]["data"]) == 6
+    )
+    names = ["cae1d, none", "cae1d, random_4x4", "cae1d, random_4x4, b"]
+    assert list(content["settings"]["runs"]) == names
+    assert str(tmp_path) not in json.dumps(content)
+    text = (tmp_path / "all" / "curves.md").read_text()
+    assert all(f"| {name} " in text for name in names) and "seconds to" in text
     assert (tmp_path / "all" / "curves.png").read_bytes()[1:4] == b"PNG"
-    assert "curves.csv" in capsys.readouterr().out
+    assert "curves.md" in capsys.readouterr().out
 
 
 def test_a_folder_of_no_run(tmp_path):

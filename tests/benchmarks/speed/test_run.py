@@ -56,7 +56,7 @@ def test_models(run, capsys, tmp_path, monkeypatch):
     (limits,) = content["limits"]
     assert limits["flops_per_second"] > 0 and limits["bytes_per_second"] > 0
     assert content["settings"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert content["settings"]["arguments"]["models"] == ["cae1d@16", "sscnet"]
+    assert "--models cae1d@16 sscnet --size 8" in content["settings"]["command"]
     assert str(tmp_path) not in json.dumps(content)
     table = (tmp_path / "tiny" / "speed.md").read_text()
     assert table.count("\n| cae1d") == 2 and table.count("\n| sscnet") == 2
