@@ -27,7 +27,8 @@ class HSICompressionModel(CompressionModel):
         in [0, 1]
 
     `compress` writes each image's latent as float32, so that 8 * bytes / values *is* the published
-    rate. Without gradients, `forward(x)` equals `decompress(**compress(x))` to the bit.
+    rate. Without gradients, `forward(x)` equals `decompress(**compress(x))` to the bit on a CPU, and up to
+    rounding on a GPU, where cuDNN may choose another algorithm.
 
     A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones) and
     implements `_encode` and `_decode` for inputs that were checked.
@@ -50,9 +51,9 @@ class HSICompressionModel(CompressionModel):
     pixelwise = False
     verified = True
 
-    # Images that go through the network at once outside training, by device type. Fixed numbers, never
-    # timed, so that results do not change from run to run.
-    images_per_chunk: Mapping[str, int] = {"cpu": 1, "cuda": 1}
+    # Pixels of the images that go through the network at once outside training, by device type; one image at
+    # least. Fixed numbers, never timed, so that results do not change from run to run.
+    pixels_at_once: Mapping[str, int] = {"cpu": 1, "cuda": 4 * 128**2}
 
     def __init__(self, src_channels: int, latent_shape: tuple[int, ...], spatial_stride: int = 1) -> None:
         super().__init__()
@@ -114,15 +115,15 @@ class HSICompressionModel(CompressionModel):
         return self._decode(y)
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self._map_images(self._layers(self.encoder), x)
+        return self._map_images(self._layers(self.encoder, x), x)
 
     def _decode(self, y: Tensor) -> Tensor:
-        return self._map_images(self._layers(self.decoder), y)
+        return self._map_images(self._layers(self.decoder, y), y, self.size_multiple)
 
     @staticmethod
-    def _layers(layers: torch.nn.Sequential) -> Callable[[Tensor], Tensor]:
-        # With gradients channels-last 2-D layers were slower: the gradients of the weights change their layout.
-        return fast_layers(layers, channels_last=not torch.is_grad_enabled())
+    def _layers(layers: torch.nn.Sequential, x: Tensor) -> Callable[[Tensor], Tensor]:
+        # On a CPU channels-last 2-D layers were slower with gradients: those of the weights change their layout.
+        return fast_layers(layers, channels_last=x.is_cuda or not torch.is_grad_enabled())
 
     def check_size(self, x: Tensor) -> None:
         """Raise ValueError unless `x` is (N, src_channels, H, W) with H, W multiples of `size_multiple`."""
@@ -139,13 +140,19 @@ class HSICompressionModel(CompressionModel):
             possible = f"multiples of {m}" if m > 1 else "at least 1"
             raise ValueError(f"{name} cannot take {shape[2]} x {shape[3]} pixels: height and width must be {possible}")
 
-    def _map_images(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _map_images(self, function: Callable[[Tensor], Tensor], x: Tensor, stride: int = 1) -> Tensor:
         """Apply `function` to a batch, outside training a few images at a time.
 
         In training the batch is not split: batch norm needs all of it, and autograd would keep every
         activation anyway.
+
+        Args:
+            function: of (N, ...) to (N, ...).
+            x: images, or latents with their `stride`.
+            stride: height and width of an image over those of `x`.
         """
-        chunk = self.images_per_chunk.get(x.device.type, 1)
+        pixels = x.shape[-2] * x.shape[-1] * stride**2
+        chunk = max(1, self.pixels_at_once.get(x.device.type, 1) // max(1, pixels))
         if self.training or torch.is_grad_enabled() or len(x) <= chunk:
             return function(x).contiguous()
         out = None

@@ -87,7 +87,7 @@ class CAE3D(HSICompressionModel):
 
     def _decode(self, y: Tensor) -> Tensor:
         decoder = fast_layers(self.decoder)
-        return self._map_images(lambda part: decoder(part).squeeze(1)[:, self.padding :], y)
+        return self._map_images(lambda part: decoder(part).squeeze(1)[:, self.padding :], y, self.size_multiple)
 
 
 def _convolution(in_channels: int, out_channels: int, **geometry: int | tuple[int, ...]) -> tuple[nn.Module, ...]:

@@ -3,7 +3,7 @@
 `fast_layers` makes a function of an `nn.Sequential`, equal to it up to rounding:
 
 - 1-D layers run as 2-D layers on a single row, for which libraries are faster;
-- on a CPU activations are channels-last, (N, rows, columns, C) in memory, so that oneDNN's convolutions need
+- activations are channels-last, (N, rows, columns, C) in memory, so that oneDNN's and cuDNN's convolutions need
   no copies into a layout of their own, and pooling and up-sampling move whole vectors of channels;
 - nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
 - in evaluation mode batch norm is folded into the convolution before it;
@@ -14,6 +14,7 @@ Stored weights do not change. They are folded whenever they are used, and gradie
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
     Args:
         layers: 1-D, 2-D or 3-D convolutions without dilation and groups; nearest up-sampling by integers;
             other layers run unchanged.
-        channels_last: whether activations may be channels-last on a CPU.
+        channels_last: whether activations are channels-last.
 
     Returns:
         A function of (N, C, ...) to (N, C', ...). 1-D layers take and return (N, C, 1, length). The output may
@@ -105,27 +106,31 @@ def fold_upsampling(
     Raises:
         ValueError: a stride that does not divide the scale.
     """
-    out_channels = weight.shape[0]
     paddings, leading = [], []
     for axis, (u, s, p) in enumerate(zip(scale, stride, padding, strict=True), start=2):
         if u % s:
             raise ValueError(f"the stride must divide the scale of the up-sampling, got stride {s} and scale {u}")
-        taps, phases = weight.shape[axis], u // s
-        meets = [[(s * phase + tap - p) // u for tap in range(taps)] for phase in range(phases)]
-        first = [row[0] for row in meets]
-        late = sum(start > first[0] for start in first)
-        length = max(row[-1] - start for row, start in zip(meets, first, strict=True)) + 1
-        order = [*range(phases - late, phases), *range(phases - late)]
-        adds = weight.new_zeros(phases, length, taps)
-        for index, phase in enumerate(order):
-            for tap, sample in enumerate(meets[phase]):
-                adds[index, sample - first[phase], tap] = 1
+        adds, late = _sums_of_taps(weight.shape[axis], u, s, p, weight.dtype, weight.device)
         weight = torch.stack([torch.tensordot(weight, add, ([axis], [1])).movedim(-1, axis) for add in adds])
         weight = weight.flatten(0, 1)  # phases of this axis before those of the axes before it
-        paddings.append(-first[0])
+        paddings.append(-(-p // u))
         leading.append(late)
-    assert weight.shape[0] == out_channels * math.prod(u // s for u, s in zip(scale, stride, strict=True))
     return weight, paddings, leading
+
+
+@functools.cache
+def _sums_of_taps(taps: int, u: int, s: int, p: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
+    """Return which taps each phase adds up (phases, folded taps, taps), 0 or 1, and how many phases begin late."""
+    phases = u // s
+    starts = [(s * phase - p) // u for phase in range(phases)]
+    late = sum([start > starts[0] for start in starts])
+    length = max([(s * phase + taps - 1 - p) // u - start for phase, start in enumerate(starts)]) + 1
+    # Computed where it is used: a copy from the host would wait for the device, and cannot be part of a CUDA graph.
+    with torch.inference_mode(False):
+        phase = (torch.arange(phases, device=device) + (phases - late)) % phases
+        meets = (s * phase[:, None] + torch.arange(taps, device=device) - p).div(u, rounding_mode="floor")
+        samples = meets[:, :1] + torch.arange(length, device=device)
+        return (samples[:, :, None] == meets[:, None, :]).to(dtype), late
 
 
 def _convolution(
@@ -189,7 +194,8 @@ def _interleave(x: Tensor, phases: Sequence[int], leading: Sequence[int]) -> Ten
     order = [0, axes + 1]
     for axis in range(axes):
         order += [axes + 2 + axis, axes - axis]
-    x = x.permute(order).reshape(x.shape[0], x.shape[axes + 1], *(n * r for n, r in zip(sizes, phases, strict=True)))
+    fine = [n * r for n, r in zip(sizes, phases, strict=True)]
+    x = x.permute(order).reshape(x.shape[0], x.shape[axes + 1], *fine)
     for axis, (r, late) in enumerate(zip(phases, leading, strict=True), start=2):
         if late:
             x = x.narrow(axis, late, x.shape[axis] - r)
@@ -212,8 +218,7 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def _to_channels_last(x: Tensor) -> Tensor:
-    """Return `x` channels-last on a CPU. On GPUs cuDNN chooses the layout."""
-    return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()]) if x.device.type == "cpu" else x
+    return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
 
 
 def _as_stored(weight: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class SSCNet(HSICompressionModel):
         latent_channels: L; the rate is 32 L / (64 C).
     """
 
-    images_per_chunk: Mapping[str, int] = {"cpu": 1, "cuda": 16}
+    pixels_at_once: Mapping[str, int] = {"cpu": 1, "cuda": 16 * 128**2}
 
     def __init__(self, src_channels: int = 202, latent_channels: int = 1024) -> None:
         super().__init__(src_channels, (latent_channels,), spatial_stride=8)
