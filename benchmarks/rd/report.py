@@ -1,4 +1,4 @@
-"""The report of `benchmark.py rd`: rd.json holds its figures, rd.md and the PNGs beside it are drawn from that."""
+"""The report of `benchmark.py rd`: rd.json holds its figures, rd.md and the PNGs are drawn from that."""
 
 from __future__ import annotations
 

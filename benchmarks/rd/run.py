@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from coding.classical import classical, classical_family
 from coding.learned.codec import learned_family
 from coding.learned.network import SAMPLE_WEIGHTS, load_network, recognize
 from coding.learned.tiles import DEFAULT_CODER
+from datasets.enmap import SCALE
 from datasets.scenes import open_scene
 from models import aliases, models
 from utils.environment import provenance
@@ -30,6 +31,8 @@ from utils.processes import num_cores
 from utils.results import write_json
 
 DEFAULT_ANCHOR = "klt-jpeg2000"
+KEPT = ".points"
+"""Folder in that of a report which keeps the points of a run."""
 FIXED_SETTINGS = ("dataset", "mode", "split", "images", "original", "peak")
 """Settings that a resumed run must have in common with the run before."""
 
@@ -63,27 +66,11 @@ def run(args: argparse.Namespace) -> int:
     entries = codec_entries(args)
     codecs = [entry.codec for entry in entries]
     anchors = check_anchors(args.anchor, codecs)
-    processes = args.num_workers or num_cores()
-    origin = provenance(torch.device("cpu"))
-    folder = report_folder(args, origin["git_commit"])
-    settings = {
-        "name": folder.name,
-        "dataset": None if args.images else Path(args.dataset).resolve().name,
-        "mode": None if args.images else args.mode,
-        "split": None if args.images else args.split,
-        "images": [image_name(path) for path in paths],
-        "original": args.int16,
-        "is_reflectance": not args.int16,
-        "peak": args.peak if args.int16 else 10000,
-        "rates": args.rates,
-        "bounds": args.bounds,
-        "processes": processes,
-        "command": command_line(args.argv),
-        **origin,
-    }
-    kept = folder / ".points"
-    check_kept(kept / "settings.json", settings, args)
-    write_json(kept / "settings.json", settings)
+    settings = settings_of(args, paths)
+    folder = report_folder(args, settings["git_commit"])
+    settings = {"name": folder.name, **settings}
+    check_kept(folder / KEPT / "settings.json", settings, args)
+    write_json(folder / KEPT / "settings.json", settings)
     jobs = [
         Job(
             codec=entry.codec,
@@ -92,16 +79,34 @@ def run(args: argparse.Namespace) -> int:
             load=partial(read_image, path, args.int16, args.peak),
             rates=args.rates,
             bounds=args.bounds,
-            path=kept / entry.key / f"{number:05}.jsonl",
-            num_threads=max(num_cores() // processes, 1),
+            path=folder / KEPT / entry.key / f"{number:05}.jsonl",
+            num_threads=max(num_cores() // settings["processes"], 1),
         )
         for entry in entries
         for number, path in enumerate(paths)
     ]
     # Learned models take longest: if they begin first, they leave no core idle at the end.
     jobs.sort(key=lambda job: job.codec in classical)
-    rows = run_jobs(jobs, processes, lambda text: print(text, file=sys.stderr, flush=True))
+    rows = run_jobs(jobs, settings["processes"], lambda text: print(text, file=sys.stderr, flush=True))
     return publish(write_report(folder, rows, settings, anchors, args.band_rate, codecs), folder, args)
+
+
+def settings_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict:
+    """Return what the points of a run depend on, without paths of this machine."""
+    return {
+        "dataset": None if args.images else Path(args.dataset).resolve().name,
+        "mode": None if args.images else args.mode,
+        "split": None if args.images else args.split,
+        "images": [image_name(path) for path in paths],
+        "original": args.int16,
+        "is_reflectance": not args.int16,
+        "peak": args.peak if args.int16 else SCALE,
+        "rates": args.rates,
+        "bounds": args.bounds,
+        "processes": args.num_workers or num_cores(),
+        "command": command_line(args.argv),
+        **provenance(torch.device("cpu")),
+    }
 
 
 def publish(report: Report, folder: Path, args: argparse.Namespace) -> int:

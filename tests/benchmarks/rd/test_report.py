@@ -200,7 +200,7 @@ def test_points_of_each_image(made, without_figures, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "tiny")
     assert benchmark.main(["rd", "--redraw", "tiny", "--save-dir", str(tmp_path), "--per-image"]) == 0
     text = (folder / "rd.md").read_text()
-    one, two = text.split("## Each image")[1].split("## Published")[0].split("### two")
+    one, two = text.split("## one")[1].split("## Published")[0].split("## two")
     assert "| good        |    lossy 2 | 2.020 |   47.00 |             7 |        10.0 |        20.0 |" in one
     assert "| good        |    lossy 2 | 2.020 |   49.00 |             9 |        10.0 |        20.0 |" in two
     assert "| aec         |   lossless | 6.000 |       ∞ |" in two and "| net         |  quantized |" in two
