@@ -1,6 +1,7 @@
 """Share tiny data sets, finished runs and compiled kernels among the tests of the scripts."""
 
 import contextlib
+import csv
 import functools
 import importlib.util
 import io
@@ -20,6 +21,7 @@ if not Path("/dev/nvidiactl").exists():
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from scipy import fft
 
@@ -105,7 +107,7 @@ def data_flags(make_dataset):
 
 @pytest.fixture(scope="session")
 def scripts():
-    """The scripts as modules. `import test` could give the standard library's package of that name."""
+    """Load the scripts as modules: `import test` could give the standard library's package of that name."""
 
     class Scripts:
         pass
@@ -120,22 +122,18 @@ def scripts():
 
 
 class Run:
-    """A finished training: its folder and what it wrote."""
+    """A finished training run: its folder and the files in it."""
 
     def __init__(self, save_dir: Path):
         (self.dir,) = save_dir.iterdir()
 
     def rows(self) -> list[dict]:
-        """metrics.csv without the columns that hold times."""
-        import csv
-
+        """Read metrics.csv without the columns that hold times."""
         with open(self.dir / "metrics.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
 
     def checkpoint(self, name: str) -> dict:
-        import torch
-
         return torch.load(self.dir / f"{name}.pth.tar", weights_only=True)
 
     def settings(self) -> dict:
@@ -150,8 +148,7 @@ def run_of():
 
 @pytest.fixture
 def assert_same_run():
-    """assert_same_run(a, b): two runs ended with the same bits, times apart."""
-    import torch
+    """assert_same_run(a, b): assert that two runs ended with the same bits, except for times."""
 
     def compare(one, other, where=""):
         assert type(one) is type(other), where
@@ -208,7 +205,7 @@ def start():
 
 @pytest.fixture
 def wait_for():
-    """wait_for(condition, process): until it holds; fails if the process ends before, or after a minute."""
+    """wait_for(condition, process): wait until it holds; fail if the process ends first, or after a minute."""
 
     def wait(condition, process, seconds=60):
         deadline = time.monotonic() + seconds
@@ -235,7 +232,7 @@ def terminate():
 
 
 class LinearNetwork:
-    """In the place of a trained network: the cosine transform of the spectra, which loses what it leaves out."""
+    """Stand in for a trained network by the first components of the spectra's cosine transform."""
 
     name, sha256, multiple = "linear", "0" * 64, 1
 

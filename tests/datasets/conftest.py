@@ -16,7 +16,7 @@ PRODUCT = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110_20221118T14
 
 
 def patch_entry(tile: int, patch: int) -> str:
-    """The path of a patch relative to patches/, as in the published splits."""
+    """Return the path of a patch relative to patches/, as in the published splits."""
     stem = f"{PRODUCT}-Y{patch:04}0273_X{tile:04}0438"
     return f"tile_{tile:03}/tile_{tile:03}-patch_{patch:02}/{stem}-DATA.npy"
 
@@ -41,7 +41,7 @@ def save_cube():
 
 @pytest.fixture
 def dataset_root(tmp_path, save_cube):
-    """A root with 5 patches of 202 x 12 x 10 in splits/easy/train.csv."""
+    """Make a root with 5 patches of 202 x 12 x 10 in splits/easy/train.csv."""
     root = tmp_path / "data"
     entries = [patch_entry(1 + i // 2, 1 + i) for i in range(5)]
     for i, name in enumerate(entries):
@@ -73,7 +73,7 @@ def save_tif():
 
 @pytest.fixture
 def tif_root(tmp_path, save_tif):
-    """A root with 3 good TIFs of 224 x 12 x 10 and no DATA.npy."""
+    """Make a root with 3 good TIFs of 224 x 12 x 10 and no DATA.npy."""
     root = tmp_path / "tifs"
     for i in range(3):
         npy_path = root / "patches" / patch_entry(1 + i, 1)

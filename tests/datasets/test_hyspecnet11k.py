@@ -19,7 +19,7 @@ def csv_of(root):
 
 
 def message_of(callable, *args, **kwargs):
-    """The message of the DatasetError that the call raises; it must be one line."""
+    """Return the message, one line, of the DatasetError that the call raises."""
     with pytest.raises(DatasetError) as info:
         callable(*args, **kwargs)
     assert "\n" not in str(info.value)

@@ -21,7 +21,7 @@ SAMPLE = Path(__file__).parents[2] / "datasets" / "sample"
 
 
 def expected_cube(bands):
-    """The published rule, written down once more."""
+    """Apply the published rule, written down once more."""
     kept = [bands[band - 1] for band in range(1, 225) if not (127 <= band <= 141 or 161 <= band <= 167)]
     return np.clip(np.array(kept, dtype=np.float32), 0, 10000) / np.float32(10000)
 

@@ -10,7 +10,7 @@ from utils.errors import UsageError
 
 
 def coordinates(height, width):
-    """A cube whose two channels hold every pixel's row and column."""
+    """Return a cube whose two channels hold every pixel's row and column."""
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     return np.stack([rows, columns]).astype(np.float32)
 

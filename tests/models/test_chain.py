@@ -86,7 +86,7 @@ def transposed():
 
 
 def gradients(function, x, weight, parameters):
-    """The output of `function`, and its gradients by `x` and `parameters` where its outputs count `weight` each."""
+    """Return the output of `function` and gradients by `x` and `parameters`, of outputs that count `weight` each."""
     x = x.detach().requires_grad_()
     out = function(x)
     return out, torch.autograd.grad(out, [x, *parameters], weight.to(out.dtype))

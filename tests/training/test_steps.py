@@ -13,7 +13,7 @@ UNSCALED = GradScaler("cpu", enabled=False)
 
 @pytest.fixture
 def model(monkeypatch):
-    """A small cae1d in float64, in chunks of 50 pixels."""
+    """Return a small cae1d in float64, in chunks of 50 pixels."""
     torch.manual_seed(0)
     model = models["cae1d"](src_channels=12).double().train()
     monkeypatch.setattr(type(model), "pixels_per_chunk", lambda self, device: 50)

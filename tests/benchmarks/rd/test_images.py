@@ -11,7 +11,7 @@ from utils.errors import DatasetError
 
 @pytest.fixture
 def enmap(tmp_path):
-    """A TIF of 224 bands with negatives, values over 10000 and two gaps, one of them in all bands."""
+    """Write a TIF of 224 bands with negatives, values over 10000 and two gaps, one of them in all bands."""
     cube = np.random.default_rng(0).integers(-200, 11000, (224, 6, 5), dtype=np.int16)
     cube[:, 0, 0] = -32768
     cube[3, 2, 2] = -32768

@@ -62,7 +62,7 @@ def rows():
 
 
 def make_report(folder, rows, anchors, rate, codecs, **settings):
-    """The report of `rows`, and its text."""
+    """Return the report of `rows` and its text."""
     report = write_report(folder, rows, {**SETTINGS, **settings}, anchors, rate, codecs)
     return report, report.draw(folder)
 
