@@ -1,9 +1,9 @@
-"""Planes of a transform along the bands, quantized and coded: the lossy path of `klt-cm`.
+"""Lossy coding of planes of a transform along the bands: the path of `klt-cm` without a bound.
 
-    planes -> minus their prediction -> 9/7 wavelet -> dependent quantization -> mixed contexts -> bytes
-              from planes before                        (trellis)
+    planes -> minus their prediction -> 9/7 wavelet -> trellis-coded quantization -> mixed contexts -> bytes
+              from planes before
 
-Whole numbers alone decide how the stream is read; floating point enters where planes are put together from them.
+Integers alone decide how the stream is read. Floating point enters where planes are reconstructed.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from coding.entropy.range_coder import check_decoder, finish_encoder, new_decode
 from coding.kltcm.contexts import ComponentCoder
 from coding.kltcm.features import Predictor, count_features
 from coding.kltcm.trellis import Trellis
-from coding.kltcm.wavelet import analyze, subbands, synthesize
+from coding.kltcm.wavelet import Subbands, analyze, subbands, synthesize
 
-_MOST_BYTES = 96  # of a coefficient: 40 decisions of at most 16 bits each, and bits that are not modeled
-_CENTRE = 0.02  # steps by which numbers beside 0 are larger, on average, than the middle of what is quantized to them
+_MAX_BYTES = 96  # of a coefficient: 40 decisions of at most 2 bytes each, and bits that are stored as they are
+_RECONSTRUCTION_OFFSET = 0.02  # steps that the mean of the coefficients of a level is further from 0 than its middle
 
 
 def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """Planes to bytes, with a squared error of about 1 / 12 in each.
+    """Encode planes with a squared error of about 1 / 12 in each.
 
     Args:
-        planes: (K, H, W), float64, in steps, by falling variance. Overwritten: they are as much as a tile takes.
+        planes: (K, H, W), float64, in steps, by falling variance. Overwritten, as they can be as large as a tile.
 
     Returns:
         The bytes, and `planes`, now as `decode_coefficients` will return them.
@@ -37,29 +37,32 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
     """
     count, height, width = planes.shape
     layout = subbands(height, width)
-    model, trellis = ComponentCoder(layout), Trellis(layout)
-    predictor = Predictor(height, width)
-    coder, parts = new_encoder(_MOST_BYTES * height * width + 8), []
+    components, trellis, predictor = ComponentCoder(layout), Trellis(layout), Predictor(height, width)
     factors = np.zeros((count, count_features(count - 1)), np.int64)
+    coder, parts = new_encoder(_MAX_BYTES * height * width), []
     for k in range(count):
         chosen = predictor.fit(planes[k])
         factors[k, : len(chosen)] = chosen
         predicted = predictor.predict(factors[k])
-        buffer = np.zeros(layout.size)
-        buffer[layout.places] = analyze((planes[k] - predicted)[None])[0]
-        if not np.abs(buffer).max() < 2**MAGNITUDE_BITS - 2:
+        coefficients = np.zeros(layout.size)
+        coefficients[layout.places] = analyze((planes[k] - predicted)[None])[0]
+        if not np.abs(coefficients).max() < 2**MAGNITUDE_BITS - 2:
             raise CodingError("the samples are too large for the step: ask for a larger one")
-        numbers = trellis.quantize(buffer, model.history)
-        signs = np.where(numbers > 0, 1 + (buffer < 0), 0)
-        model.code(coder, numbers, signs)
+        magnitudes = trellis.quantize(coefficients, components.history)
+        signs = np.where(magnitudes > 0, 1 + (coefficients < 0), 0)
+        components.code(coder, magnitudes, signs)
         parts.append(take_bytes(coder))
-        planes[k] = _restore(numbers, signs, layout.places) + predicted
+        planes[k] = _reconstruct(magnitudes, signs, layout) + predicted
         predictor.add(planes[k], fitting=True)
     return join_blocks([encode_integers(factors), finish_encoder(coder, parts)]), planes
 
 
 def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """The planes (K, H, W), float64, in steps, of `encode_coefficients`.
+    """Return the planes (K, H, W), float64, in steps, of `encode_coefficients`.
+
+    Args:
+        data: the bytes.
+        shape: (K, H, W).
 
     Raises:
         DamagedError: other bytes.
@@ -68,20 +71,18 @@ def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     side, stream = split_blocks(data, 2)
     factors = decode_integers(side, (count, count_features(count - 1)))
     layout = subbands(height, width)
-    model = ComponentCoder(layout)
-    predictor = Predictor(height, width)
-    coder = new_decoder(stream)
+    components, predictor, coder = ComponentCoder(layout), Predictor(height, width), new_decoder(stream)
     decoded = np.empty(shape)
     for k in range(count):
-        numbers, signs = np.zeros(layout.size, np.int64), np.zeros(layout.size, np.int64)
-        model.code(coder, numbers, signs)
-        decoded[k] = _restore(numbers, signs, layout.places) + predictor.predict(factors[k])
+        magnitudes, signs = np.zeros(layout.size, np.int64), np.zeros(layout.size, np.int64)
+        components.code(coder, magnitudes, signs)
+        decoded[k] = _reconstruct(magnitudes, signs, layout) + predictor.predict(factors[k])
         predictor.add(decoded[k], fitting=False)
     check_decoder(coder)
     return decoded
 
 
-def _restore(numbers: np.ndarray, signs: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A plane (H, W) of magnitudes in half steps and their signs."""
-    values = (0.5 * numbers + _CENTRE * (numbers > 0)) * np.where(signs == 2, -1, 1)
-    return synthesize(values[places][None])[0]
+def _reconstruct(magnitudes: np.ndarray, signs: np.ndarray, layout: Subbands) -> np.ndarray:
+    """Return a plane (H, W) from buffers of the magnitudes of its coefficients, in half steps, and their signs."""
+    values = (0.5 * magnitudes + _RECONSTRUCTION_OFFSET * (magnitudes > 0)) * np.where(signs == 2, -1, 1)
+    return synthesize(values[layout.places][None])[0]

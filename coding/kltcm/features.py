@@ -1,15 +1,16 @@
-"""Prediction of components from the components before them, decoded: what a linear transform of spectra leaves over.
+"""Prediction of components from the components before them.
 
-Principal components are uncorrelated, not independent. Spectra of a scene lie along curved surfaces, so that products
-of the first components tell of later ones; and detectors do not look at exactly the same place, so that derivatives of
-the first components across the plane appear in later ones. The features of the first components are therefore
+Principal components are uncorrelated, but not independent. The spectra of a scene lie along curved surfaces, so that
+products of the first components predict later ones; and the pixels of different detectors are not exactly at the same
+place, so that derivatives of the first components across the plane appear in later ones. The features of the first
+components are therefore
 
 - their first and second derivatives, horizontal and vertical;
 - products of two of them, and their cubes.
 
 A plane is predicted as a sum of a few features whose factors are in the stream. The encoder chooses those that save
 more bits than they cost: orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad, doi
-10.1109/ACSSC.1993.342465) with the bits of Gaussian subbands as the measure.
+10.1109/ACSSC.1993.342465), measured by the bits of Gaussian subbands.
 """
 
 from __future__ import annotations
@@ -19,26 +20,31 @@ import math
 import numpy as np
 
 from coding.base import DamagedError
-from coding.entropy.compiled import compiled
+from coding.entropy.compiled import compiled, inlined
 from coding.kltcm.wavelet import analyze, subbands
 
-_SOURCES = 8  # components that have derivatives
-_FACTORS = 6  # components that have products
-_CUBES = 3  # components that have cubes
-_COST = 10.0  # bits of a feature
-_MOST = 16  # features of a plane
-_NOISE = 0.1  # squared steps: variance that no prediction takes away
-_BITS = 0.5 / math.log(2)  # per squared error over variance
-_SMALLEST = 2.0**-20  # root mean square: what is smaller may be rounding errors alone, which no two decoders share
+_WITH_DERIVATIVES = 8  # components
+_WITH_PRODUCTS = 6
+_WITH_CUBES = 3
+_MAX_USED = 16  # features of a plane
+_BITS_OF_A_FEATURE = 10.0
+_BITS_PER_RELATIVE_ERROR = 0.5 / math.log(2)  # of a squared error, relative to the variance
+_UNPREDICTABLE_VARIANCE = 0.1  # squared steps
+_REGULARIZATION = 1e-6  # relative to the energy of a feature
+_MIN_NORM = 2.0**-20  # root mean square; smaller ones may be rounding errors, which differ between decoders
 
 
 def count_features(planes: int) -> int:
-    """How many features the first `planes` components have."""
+    """Return how many features the first `planes` components have."""
     return sum(_new_features(j) for j in range(planes))
 
 
 class Predictor:
-    """Predicts planes (H, W), each from those that were added before it."""
+    """Predicts planes (H, W), each from those that were added before it.
+
+    Args:
+        height, width: of the planes.
+    """
 
     def __init__(self, height: int, width: int):
         self._layout = subbands(height, width)
@@ -50,10 +56,10 @@ class Predictor:
         self._products = np.zeros((len(self._layout.count), 0, 0))
 
     def predict(self, factors: np.ndarray) -> np.ndarray:
-        """A plane (H, W) as the sum of features.
+        """Return a plane (H, W) as the sum of features.
 
         Args:
-            factors: whole numbers (F,), 0 for features that are not there yet.
+            factors: integers (F,), 0 for features that do not exist yet.
 
         Raises:
             DamagedError: other factors.
@@ -64,10 +70,11 @@ class Predictor:
         return np.tensordot(factors[used] / math.sqrt(self._pixels), self._features[used], axes=1)
 
     def add(self, plane: np.ndarray, fitting: bool) -> None:
-        """Make the features of a decoded plane (H, W).
+        """Add the features of a decoded plane.
 
         Args:
-            fitting: prepare them for `fit` as well.
+            plane: (H, W).
+            fitting: whether to prepare them for `fit` as well.
         """
         index = len(self._sources)
         if not _new_features(index):
@@ -78,9 +85,9 @@ class Predictor:
         framed = np.pad(plane, 1, mode="edge")
         right, left, below, above = framed[1:-1, 2:], framed[1:-1, :-2], framed[2:, 1:-1], framed[:-2, 1:-1]
         features = [right - left, below - above, right + left - 2 * plane, below + above - 2 * plane]
-        if index < _FACTORS:
+        if index < _WITH_PRODUCTS:
             features += [plane * source for source in self._sources]
-        if index < _CUBES:
+        if index < _WITH_CUBES:
             features.append(plane**3)
         features = np.array(features)
         features -= features.mean(axis=(1, 2), keepdims=True)
@@ -92,75 +99,120 @@ class Predictor:
             self._products = np.stack([band @ band.T for band in self._split(self._transformed)]).astype(np.float64)
 
     def fit(self, plane: np.ndarray) -> np.ndarray:
-        """The factors (F,), int64, of a plane (H, W) in steps, mostly 0."""
+        """Return the factors (F,), int64, of a plane (H, W) in steps; most of them are 0."""
         factors = np.zeros(len(self._features), np.int64)
         if not len(factors):
             return factors
-        goals = self._split(self._transform(plane[None]))
-        bands = zip(self._split(self._transformed), goals, strict=True)
-        correlations = np.stack([band @ goal[0] for band, goal in bands]).astype(np.float64)
-        energies = np.array([np.square(goal[0], dtype=np.float64).sum() for goal in goals])
-        chosen, solution = _pursue(self._products, correlations, energies, self._layout.count)
+        products = np.pad(self._products, ((0, 0), (0, 1), (0, 1)))
+        subbands = zip(products, self._split(self._transformed), self._split(self._transform(plane[None])), strict=True)
+        for product, features, (goal,) in subbands:
+            product[-1, :-1] = product[:-1, -1] = features @ goal
+            product[-1, -1] = np.square(goal, dtype=np.float64).sum()
+        chosen, solution = _pursue(products, self._layout.count)
         factors[chosen] = np.rint(solution * math.sqrt(self._pixels))
         return factors
 
     def _transform(self, planes: np.ndarray) -> np.ndarray:
-        """Wavelet coefficients (P, H * W) of planes, subband by subband."""
+        """Return the wavelet coefficients (P, H * W) of planes, subband by subband."""
         return analyze(planes).reshape(len(planes), -1)[:, self._layout.order].astype(np.float32)
 
     def _split(self, transformed: np.ndarray) -> list[np.ndarray]:
+        """Return the coefficients (P, N) of each subband."""
         return [transformed[:, a:b] for a, b in zip(self._ends[:-1], self._ends[1:], strict=True)]
 
 
 @compiled
-def _pursue(products, correlations, energies, counts):
-    """The features that pay and their factors, by falling gain.
+def _pursue(products, counts):
+    """Return the features that save more bits than they cost, and their factors.
 
     Args:
-        products: (S, F, F), of the features in each subband.
-        correlations: (S, F), of the features with what is to be predicted.
-        energies: (S,), of that.
-        counts: (S,), coefficients.
+        products: (S, F + 1, F + 1), of the features and of what is to be predicted, which is last, in each subband.
+        counts: (S,), coefficients of each subband.
     """
-    most = min(_MOST, products.shape[1])
-    chosen, solution = np.zeros(0, np.int64), np.zeros(0)
-    left = energies
-    while len(chosen) < most:
-        weights = 1 / (left / counts + _NOISE)
-        gram, correlation = np.zeros(products.shape[1:]), np.zeros(products.shape[1])
-        for band in range(len(counts)):
-            gram += weights[band] * products[band]
-            correlation += weights[band] * correlations[band]
-        norms = np.diag(gram).copy()
-        rest, free = correlation, norms
-        if len(chosen):
-            columns = gram[:, chosen]
-            inverse = np.linalg.inv(columns[chosen] + 1e-6 * np.diag(norms[chosen]))
-            solution = inverse @ correlation[chosen]
-            rest = correlation - columns @ solution
-            free = norms - ((columns @ inverse) * columns).sum(axis=1)
-            left = np.empty_like(energies)
-            for band in range(len(counts)):
-                error = energies[band] - 2 * (correlations[band][chosen] * solution).sum()
-                for i in range(len(chosen)):
-                    for j in range(len(chosen)):
-                        error += solution[i] * products[band, chosen[i], chosen[j]] * solution[j]
-                left[band] = max(error, 0.0)
-        gains = rest**2 / np.maximum(free, 1e-2 * norms + 1e-9)
-        gains[chosen] = 0
-        best = gains.argmax()
-        if _BITS * gains[best] < _COST:
-            break
-        chosen = np.append(chosen, best)
-    return chosen[: len(solution)], solution
+    target = products.shape[1] - 1
+    most = min(_MAX_USED, target)
+    chosen, factors, left = np.zeros(most, np.int64), np.zeros(most), products[:, target, target].copy()
+    rows = np.zeros((target + 1, most))
+    for count in range(most):
+        weights = 1 / (left / counts + _UNPREDICTABLE_VARIANCE)
+        _orthogonalize(products, weights, chosen[:count], rows)
+        if count:
+            _solve(rows, chosen[:count], factors)
+            _subtract(products, chosen[:count], factors, left)
+        best, gain = _best(products, weights, chosen[:count], rows)
+        if gain * _BITS_PER_RELATIVE_ERROR < _BITS_OF_A_FEATURE:
+            return chosen[:count], factors[:count]
+        chosen[count] = best
+    return chosen[: most - 1], factors[: most - 1]
 
 
-def _divisor(norm):
-    return np.where(norm < _SMALLEST, 1.0, norm)
+@inlined
+def _orthogonalize(products, weights, chosen, rows):
+    """Fill `rows` (F + 1, N) with the coordinates of all features, and of the target, along those that are chosen."""
+    for i in range(len(chosen)):
+        rows[:, i] = 0
+        for s in range(len(weights)):
+            for f in range(len(rows)):
+                rows[f, i] += weights[s] * products[s, chosen[i], f]
+        rows[chosen[i], i] *= 1 + _REGULARIZATION
+        for j in range(i):
+            along = rows[chosen[i], j]
+            for f in range(len(rows)):
+                rows[f, i] -= rows[f, j] * along
+        norm = math.sqrt(max(rows[chosen[i], i], _REGULARIZATION))
+        for f in range(len(rows)):
+            rows[f, i] /= norm
+
+
+@inlined
+def _solve(rows, chosen, factors):
+    """Fill in the factors of the chosen features."""
+    for i in range(len(chosen) - 1, -1, -1):
+        factors[i] = rows[len(rows) - 1, i]
+        for j in range(i + 1, len(chosen)):
+            factors[i] -= rows[chosen[j], i] * factors[j]
+        factors[i] /= rows[chosen[i], i]
+
+
+@inlined
+def _subtract(products, chosen, factors, left):
+    """Fill in the energies (S,) that the prediction leaves in each subband."""
+    target = products.shape[1] - 1
+    for s in range(len(left)):
+        left[s] = products[s, target, target]
+        for i in range(len(chosen)):
+            left[s] -= 2 * factors[i] * products[s, target, chosen[i]]
+            for j in range(len(chosen)):
+                left[s] += factors[i] * products[s, chosen[i], chosen[j]] * factors[j]
+        left[s] = max(left[s], 0.0)
+
+
+@inlined
+def _best(products, weights, chosen, rows):
+    """Return the feature that takes off most of the weighted energy, and how much."""
+    target, best, most = len(rows) - 1, 0, -1.0
+    for f in range(target):
+        norm, correlation = 0.0, 0.0
+        for s in range(len(weights)):
+            norm += weights[s] * products[s, f, f]
+            correlation += weights[s] * products[s, f, target]
+        free, is_chosen = norm, False
+        for i in range(len(chosen)):
+            free -= rows[f, i] ** 2
+            correlation -= rows[f, i] * rows[target, i]
+            is_chosen = is_chosen or chosen[i] == f
+        gain = correlation**2 / max(free, 1e-2 * norm + 1e-9)
+        if gain > most and not is_chosen:
+            best, most = f, gain
+    return best, most
+
+
+def _divisor(norm: np.ndarray) -> np.ndarray:
+    return np.where(norm < _MIN_NORM, 1.0, norm)
 
 
 def _new_features(index: int) -> int:
-    """How many features component `index` brings."""
-    if index >= _SOURCES:
+    """Return how many features component `index` adds."""
+    if index >= _WITH_DERIVATIVES:
         return 0
-    return 4 + (index + 1 if index < _FACTORS else 0) + (1 if index < _CUBES else 0)
+    return 4 + (index + 1 if index < _WITH_PRODUCTS else 0) + (1 if index < _WITH_CUBES else 0)

@@ -143,8 +143,10 @@ def _find_path(search):
                 if cost < arrived[after]:
                     arrived[after] = cost
                     search.paths[n, after] = level << 2 | state
-        costs[:] = arrived - arrived.min()
-    _trace(search, costs.argmin())
+        least = min(min(arrived[0], arrived[1]), min(arrived[2], arrived[3]))
+        for state in range(_STATES):
+            costs[state] = arrived[state] - least
+    _trace(search, costs)
 
 
 @inlined
@@ -162,8 +164,12 @@ def _price(search, n, quantizer, levels, prices):
 
 
 @inlined
-def _trace(search, state):
-    """Follow the best path back from its last state."""
+def _trace(search, costs):
+    """Follow the path of least cost back from its last state."""
+    state = 0
+    for other in range(1, _STATES):
+        if costs[other] < costs[state]:
+            state = other
     for n in range(len(search.levels) - 1, -1, -1):
         search.levels[n] = search.paths[n, state] >> 2
         state = search.paths[n, state] & 3

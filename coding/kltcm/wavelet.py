@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coding.entropy.compiled import compiled
+from coding.entropy.compiled import compiled, inlined
 from coding.entropy.neighbors import PAD
 
 MAX_LEVELS = 5
@@ -132,70 +132,64 @@ def synthesize(coefficients: np.ndarray) -> np.ndarray:
 
 @compiled
 def _analyze(planes, levels):
-    h, w = planes.shape[1:]
+    height, width = planes.shape[1:]
+    columns = np.empty((width, height))
     for _ in range(levels):
         for p in range(len(planes)):
-            columns = _split(planes[p, :h, :w].copy())
-            planes[p, :h, :w] = _split(columns.T.copy()).T
-        h, w = (h + 1) // 2, (w + 1) // 2
+            plane, turned = planes[p, :height, :width], columns[:width, :height]
+            _split(plane, turned)
+            _split(turned, plane)
+        height, width = (height + 1) // 2, (width + 1) // 2
 
 
 @compiled
 def _synthesize(planes, levels):
+    columns = np.empty((planes.shape[2], planes.shape[1]))
     for level in range(levels - 1, -1, -1):
-        h, w = planes.shape[1:]
+        height, width = planes.shape[1:]
         for _ in range(level):
-            h, w = (h + 1) // 2, (w + 1) // 2
+            height, width = (height + 1) // 2, (width + 1) // 2
         for p in range(len(planes)):
-            columns = _join(planes[p, :h, :w].T.copy()).T.copy()
-            planes[p, :h, :w] = _join(columns)
+            plane, turned = planes[p, :height, :width], columns[:width, :height]
+            _join(plane, turned)
+            _join(turned, plane)
 
 
-@compiled
-def _split(rows):
-    """Return the low-pass rows, then the high-pass rows of rows (N, M)."""
+@inlined
+def _split(rows, columns):
+    """Filter rows (N, M), in place, and write the low-pass and then the high-pass ones as columns (M, N)."""
     count = (len(rows) + 1) // 2
-    split = np.empty_like(rows)
-    low, high = split[:count], split[count:]
-    low[:], high[:] = rows[0::2], rows[1::2]
-    if len(high):
-        for i in (0, 2):
-            _lift_high(low, high, _LIFTING_STEPS[i])
-            _lift_low(low, high, _LIFTING_STEPS[i + 1])
-        low *= _LOW_PASS_NORM
-        high *= _HIGH_PASS_NORM
-    return split
+    for step in range(4):
+        _lift(rows, 1 - step % 2, _LIFTING_STEPS[step])
+    for x in range(rows.shape[1]):
+        for i in range(len(rows)):
+            columns[x, count * (i % 2) + i // 2] = rows[i, x] * _norm(rows, i)
 
 
-@compiled
-def _join(split):
-    """Return the rows (N, M) that `_split` was given."""
-    count = (len(split) + 1) // 2
-    low, high = split[:count].copy(), split[count:].copy()
-    if len(high):
-        low /= _LOW_PASS_NORM
-        high /= _HIGH_PASS_NORM
-        for i in (2, 0):
-            _lift_low(low, high, -_LIFTING_STEPS[i + 1])
-            _lift_high(low, high, -_LIFTING_STEPS[i])
-    rows = np.empty_like(split)
-    rows[0::2], rows[1::2] = low, high
-    return rows
+@inlined
+def _join(columns, rows):
+    """Write the rows (N, M) that `_split` filtered, from its columns (M, N)."""
+    count = (len(rows) + 1) // 2
+    for i in range(len(rows)):
+        for x in range(rows.shape[1]):
+            rows[i, x] = columns[x, count * (i % 2) + i // 2] / _norm(rows, i)
+    for step in range(3, -1, -1):
+        _lift(rows, 1 - step % 2, -_LIFTING_STEPS[step])
 
 
-@compiled
-def _lift_high(low, high, weight):
-    """Add the low-pass rows on both sides to each high-pass row; the last stands for one that is missing."""
-    for i in range(len(high)):
-        before, after = low[i], low[min(i + 1, len(low) - 1)]
-        for x in range(low.shape[1]):
-            high[i, x] += weight * (before[x] + after[x])
+@inlined
+def _norm(rows, i):
+    if len(rows) == 1:
+        return 1.0
+    return _HIGH_PASS_NORM if i % 2 else _LOW_PASS_NORM
 
 
-@compiled
-def _lift_low(low, high, weight):
-    """Add the high-pass rows on both sides to each low-pass row; at the ends the nearest stands for both."""
-    for i in range(len(low)):
-        before, after = high[max(i - 1, 0)], high[min(i, len(high) - 1)]
-        for x in range(low.shape[1]):
-            low[i, x] += weight * (before[x] + after[x])
+@inlined
+def _lift(rows, first, weight):
+    """Add the rows on both sides to every second row from `first`; at the ends, the row on one side stands for both."""
+    if len(rows) == 1:
+        return
+    for i in range(first, len(rows), 2):
+        before, after = abs(i - 1), i + 1 if i + 1 < len(rows) else i - 1
+        for x in range(rows.shape[1]):
+            rows[i, x] += weight * (rows[before, x] + rows[after, x])

@@ -1,8 +1,8 @@
-"""Linear prediction of the samples of a band from the bands before it and from what is before a sample in its own.
+"""Linear prediction of the samples of a band from the bands before it and from the preceding samples of its own.
 
-The coefficients of each band are those of least squares over the image, fitted by the encoder in floating point,
-rounded to steps that its errors can tell apart, and stored: a decoder computes with whole numbers alone. Rounding goes
-from the last coefficient to the first, each making up for what those behind it were rounded by (Babai's nearest plane,
+The encoder fits the coefficients of each band by least squares over the image, in floating point. They are rounded to
+steps as coarse as the errors of the prediction allow, and stored, so that a decoder computes with integers alone. They
+are rounded from the last to the first, each one compensating the rounding of those behind it (Babai's nearest plane,
 doi 10.1007/BF02579403), so that coarse steps cost little.
 """
 
@@ -19,28 +19,31 @@ _LAGS = 32  # bands that predict
 _CORNER_LAGS = 8  # of them with neighbors to the left and above
 _CROSS_LAGS = 2  # of them with neighbors on all four sides
 _CROSS = ((0, -1), (-1, 0), (0, 1), (1, 0))
-_OWN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1))
+_OWN_PLACES = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1))
 
 KINDS = 5
-"""Of regressors that share a step: the last band's sample, other bands', the last band's neighbors, others', own."""
+"""Kinds of regressors: each has its own step. They are the sample of the band before, those of other bands, the
+neighbors of the first, the neighbors of the others, and the samples of the band itself."""
 
 POINT = 16
 """Binary places of a coefficient in a prediction."""
 
-_TRAINING_PIXELS = 8192  # about how many at most, from whole rows
-_BLOCK = 512  # of them in a matrix product: what caches hold is read once
-_FLOOR = 0.2  # of the pixels' errors, in their mean: none gets a weight beyond that
+_MAX_COEFFICIENT = 1 << 22
+_MAX_TRAINING_PIXELS = 8192  # about; they come from whole rows
+_BLOCK_PIXELS = 512  # of a matrix product, as many as caches hold
+_MIN_RELATIVE_ERROR = 0.2  # of a pixel, in units of the mean error
+_WEIGHTING_BANDS = 24  # from which the errors of pixels are estimated
 
 
 def regressors(band: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the samples of a band are predicted from.
+    """Return the samples from which those of a band are predicted.
 
     Args:
-        band: its number, from 0: it cannot use more bands than are before it.
-        pixels: H * W of the image: small ones cannot afford as many.
+        band: its number, from 0; it cannot use more bands than precede it.
+        pixels: H * W of the image; small images use fewer regressors.
 
     Returns:
-        int64 (R, 3): how many bands before this one, rows below and columns right of the sample; and the kind of each.
+        int64 (R, 3): bands before this one, rows below and columns right of the sample. int64 (R,): kinds.
     """
     lags = min(band, _LAGS, pixels // 64)
     crosses, corners = min(lags, _CROSS_LAGS, pixels // 256), min(lags, _CORNER_LAGS, pixels // 256)
@@ -48,56 +51,57 @@ def regressors(band: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     for lag in range(1, corners + 1):
         sides = _CROSS if lag <= crosses else _CROSS[:2]
         places += [((lag, *side), 2 + min(lag - 1, 1)) for side in sides]
-    places += [((0, *place), 4) for place in _OWN[: pixels // 32]]
+    places += [((0, *place), 4) for place in _OWN_PLACES[: pixels // 32]]
     return (
         np.array([place for place, _ in places], np.int64).reshape(-1, 3),
         np.array([kind for _, kind in places], np.int64),
     )
 
 
-def coefficients(numbers: np.ndarray, exponents: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Whole numbers to coefficients in 2^-`POINT`, int64, as predictions take them.
+def dequantize_coefficients(numbers: np.ndarray, exponents: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return coefficients in 2^-`POINT`, int64.
 
     Args:
-        numbers: (R,), in steps; what a damaged stream may hold beyond 2^22 is cut off.
-        exponents: (`KINDS`,): the step of a kind is 2^-exponent.
-        kinds: (R,).
+        numbers: integers (R,), in steps. Those of a damaged stream may be anything: coefficients are clipped.
+        exponents: integers (`KINDS`,); the step of a kind is 2^-exponent.
+        kinds: integers (R,), of the regressors.
     """
     shifts = POINT - np.clip(exponents.astype(np.int64), 0, POINT)[kinds]
-    return np.clip(numbers.astype(np.int64) << shifts, -(1 << 22), 1 << 22)
+    return np.clip(numbers.astype(np.int64) << shifts, -_MAX_COEFFICIENT, _MAX_COEFFICIENT)
 
 
 class Regression:
     """Fits the coefficients of the bands of a cube, one band after the other.
 
     Args:
-        cube: (C, H, W), any real type: where its bands are alike, so will be the errors of the prediction.
-        quantizer: step of the quantizer of the predictions' errors: regressors lack what it takes.
+        cube: (C, H, W), any real type; pixels where neighboring bands differ get small weights.
+        error_step: step of the quantizer of the errors of the prediction; it adds noise to the regressors.
     """
 
-    def __init__(self, cube: np.ndarray, quantizer: int):
+    def __init__(self, cube: np.ndarray, error_step: int):
         self._pixels = cube[0].size
-        self._noise = quantizer**2 / 12
+        self._noise = error_step**2 / 12
         height = cube.shape[1]
-        self._rows = slice(0, height, math.ceil(self._pixels / _TRAINING_PIXELS))
+        self._rows = slice(0, height, math.ceil(self._pixels / _MAX_TRAINING_PIXELS))
         weights = _pixel_weights(cube)[self._rows]
         self._scale = np.sqrt(weights / weights.mean())
-        # Rows: bands, their neighbors to the left and above, those of the nearest on the other sides, own, target.
+        # Rows of the vectors: bands, their neighbors to the left and above, those of the nearest bands on the other
+        # sides, the preceding samples of the band itself, and the band.
         self._corners = _LAGS
         self._others = self._corners + 2 * _CORNER_LAGS
         self._own = self._others + 2 * _CROSS_LAGS
-        self._target = self._own + len(_OWN)
+        self._target = self._own + len(_OWN_PLACES)
         self._vectors = np.zeros((self._target + 1, self._scale.size))
         self._gram = np.zeros((self._target + 1, self._target + 1))
         self._variance = 1.0
 
     def fit(self, planes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (R,) and exponents (`KINDS`,) of a band, for `coefficients`.
+        """Return the numbers (R,) and exponents (`KINDS`,) of a band, for `dequantize_coefficients`.
 
         Args:
             planes: int32 (C, H + 4, W + 4), each with `PAD` rows and columns around it; those before this band as the
                 decoder has them, this one as it is.
-            band: its number; those before it have been given.
+            band: its number. All bands have to be given, in order.
         """
         changed = [*range(self._own, self._target + 1)]
         if band:
@@ -105,12 +109,13 @@ class Regression:
                 row = self._row(band, 1, place)
                 self._put(row, planes[band - 1], place)
                 changed.append(row)
-        for i, place in enumerate(_OWN):
+        for i, place in enumerate(_OWN_PLACES):
             self._put(self._own + i, planes[band], place)
         self._put(self._target, planes[band], (0, 0))
         picked = self._vectors[changed]
         products = sum(
-            self._vectors[:, k : k + _BLOCK] @ picked[:, k : k + _BLOCK].T for k in range(0, picked.shape[1], _BLOCK)
+            self._vectors[:, k : k + _BLOCK_PIXELS] @ picked[:, k : k + _BLOCK_PIXELS].T
+            for k in range(0, picked.shape[1], _BLOCK_PIXELS)
         )
         self._gram[changed] = products.T
         self._gram[:, changed] = products
@@ -119,27 +124,30 @@ class Regression:
         used = [self._row(band, lag, (dy, dx)) for lag, dy, dx in places.tolist()]
         return self._solve(used, kinds)
 
-    def _row(self, band, lag, place):
+    def _row(self, band: int, lag: int, place: tuple[int, int]) -> int:
+        """Return the row of the vectors that holds a regressor of a band; bands take turns in the rows."""
         if lag == 0:
-            return self._own + _OWN.index(place)
+            return self._own + _OWN_PLACES.index(place)
         if place == (0, 0):
             return (band - lag) % _LAGS
         first, lags = (self._corners, _CORNER_LAGS) if place in _CROSS[:2] else (self._others, _CROSS_LAGS)
         return first + 2 * ((band - lag) % lags) + _CROSS.index(place) % 2
 
-    def _put(self, row, plane, place):
+    def _put(self, row: int, plane: np.ndarray, place: tuple[int, int]) -> None:
+        """Fill a row of the vectors with the weighted training pixels of a shifted plane."""
         (dy, dx), height, width = place, plane.shape[0] - 2 * PAD, plane.shape[1] - 2 * PAD
         shifted = plane[PAD + dy : PAD + dy + height, PAD + dx : PAD + dx + width]
         np.multiply(shifted[self._rows], self._scale, out=self._vectors[row].reshape(self._scale.shape))
 
-    def _solve(self, used, kinds):
+    def _solve(self, used: list[int], kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return numbers and exponents of the regressors in the rows `used`."""
         trained = self._scale.size
         matrix, right = self._gram[np.ix_(used, used)], self._gram[used, self._target]
-        # A coefficient that the image says nothing about shall be small; the regressors of the band itself were
-        # taken without what the quantizer will do to them.
+        # Coefficients that the image does not determine become small. The samples of the band itself are not quantized
+        # yet: the noise that they will have is added here.
         diagonal = matrix.ravel()[:: len(used) + 1]
         diagonal += self._variance + np.where(kinds == KINDS - 1, trained * self._noise, 0)
-        diagonal += 1e-12 * matrix.max(initial=0)  # or it may seem to be indefinite
+        diagonal += 1e-12 * matrix.max(initial=0)  # rounding must not make it indefinite
         factor = np.linalg.cholesky(matrix)
         solution = _forward(factor, right)
         error = self._gram[self._target, self._target] - solution @ solution
@@ -155,7 +163,7 @@ class Regression:
 
 @compiled
 def _forward(factor, right):
-    """What the lower triangular `factor` makes `right` of."""
+    """Return the x of factor x = right, for a lower triangular factor."""
     solution = right.copy()
     for i in range(len(solution)):
         for j in range(i):
@@ -166,7 +174,7 @@ def _forward(factor, right):
 
 @compiled
 def _nearest(factor, solution, steps):
-    """Whole numbers n that make the upper triangular `factor` @ (n * steps) nearly `solution`, from the last up."""
+    """Return integers n for which the upper triangular factor times n * steps is about `solution`, from the last up."""
     numbers = np.zeros(len(steps), np.int64)
     for i in range(len(steps) - 1, -1, -1):
         left = solution[i]
@@ -176,10 +184,10 @@ def _nearest(factor, solution, steps):
     return numbers
 
 
-def _pixel_weights(cube):
-    """Of each pixel (H, W), about 1 / its errors^2, from differences to the left and to the band before."""
+def _pixel_weights(cube: np.ndarray) -> np.ndarray:
+    """Return weights (H, W) of about 1 / error^2, estimated from differences to the left and to the band before."""
     errors = np.zeros(cube.shape[1:])
-    for band in np.unique(np.linspace(min(1, len(cube) - 1), len(cube) - 1, 24).astype(int)):
+    for band in np.unique(np.linspace(min(1, len(cube) - 1), len(cube) - 1, _WEIGHTING_BANDS).astype(int)):
         here, before = (
             np.diff(cube[i].astype(np.float64), axis=1, prepend=cube[i, :, :1]) for i in (band, max(band - 1, 0))
         )
@@ -189,4 +197,4 @@ def _pixel_weights(cube):
     padded = np.pad(errors, 1, mode="edge")
     height, width = errors.shape
     smooth = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
-    return (smooth / (smooth.mean() + 1e-9) + _FLOOR) ** -2
+    return (smooth / (smooth.mean() + 1e-9) + _MIN_RELATIVE_ERROR) ** -2

@@ -1,5 +1,8 @@
 """Kernels run where nothing can be kept on disk, and hold what they inline."""
 
+import importlib
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -33,3 +36,24 @@ def test_inlined_functions_count_no_references():
     assert (array == 1).all()
     (ir,) = add_to.inspect_llvm().values()
     assert "NRT_incref" not in ir and "NRT_decref" not in ir
+
+
+def test_kernels_are_compiled_again_when_what_they_inline_changes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    head = "from coding.entropy.compiled import compiled, inlined\n"
+    (tmp_path / "middle_part.py").write_text(
+        f"{head}from inner_part import inner\n\n@inlined\ndef middle(x):\n    return inner(x)\n"
+    )
+    (tmp_path / "whole_kernel.py").write_text(
+        f"{head}from middle_part import middle\n\n@compiled\ndef kernel(x):\n    return middle(x)\n"
+    )
+
+    def run(term):
+        (tmp_path / "inner_part.py").write_text(f"{head}\n@inlined\ndef inner(x):\n    return x + {term}\n")
+        for name in ("inner_part", "middle_part", "whole_kernel"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        kernel = importlib.import_module("whole_kernel").kernel
+        return kernel(1), sum(kernel.stats.cache_hits.values())
+
+    assert [run(term) for term in ("100", "100", "25000")] == [(101, 0), (101, 1), (25001, 0)]
