@@ -54,10 +54,11 @@ test-fast: lint ## lint, then run the quick tests (a minute and a half)
 # A worker for each core. Each needs up to 2 GB of memory.
 PYTEST_FLAGS := -n auto --maxprocesses 8 --dist worksteal
 
-lint: venv ## check style
+lint: venv ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean: ## remove .venv and caches; data and results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ Reports go to SAVE_DIR/<name>/: those of `speed` to speed.json and speed.md afte
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -101,16 +102,16 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
     """Return the parser; `quick` gives it the defaults of --quick."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    options = {"formatter_class": HelpFormatter}
+    add_parser = functools.partial(commands.add_parser, formatter_class=HelpFormatter)
     summary = "time and memory compared with the textbook models and the machine's limits"
-    speed = commands.add_parser("speed", help=summary, description=SPEED, epilog=names_for_help(), **options)
+    speed = add_parser("speed", help=summary, description=SPEED, epilog=names_for_help())
     add_speed(speed.add_argument, QUICK if quick else DEFAULTS)
     summary = "validation PSNR of several runs of train.py over the seconds that they trained"
-    curves = commands.add_parser("curves", help=summary, description=f"V{summary[1:]}.", **options)
+    curves = add_parser("curves", help=summary, description=f"V{summary[1:]}.")
     curves.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, such as results/trains/RUN")
     add_report(curves.add_argument)
     summary = "rate and distortion of learned and classical codecs"
-    rd = commands.add_parser("rd", help=summary, description=RD, epilog=names_for_help(), **options)
+    rd = add_parser("rd", help=summary, description=RD, epilog=names_for_help())
     add_rd(rd.add_argument)
     return parser
 

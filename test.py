@@ -89,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics = average(results)
     paths = test.write(results, metrics)
 
-    has_published = row is not None and test.is_published_split()
-    print(format_table(metrics, {"bpppc": row.bpppc, "psnr": row.psnr} if has_published else None))
-    if has_published:
+    published = row if row and test.is_published_split() else None
+    print(format_table(metrics, {"bpppc": published.bpppc, "psnr": published.psnr} if published else None))
+    if published:
         print(PUBLISHED_CAUTION)
     if "ssim" not in metrics:
         print("SSIM is left out: it needs images of at least 11 pixels a side")

@@ -21,7 +21,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import TYPE_CHECKING
 
 from datasets.transforms import TRANSFORMS
@@ -43,6 +43,7 @@ from utils.options import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.data import DataLoader
 
     from training.run import Run
 
@@ -168,7 +169,7 @@ def train(run: Run) -> None:
     if run.process.is_main:
         final = run.checkpoints.save_final(state)
         run.reporter.print_trained(progress)
-        run.reporter.finish(progress, test(run) if run.test_loader else None, final)
+        run.reporter.finish(progress, test(run, run.test_loader) if run.test_loader else None, final)
 
 
 def train_one_epoch(run: Run) -> dict[str, float]:
@@ -232,16 +233,18 @@ def validate(run: Run) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
     return metrics, example
 
 
-def test(run: Run) -> dict[str, float]:
-    """Return the mean metrics over the test split, coded to bytes and back.
+def test(run: Run, loader: DataLoader) -> dict[str, float]:
+    """Return the mean metrics over the images of `loader`, coded to bytes and back.
 
     Raises:
         Stopped: by a signal.
     """
+    dataset = loader.dataset
+    assert isinstance(dataset, Sized)
 
     def images() -> Iterator[Tensor]:
-        with run.reporter.bar("test", len(run.test_loader.dataset)) as bar:
-            for x in run.test_loader:
+        with run.reporter.bar("test", len(dataset)) as bar:
+            for x in loader:
                 if run.stop:
                     raise Stopped
                 yield x

@@ -16,7 +16,7 @@ The scripts make `DATA.npy` files, and splits of a folder of your own patches:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datasets.hyspecnet11k import HySpecNet11k
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["HySpecNet11k"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[HySpecNet11k]:
     # Lazy (PEP 562): the reader imports torch, which takes seconds and which the scripts do not need.
     if name == "HySpecNet11k":
         from datasets.hyspecnet11k import HySpecNet11k

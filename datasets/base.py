@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+
+Item = TypeVar("Item")
 
 DTYPES = ("int16", "uint16", "float32")
 """Sample types that a scene may have."""
@@ -72,10 +74,19 @@ class SceneInfo:
 
     def select_bands(self, indices: Sequence[int]) -> SceneInfo:
         """Return the info of the bands with these 0-based indices, in this order."""
-        names = ("descriptions", "band_tags", "scales", "offsets", "units")
-        items = {name: getattr(self, name) for name in names}
-        selected = {name: tuple(values[i] for i in indices) for name, values in items.items() if values}
-        return replace(self, bands=len(indices), **selected)
+
+        def select(items: tuple[Item, ...]) -> tuple[Item, ...]:
+            return tuple(items[i] for i in indices) if items else ()
+
+        return replace(
+            self,
+            bands=len(indices),
+            descriptions=select(self.descriptions),
+            band_tags=select(self.band_tags),
+            scales=select(self.scales),
+            offsets=select(self.offsets),
+            units=select(self.units),
+        )
 
 
 class SceneReader(ABC):

@@ -151,7 +151,7 @@ def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
 
 
 def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
-    options = {"blockysize": info.height}
+    options: dict[str, int | str] = {"blockysize": info.height}
     if max(info.height, info.width) > BLOCK:
         options = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
     if info.compression is not None:

@@ -89,7 +89,7 @@ class HySpecNet11k(Dataset):
         self.names = [path.name.removesuffix(NPY_SUFFIX) for path in self.paths]
         self._check_files_exist(csv_path)
 
-        self.file_shape: tuple[int, int, int] | None = None  # unknown, so the first patch may have any H and W
+        self.file_shape: tuple[int, ...] = ()  # unknown, so the first patch may have any H and W
         self.file_shape = self._open(self.paths[0]).shape
         self.image_shape = self._image_shape()
 
@@ -100,22 +100,21 @@ class HySpecNet11k(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a data set of {len(self)}")
-        path = self.paths[index % len(self.paths)]
+        path, transform = self.paths[index % len(self.paths)], self.transform
         cube = self._open(path)
-        picks_pixels = isinstance(self.transform, PixelTransform)
-        if picks_pixels:
-            x = self.transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
+        if isinstance(transform, PixelTransform):
+            values = transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
         else:
-            x = np.array(cube, order="C")
-        x = x.astype(x.dtype.newbyteorder("="), copy=False)
-        if x.dtype == np.uint16:
-            if x.max() > MAX_VALUE:
+            values = np.array(cube, order="C")
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        if values.dtype == np.uint16:
+            if values.max() > MAX_VALUE:
                 raise DatasetError(f"{path}: contains digital numbers above {MAX_VALUE}; {self._remedy()}")
-            x = to_reflectance(x)
-        elif not np.isfinite(x).all():
+            values = to_reflectance(values)
+        elif not np.isfinite(values).all():
             raise DatasetError(f"{path}: contains NaN or infinite values; {self._remedy()}")
-        x = torch.from_numpy(x)
-        return x if picks_pixels or self.transform is None else self.transform(x)
+        x = torch.from_numpy(values)
+        return x if transform is None or isinstance(transform, PixelTransform) else transform(x)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of the split's relative paths in order: the same wherever the data set lies."""

@@ -47,7 +47,8 @@ def map_cube(path: Path, dtypes: Collection[str] = DTYPES) -> np.memmap:
 class _NpyReader(SceneReader):
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         cube = map_cube(path)
-        super().__init__(path, SceneInfo(*cube.shape[1:], bands=len(cube), dtype=cube.dtype.name))
+        bands, height, width = cube.shape
+        super().__init__(path, SceneInfo(height, width, bands, cube.dtype.name))
         self._file = file
         order = "C" if cube.flags.c_contiguous else "F"
         self._layout = dict(dtype=cube.dtype, offset=cube.offset, shape=cube.shape, order=order)

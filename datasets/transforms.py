@@ -34,7 +34,7 @@ class PixelTransform(ABC):
         self.size = size
         self.name = f"{self.prefix}_{size}x{size}"
 
-    def output_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the shape (C, N, N) of a sample from a patch of `shape` (C, H, W).
 
         Raises:

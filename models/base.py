@@ -89,6 +89,14 @@ class HSICompressionModel(CompressionModel):
             raise RuntimeError(f"these weights do not belong to a {cls.__name__}: no tensor {key} of its kind")
         return state_dict[key].shape[dim]
 
+    def pixels_per_chunk(self, device: torch.device) -> int | None:
+        """Return how many pixels go through the network at once on a device; None for whole images."""
+        return None
+
+    def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
+        """Set what `pixels_per_chunk` returns, for a model that is `pixelwise`."""
+        raise NotImplementedError
+
     # -- the two tensor halves ------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:

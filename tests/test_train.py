@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from datasets import HySpecNet11k
 from models import models
+from training import state
 from training.distributed import join
-from training.state import PLATEAU
 from utils.errors import ProjectError, UsageError
 
 
@@ -149,7 +149,7 @@ def test_schedulers(train, resume, data_flags, set_val_losses, monkeypatch):
     rates = learning_rates(train(*flags, "-e", 4, "--scheduler", "cosine"))
     assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)])
 
-    monkeypatch.setitem(PLATEAU, "patience", 0)
+    monkeypatch.setattr(state, "PLATEAU_PATIENCE", 0)
     set_val_losses([1.0] * 9)
     run = train(*flags, "-e", 3, "--scheduler", "plateau", name="plateau")
     assert learning_rates(run) == [0.001, 0.001, 0.0005]

@@ -56,6 +56,7 @@ class Checkpoints:
 
     def save_final(self, state: State) -> Path:
         """Load the weights of best.pth.tar into the model, write them as final.pth.tar and return its path."""
+        assert self.folder is not None  # only the main process calls it
         best, final = self.folder / "best.pth.tar", self.folder / "final.pth.tar"
         state_dict = load_checkpoint(best)["state_dict"]
         load_weights(state.model, state_dict, best)

@@ -10,6 +10,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.hyspecnet11k import HySpecNet11k
+from datasets.transforms import PixelTransform
 from models.base import HSICompressionModel
 from training.data import Splits
 from training.distributed import Process, check_share
@@ -42,7 +43,7 @@ def check_run(args: argparse.Namespace, model: HSICompressionModel, process: Pro
 
 def _check_transform(args: argparse.Namespace, model: HSICompressionModel, train: HySpecNet11k) -> None:
     transform = train.transform
-    if transform is None or transform.keeps_neighbors:
+    if not isinstance(transform, PixelTransform) or transform.keeps_neighbors:
         return
     breaks = f"--transform {args.transform} breaks the neighborhoods that"
     instead = f"use randomcrop_{transform.size}x{transform.size}"

@@ -81,15 +81,17 @@ class RunLog:
 
     def log_image(self, epoch: int, x: Tensor, x_hat: Tensor) -> None:
         """Show a validation image (C, H, W) in false color, and the spectra of three of its pixels."""
-        x, x_hat = x.float().cpu().numpy(), x_hat.float().cpu().numpy()
-        limits = stretch_limits(x)
+        original, reconstruction = x.float().cpu().numpy(), x_hat.float().cpu().numpy()
+        limits = stretch_limits(original)
         if not self._original_shown:  # it is the same image every time
-            self.writer.add_image("val/original", false_color(x, limits=limits), epoch, dataformats="HWC")
+            self.writer.add_image("val/original", false_color(original, limits=limits), epoch, dataformats="HWC")
             self._original_shown = True
-        self.writer.add_image("val/reconstruction", false_color(x_hat, limits=limits), epoch, dataformats="HWC")
+        self.writer.add_image(
+            "val/reconstruction", false_color(reconstruction, limits=limits), epoch, dataformats="HWC"
+        )
         _, height, width = x.shape
         diagonal = sorted({(height * part // 4, width * part // 4) for part in (1, 2, 3)})
-        self.writer.add_figure("val/spectra", spectra_figure(x, x_hat, diagonal), epoch)
+        self.writer.add_figure("val/spectra", spectra_figure(original, reconstruction, diagonal), epoch)
 
     def log_hyperparameters(self, arguments: Mapping, metrics: Mapping[str, float]) -> None:
         """Write the arguments of the run with its final metrics, for TensorBoard's table of runs."""

@@ -42,7 +42,12 @@ class SilentReporter:
         return Bar(desc=title, total=images, initial=done, unit="image", leave=False, disable=True)
 
     def log_epoch(
-        self, progress: Progress, learning_rate: float, train: Mapping, val: Mapping, example: tuple[Tensor, Tensor]
+        self,
+        progress: Progress,
+        learning_rate: float,
+        train: Mapping,
+        val: Mapping,
+        example: tuple[Tensor, Tensor] | None,
     ) -> None:
         """Log a completed epoch.
 
@@ -51,7 +56,7 @@ class SilentReporter:
             learning_rate: that of the epoch.
             train: mean metrics of its training steps.
             val: mean metrics of the validation after it.
-            example: a validation image and its reconstruction, (C, H, W) on the CPU.
+            example: a validation image and its reconstruction, (C, H, W) on the CPU; None shows none.
         """
 
     def print_epoch(self, progress: Progress, train: Mapping, val: Mapping) -> None:
@@ -59,6 +64,18 @@ class SilentReporter:
 
     def print_stop(self, progress: Progress, script: str) -> None:
         """Print the command that resumes a stopped run by `script`."""
+
+    def print_trained(self, progress: Progress) -> None:
+        """Print that all epochs are completed."""
+
+    def finish(self, progress: Progress, metrics: Mapping[str, float] | None, final: Path) -> None:
+        """Note and print the result of the run.
+
+        Args:
+            progress: position at the end.
+            metrics: mean metrics of the best epoch's weights over the test split; None if there is no such split.
+            final: the file with these weights.
+        """
 
     def close(self) -> None:
         """Write what is still buffered."""
@@ -84,12 +101,18 @@ class Reporter(SilentReporter):
         return Bar(desc=title, total=images, initial=done, unit="image", leave=False, disable=hidden)
 
     def log_epoch(
-        self, progress: Progress, learning_rate: float, train: Mapping, val: Mapping, example: tuple[Tensor, Tensor]
+        self,
+        progress: Progress,
+        learning_rate: float,
+        train: Mapping,
+        val: Mapping,
+        example: tuple[Tensor, Tensor] | None,
     ) -> None:
         """Write a row of metrics.csv and TensorBoard events."""
         epoch, step, seconds = progress.epoch, progress.global_step, progress.total_seconds
         self.log.log_epoch(epoch, step, seconds, learning_rate, train, val)
-        self.log.log_image(epoch, *example)
+        if example:
+            self.log.log_image(epoch, *example)
 
     def print_epoch(self, progress: Progress, train: Mapping, val: Mapping) -> None:
         """Print the losses of an epoch in one line."""
@@ -111,17 +134,9 @@ class Reporter(SilentReporter):
         )
 
     def print_trained(self, progress: Progress) -> None:
-        """Print that all epochs are completed."""
         print(f"trained {progress.epoch} epochs, the best was epoch {progress.best_epoch}", flush=True)
 
     def finish(self, progress: Progress, metrics: Mapping[str, float] | None, final: Path) -> None:
-        """Note and print the result of the run.
-
-        Args:
-            progress: position at the end.
-            metrics: mean metrics of the best epoch's weights over the test split; None if there is no such split.
-            final: the file with these weights.
-        """
         if metrics:
             self.log.log_hyperparameters(vars(self.args), metrics)
             print(f"test split, weights of epoch {progress.best_epoch}:\n{format_table(metrics)}")

@@ -74,7 +74,9 @@ def _resumed_arguments(args: argparse.Namespace, flags: Mapping, stored: Mapping
 
 def refuse_finished(start: Start, args: argparse.Namespace) -> None:
     """Raise UsageError if the run to resume has finished and `args` ask for no more of it."""
-    finished = read_settings(start.run_dir).get("finished") if start.run_dir else None
+    if not start.run_dir or not start.checkpoint:
+        return
+    finished = read_settings(start.run_dir).get("finished")
     if not finished:
         return
     stored, progress = start.checkpoint["arguments"], Progress(**start.checkpoint["progress"])
@@ -90,7 +92,7 @@ def refuse_finished(start: Start, args: argparse.Namespace) -> None:
 
 def refuse_other_data(start: Start, args: argparse.Namespace, data: Mapping) -> None:
     """Raise UsageError if the run to resume was trained on another data set than that of `data`."""
-    if start.run_dir and start.checkpoint["data"] != data:
+    if start.run_dir and start.checkpoint and start.checkpoint["data"] != data:
         raise UsageError(
             f"the {args.mode} split of {args.dataset} is not the one that the run of {start.path} was trained on"
         )

@@ -153,7 +153,7 @@ def _set_up(args: argparse.Namespace, start: Start, process: Process) -> Run:
     model = models[args.model](src_channels=args.num_channels)
     check_run(args, model, process, splits)
     state = State(args, model, process)
-    if start.checkpoint:
+    if start.checkpoint and start.path:
         state.load(start.checkpoint, start.path, start.flags)
     folder, reporter = None, SilentReporter()
     if process.is_main:

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from utils.checkpoint import load_weights, weights_of
 from utils.devices import autocast
 from utils.environment import rng_state, set_rng_state
 
-PLATEAU = {"factor": 0.5, "patience": 20}  # --scheduler plateau, as in CompressAI's published trainings
+# --scheduler plateau, as in CompressAI's published trainings
+PLATEAU_FACTOR = 0.5
+PLATEAU_PATIENCE = 20  # epochs
 
 
 class State:
@@ -49,12 +52,15 @@ class State:
         if process.world_size > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(self.device)
-        self.network = torch.compile(self.model) if args.compile else self.model
+        # Of a module torch.compile makes a module.
+        self.network = cast(nn.Module, torch.compile(self.model)) if args.compile else self.model
         if process.world_size > 1:
             device_ids = [self.device] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.learning_rate, fused=True)
-        self.scheduler = ReduceLROnPlateau(self.optimizer, **PLATEAU) if args.scheduler == "plateau" else None
+        self.scheduler = None
+        if args.scheduler == "plateau":
+            self.scheduler = ReduceLROnPlateau(self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
         self.scaler = GradScaler(self.device.type, enabled=args.precision == "fp16")
         self.progress = Progress()
 
@@ -71,7 +77,7 @@ class State:
     @property
     def pixels_per_chunk(self) -> int | None:
         """Pixels that go through the model at once, which decides the order of sums; None for whole images."""
-        return self.model.pixels_per_chunk(self.device) if self.model.pixelwise else None
+        return self.model.pixels_per_chunk(self.device)
 
     # -- saving and restoring -------------------------------------------------------------------
 

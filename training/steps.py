@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from models.base import HSICompressionModel
 from utils.devices import autocast
 
 
 def loss_and_gradients(
     network: nn.Module,
-    model: nn.Module,
+    model: HSICompressionModel,
     criterion: nn.Module,
     x: Tensor,
     weight: float,
@@ -36,7 +37,7 @@ def loss_and_gradients(
 
     Args:
         network: the module to call for gradients: `model`, or `model` compiled or in DistributedDataParallel.
-        model: one of `models`, in training mode; it runs in chunks if it is `pixelwise`.
+        model: one of `models`, in training mode; it runs in chunks of its `pixels_per_chunk`.
         criterion: one of `training.losses`; without `pixelwise = True` it may compare neighbors.
         x: (N, C, H, W) in [0, 1]. N may be 0 for a process without an image: its gradient is 0.
         weight: factor of the gradient.
@@ -47,7 +48,7 @@ def loss_and_gradients(
         The loss, without `weight`, and x_hat (N, C, H, W), both without a graph. If the loss is not finite,
         the gradients must not be used.
     """
-    chunk = model.pixels_per_chunk(x.device) if model.pixelwise else None
+    chunk = model.pixels_per_chunk(x.device)
     if chunk is None or x[:, 0].numel() <= chunk:
         x_hat = _forward(network, x, precision)
         loss = criterion(x_hat, x) if len(x) else x_hat.sum()
@@ -76,7 +77,7 @@ def _backward_by_chunks(
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss and backward of each chunk of pixels in turn."""
     pixels = _pixels(x)
-    loss, rows = 0.0, None
+    loss, rows = x.new_zeros(()), None
     for part in _parts(network, len(pixels), chunk):
         given = _as_image(pixels[part])
         x_hat = _forward(network, given, precision)
@@ -87,6 +88,7 @@ def _backward_by_chunks(
         if rows is None:
             rows = x_hat.new_empty(pixels.shape)
         rows[part] = x_hat.detach()[0, :, 0].t()
+    assert rows is not None  # there is a pixel at least
     n, _, height, width = x.shape
     return loss, rows.reshape(n, height, width, -1).movedim(-1, 1).contiguous()
 
@@ -110,6 +112,6 @@ def _parts(network: nn.Module, num_pixels: int, chunk: int) -> Iterator[slice]:
     """Yield the chunks. Processes may have different numbers of them, and average gradients with the last one."""
     starts = range(0, num_pixels, chunk)
     for start in starts:
-        postpones = isinstance(network, DistributedDataParallel) and start != starts[-1]
-        with network.no_sync() if postpones else nullcontext():
+        is_last = start == starts[-1]
+        with nullcontext() if is_last or not isinstance(network, DistributedDataParallel) else network.no_sync():
             yield slice(start, start + chunk)

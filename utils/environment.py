@@ -44,7 +44,9 @@ def configure_backends(deterministic: bool, tf32: bool) -> None:
 
 def rng_state() -> dict:
     """Return the state of all random generators of this process, in values that a checkpoint may hold."""
-    kind, keys, *rest = np.random.get_state()
+    state = np.random.get_state(legacy=True)
+    assert isinstance(state, tuple)  # of the Mersenne Twister, which numpy.random uses
+    kind, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,21 @@ from utils.metrics import image_metrics, psnr_from_mse
 Result = TypeVar("Result")
 
 
-def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, precision: str = "fp32") -> list[dict]:
+class Model(Protocol):
+    """A model that codes to bytes, as CompressAI's do."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def compress(self, x: Tensor) -> dict: ...
+
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict: ...
+
+
+def evaluate(model: Model, batches: Iterable[Tensor], device: torch.device, precision: str = "fp32") -> list[dict]:
     """Code every image to bytes and back, and measure it.
 
     Args:
-        model: with `compress` and `decompress`, on `device`, in evaluation mode. Images are converted to the
-            type of its weights.
+        model: on `device`, in evaluation mode. Images are converted to the type of its weights.
         batches: float32 tensors (N, C, H, W) in [0, 1] on the CPU.
         device: of the model.
         precision: of autocast, one of `utils.options.PRECISIONS`. Metrics are float32 or better against the
@@ -44,8 +54,8 @@ def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device, 
             if warm_up.shape not in warm_shapes:
                 model.decompress(**model.compress(warm_up))
                 warm_shapes.add(warm_up.shape)
-            coded, encoding_time = timed(lambda images=images: model.compress(images), device)
-            decoded, decoding_time = timed(lambda coded=coded: model.decompress(**coded), device)
+            coded, encoding_time = timed(partial(model.compress, images), device)
+            decoded, decoding_time = timed(partial(model.decompress, **coded), device)
         seconds = {"encoding_time": encoding_time / len(x), "decoding_time": decoding_time / len(x)}
         results += [{**row, **seconds} for row in _measure(x, coded["strings"], decoded["x_hat"])]
     return results

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
@@ -87,9 +88,10 @@ def comparison_figure(cases: Sequence[tuple[str, ArrayLike, ArrayLike]]) -> Figu
     over the bands), the spectra of a dark, a medium and a bright pixel (squares of the same color), and the PSNR
     of each band, with gaps for bands without error.
     """
-    figure = Figure(figsize=(17, 3.6 * len(cases)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches; the default squeezes the panels
-    for row, (title, x, x_hat) in zip(np.atleast_1d(figure.subfigures(len(cases), 1)), cases, strict=True):
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)  # inches; the default squeezes the panels
+    figure = Figure(figsize=(17, 3.6 * len(cases)), layout=layout)
+    rows = figure.subfigures(len(cases), 1, squeeze=False)[:, 0]
+    for row, (title, x, x_hat) in zip(rows, cases, strict=True):
         _draw_case(row, title, _image(x), _image(x_hat))
     return figure
 
@@ -167,4 +169,4 @@ def _dark_to_bright(x: np.ndarray) -> list[tuple[int, int]]:
     """Return the pixels (row, column) at percentiles 5, 50 and 95 of brightness, fewer in an image with fewer."""
     order = np.argsort(x.mean(axis=0), axis=None, kind="stable")
     chosen = dict.fromkeys(order[round(share * (order.size - 1))] for share in (0.05, 0.5, 0.95))
-    return [tuple(map(int, np.unravel_index(index, x.shape[1:]))) for index in chosen]
+    return [(int(row), int(column)) for row, column in (np.unravel_index(index, x.shape[1:]) for index in chosen)]

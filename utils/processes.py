@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -73,7 +73,9 @@ def use_cores(num_workers: int) -> int:
 # -- pools --------------------------------------------------------------------------------------
 
 
-def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
+def run_in_processes(
+    function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
+) -> Generator[Result, None, None]:
     """Yield `function(job)` of every job in the order they finish, computed by `num_workers` processes.
 
     Leaving the generator early, by an exception or by `close()`, stops the workers in the middle of their
@@ -122,7 +124,9 @@ def _start_worker() -> None:
 
 
 def _exit_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 
@@ -188,10 +192,10 @@ def _answer(sender: Connection, target: str, args: Sequence[object]) -> None:
 
 
 def _limit_memory() -> None:
-    free = available_memory()
-    if free is not None:
+    free, used = available_memory(), process_bytes("VmSize")
+    if free is not None and used is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (process_bytes("VmSize") + int(MEMORY_SHARE * free), hard))
+        resource.setrlimit(resource.RLIMIT_AS, (used + int(MEMORY_SHARE * free), hard))
 
 
 def available_memory() -> int | None:
@@ -215,7 +219,7 @@ def process_bytes(name: str) -> int | None:
 
 
 def _memory_field(text: str, name: str) -> int:
-    return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1])
+    return 1024 * int(re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[0])
 
 
 # -- signals ------------------------------------------------------------------------------------
@@ -267,8 +271,9 @@ class StopRequest:
         if self.signum is None:
             self.signum, self._came = signum, time.monotonic()
             name = signal.Signals(signum).name
-            # Not print: the signal may have come in the middle of one.
-            sys.__stderr__.write(f"\n{name}: ending after this step; once more in {IMPATIENCE:.0f} seconds: at once\n")
+            if sys.__stderr__:  # not print: the signal may have come in the middle of one
+                message = f"{name}: ending after this step; once more in {IMPATIENCE:.0f} seconds: at once"
+                sys.__stderr__.write(f"\n{message}\n")
         elif time.monotonic() - self._came >= IMPATIENCE:
             self.__exit__()
             signal.raise_signal(signum)

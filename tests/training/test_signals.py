@@ -38,9 +38,9 @@ def test_a_signal_in_the_final_test(train, resume, data_flags, scripts, monkeypa
     original = scripts.train.test
     with monkeypatch.context() as patch:
 
-        def test(run):
+        def test(run, loader):
             os.kill(os.getpid(), signal.SIGINT)
-            return original(run)
+            return original(run, loader)
 
         patch.setattr(scripts.train, "test", test)
         run = train(*data_flags(train=2, test=2), "-e", 1, status=128 + signal.SIGINT)
