@@ -24,7 +24,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from coding import PLANE_CODERS
+from coding import COMPARED, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
 from utils.errors import UsageError, run_script
 from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_float, positive_int
@@ -76,12 +76,6 @@ Every codec is measured where it has a point: at the target --rates (by a search
 comes within 15 %), at the --bounds on the error, and lossless. Learned models are measured with their latents as
 float32 and with latents quantized so that the PSNR is up to 0.1 dB lower, too.
 """
-CODECS = (
-    *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
-    *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "klt-cm", "pca-float32"),
-    *("sperr", "sz3", "zfp", "aec", "ccsds123"),
-)
-"""The keys of `coding.classical.classical`: `--help`, which lists them, must not import that."""
 PARTS = ("models", "data", "scripts", "scaling")
 WORKS = ("encode", "decode", "encode+decode", "train")
 DEFAULTS = {
@@ -142,12 +136,12 @@ def add_rd(add: Callable) -> None:
     add("--mode", default="easy", help="folder under splits/ of the data set")
     add("--split", default="test", help="train, val or test")
     add("--limit", type=positive_int, default=None, help="number of images to take, from the first")
-    add("--codecs", nargs="*", default=list(CODECS), metavar="CODEC", help="of the table above; nothing for none")
+    add("--codecs", nargs="*", default=list(COMPARED), metavar="CODEC", help="of the table above; nothing for none")
     text = "weights of learned models, MODEL if their layers fit several; the bundled sample's if not given"
     add("--checkpoints", nargs="*", default=None, metavar="[MODEL=]PATH", help=text)
     add("--num-channels", type=positive_int, default=202, help="bands of the learned models")
     text = f"of the latents of learned models: {', '.join(PLANE_CODERS)}, or several"
-    add("--coder", nargs="+", default=[PLANE_CODERS[0]], metavar="CODER", help=text)
+    add("--coder", nargs="+", default=[next(iter(PLANE_CODERS))], metavar="CODER", help=text)
     add("--rates", nargs="+", type=positive_float, default=[0.1, 0.25, 0.5, 1, 2, 4], help="targets, in bpppc")
     add("--bounds", nargs="*", type=natural_number, default=[10], help="on the error, in digital numbers")
     add("--int16", action="store_true", help="original integers, negatives and all, instead of [0, 1]")
@@ -189,7 +183,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.argv = argv
     if args.command == "rd":
         args.codecs, args.coder = words(args.codecs), words(args.coder)
-        check_words("--codecs", args.codecs, CODECS)
+        check_words("--codecs", args.codecs, [name for name, entry in codecs.items() if not entry.has_weights])
         check_words("--coder", args.coder, PLANE_CODERS, least=1)
         if args.resume and not args.name:
             raise UsageError("--resume needs the --name of the run to continue")

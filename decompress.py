@@ -4,33 +4,26 @@ all of it               python decompress.py SCENE.hsc SCENE.TIF
 of a model              python decompress.py SCENE.hsc SCENE.TIF --checkpoint results/trains/RUN/final.pth.tar
 a part                  python decompress.py SCENE.hsc PART.TIF --window 512 0 256 256 --bands 44 29 11
 what is still whole     python decompress.py SCENE.hsc SCENE.TIF --keep-going
+a bare CCSDS 123 stream python decompress.py SCENE.bin SCENE.npy --raw
 what is in a file       python decompress.py --info SCENE.hsc
 
 Needed are this file and, where a model coded it, the weights that compress.py used; others are refused. The output
 is a GeoTIFF with the scene's type, nodata value, coordinates, descriptions and tags, or a .npy cube (bands, rows,
-columns).
+columns). A bare stream has no magic number by which it could be recognized: --raw says that it is one.
 Exit status 1: a tile is damaged, or this machine rounds so differently that a bound is not guaranteed.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from utils.errors import UsageError, run_script
 from utils.options import HelpFormatter, natural_number, positive_int
 
-if TYPE_CHECKING:
-    from coding.hsc.container import Header
-    from coding.hsc.tiling import Part
-
-# torch and what needs it are imported where they are used: --help must not wait for them.
-
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
     parser = argparse.ArgumentParser(prog="decompress.py", description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
     add("input", nargs="?", metavar="INPUT", help=".hsc to decompress")
@@ -47,6 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--bands", nargs="+", type=positive_int, default=None, metavar="BAND", help="write these bands only, from 1")
     add("--keep-going", action="store_true", help="fill damaged tiles with nodata, list them, exit with 1")
+    add(
+        "--raw",
+        action="store_true",
+        help="INPUT is a bare stream of CCSDS 123.0-B-2, by any encoder",
+    )
     add("--device", default="cpu", help="cpu, or the number of a GPU")
     add("-n", "--num-workers", type=natural_number, default=0, help="tiles at a time; 0: as many as there are cores")
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
@@ -54,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments.
+    """Return the arguments.
 
     Raises:
         UsageError: something is missing.
@@ -66,59 +64,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Decode a file, or print what it holds."""
     args = parse_args(argv)
 
-    from coding.files import open_coder, open_file, pixel_bar, print_info
+    from coding import commands  # late: --help must not wait for it
 
-    if args.info is not None:
-        return print_info(args.info)
-
-    from coding.hsc.tiling import decompress_scene
-    from datasets.scenes import create_scene
-    from utils.files import check_output
-    from utils.processes import sigterm_raises, use_cores
-
-    output = check_output(args.output, args.input, args.overwrite)
-    started = time.monotonic()
-    with sigterm_raises(), open_file(args.input) as reader:
-        part = part_of(args, reader.header)
-        coder = open_coder(reader, args.checkpoint, args.device)
-        num_workers = use_cores(args.num_workers)
-        with (
-            create_scene(output, part.info(reader.header, args.keep_going)) as scene,
-            pixel_bar("decompressing", part.height * part.width) as advance,
-        ):
-            problems = decompress_scene(reader, coder, scene.write, part, args.keep_going, num_workers, advance)
-    seconds = time.monotonic() - started
-    for message in (*problems.damaged, *problems.unguaranteed):
-        print(f"error: {message}", file=sys.stderr)
-    num_bytes = part.height * part.width * len(part.bands) * (4 if reader.header.scene.dtype == "float32" else 2)
-    print(
-        f"{args.output}: {part.height} x {part.width} pixels, {len(part.bands)} bands, "
-        f"{num_bytes / 1e6 / seconds:.2f} MB/s"
-    )
-    return 1 if problems.damaged or problems.unguaranteed else 0
-
-
-def part_of(args: argparse.Namespace, header: Header) -> Part:
-    """What to decode.
-
-    Raises:
-        UsageError: a window or bands that the scene does not have.
-    """
-    from coding.hsc.tiling import Part
-
-    info = header.scene
-    row, column, height, width = args.window or (0, 0, info.height, info.width)
-    if not (height and width and row + height <= info.height and column + width <= info.width):
-        raise UsageError(
-            f"--window {row} {column} {height} {width}: the scene has {info.height} rows and {info.width} columns"
-        )
-    bands = args.bands or range(1, info.bands + 1)
-    wrong = [band for band in bands if band > info.bands]
-    if wrong:
-        raise UsageError(f"--bands {wrong[0]}: the scene has bands 1 to {info.bands}")
-    return Part(row, column, height, width, tuple(band - 1 for band in bands))
+    return commands.decompress(args) if args.info is None else commands.print_info(args.info)
 
 
 if __name__ == "__main__":

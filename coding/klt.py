@@ -1,8 +1,8 @@
 """Karhunen-Loeve transform (KLT) of the bands of one image, and the coding of its mean and basis.
 
-Principal components decorrelate the bands, and an image needs few of them: most of what its other components hold is
-less than the error that is allowed. Their basis belongs to this image alone and has to be in its bytes, which takes a
-large share of them if it is stored as floating point. Here the basis is
+Principal components decorrelate the bands, and an image needs few of them: the other components are mostly smaller than
+the allowed error. The basis belongs to this image alone and has to be in its bytes, of which it takes a large share if
+it is stored as floating point. Here the basis is
 
 - quantized no finer than the components need. The singular value decomposition treats pixels and bands alike: where
   the coefficients of a component are quantized with a step D, the entries of its unit basis vector are worth a step
@@ -25,12 +25,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coding.base import CodingError, DamagedError
+from coding.base import CodingError, DamagedError, check_finite
+from coding.entropy.integers import decode_integers, encode_integers
 
 _HEADER = struct.Struct("<fI")  # step of the coefficients, number of components
-_PRICE = 2 * math.log(2) / 12  # of a bit, in squared steps: what one bit more takes off the error of a coefficient
+_PRICE = 2 * math.log(2) / 12  # of a bit, in squared steps: one bit more takes as much off a coefficient's error
 _MOST_BITS = 30  # of a number of the basis or the mean
-_COARSEST = 0.5  # step of the entries of a unit vector, in those that it would have if they were all alike
+_COARSEST = 0.5  # step of the entries of a unit vector, as a share of entries that are all alike
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Klt:
     step: float
 
     def forward(self, cube: np.ndarray) -> np.ndarray:
-        """Samples (C, H, W) to components (K, H, W), float64, in steps."""
+        """Return the components (K, H, W) of samples (C, H, W), float64, in steps."""
         spectra = cube.reshape(len(cube), -1) - self.mean[:, None]
         components = self.basis.T @ spectra
         components /= self.step
         return components.reshape(self.basis.shape[1], *cube.shape[1:])
 
     def inverse(self, components: np.ndarray) -> np.ndarray:
-        """Components (K, H, W) in steps to samples (C, H, W), float64."""
+        """Return the samples (C, H, W) of components (K, H, W) in steps, float64."""
         samples = np.tensordot(self.basis, components, axes=1)
         samples *= self.step
         samples += self.mean[:, None, None]
@@ -63,7 +64,7 @@ class Klt:
 
 
 def principal_components(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, variances and components of the spectra of a cube.
+    """Compute the principal components of the spectra of a cube.
 
     Args:
         cube: (C, H, W), any real type.
@@ -75,9 +76,8 @@ def principal_components(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     Raises:
         CodingError: NaN or infinity among the samples.
     """
+    check_finite(cube)
     spectra = cube.reshape(len(cube), -1).astype(np.float64)
-    if not np.isfinite(spectra).all():
-        raise CodingError("the cube holds NaN or infinite values: replace them before coding")
     mean = spectra.mean(axis=1)
     spectra -= mean[:, None]
     variances, vectors = np.linalg.eigh(spectra @ spectra.T / spectra.shape[1])
@@ -87,20 +87,18 @@ def principal_components(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def fit_klt(cube: np.ndarray, squared_error: float) -> tuple[Klt, bytes]:
-    """The transform for a cube whose components will be quantized uniformly.
+    """Fit the transform to a cube whose components will be quantized uniformly.
 
     Args:
         cube: (C, H, W), any real type.
-        squared_error: that the decoded samples shall have, in squared units of the samples.
+        squared_error: wanted of the decoded samples, in squared units of the samples.
 
     Returns:
         The transform as its decoder will have it, and its bytes for `unpack_klt`.
 
     Raises:
-        CodingError: NaN or infinity among the samples, or an error too small for them.
+        CodingError: NaN or infinity among the samples, or an error that is too small for them.
     """
-    from coding.entropy.integers import encode_integers  # numba takes a while
-
     pixels = cube[0].size
     mean, variances, vectors = principal_components(cube)
     step, count = _fill(variances, pixels, len(cube) * squared_error)
@@ -116,17 +114,16 @@ def fit_klt(cube: np.ndarray, squared_error: float) -> tuple[Klt, bytes]:
 
 
 def unpack_klt(data: bytes, bands: int, pixels: int) -> Klt:
-    """The transform of the bytes of `fit_klt`.
+    """Return the transform of the bytes of `fit_klt`.
 
     Args:
+        data: the bytes.
         bands: C of the cube.
         pixels: H * W of the cube.
 
     Raises:
         DamagedError: other bytes.
     """
-    from coding.entropy.integers import decode_integers
-
     if len(data) < _HEADER.size:
         raise DamagedError("a transform without a header")
     step, count = _HEADER.unpack_from(data)
@@ -136,7 +133,7 @@ def unpack_klt(data: bytes, bands: int, pixels: int) -> Klt:
 
 
 def _klt_of(numbers: np.ndarray, step: float, pixels: int) -> Klt:
-    """The transform of whole numbers (1 + K, C): those of the mean, then those of each vector."""
+    """Return the transform of whole numbers (1 + K, C): those of the mean, then those of each vector."""
     return Klt(numbers[0] * (step / math.sqrt(pixels)), _orthonormal_basis(numbers[1:]), step)
 
 
@@ -144,7 +141,7 @@ def _klt_of(numbers: np.ndarray, step: float, pixels: int) -> Klt:
 
 
 def _fill(variances: np.ndarray, pixels: int, error: float) -> tuple[float, int]:
-    """Step and number of components by which a pixel's squared error, summed over the bands, is about `error`."""
+    """Return step and number of components so that a pixel's squared error, summed over the bands, is about `error`."""
     bands = len(variances)
     counts = np.arange(bands + 1)
     # A squared step over 12 is the error of a coefficient. Each vector and the mean, quantized as finely as this module
@@ -162,9 +159,9 @@ def _fill(variances: np.ndarray, pixels: int, error: float) -> tuple[float, int]
 
 
 def _paying(variances: np.ndarray, pixels: int) -> int:
-    """How many components, of variances (C,) in squared steps, take off more error than their bits cost.
+    """Return how many components, of variances (C,) in squared steps, take off more error than their bits cost.
 
-    The bits are those of Gaussian numbers at a fine step, with a 1 beside the variance so that none has fewer than 0.
+    The bits are those of Gaussian numbers at a fine step, with 1 added to the variance so that none has fewer than 0.
     """
     bands = len(variances)
     vectors = np.arange(bands, 0, -1) / pixels  # numbers of each vector, for a pixel
@@ -181,7 +178,7 @@ def _gaussian_bits(variances: np.ndarray) -> np.ndarray:
 
 
 def _quantize_basis(vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Orthonormal columns (C, K) to whole numbers (K, C), of which the first k of row k are 0."""
+    """Return whole numbers (K, C) for orthonormal columns (C, K); the first k of row k are 0."""
     rest = vectors.copy()
     numbers = np.zeros(vectors.T.shape, np.int64)
     for k, step in enumerate(steps):
@@ -192,7 +189,7 @@ def _quantize_basis(vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def _orthonormal_basis(numbers: np.ndarray) -> np.ndarray:
-    """Orthonormal columns (C, K) of the whole numbers (K, C) of `_quantize_basis`."""
+    """Return the orthonormal columns (C, K) of the whole numbers (K, C) of `_quantize_basis`."""
     basis = np.zeros(numbers.T.shape)
     for k in reversed(range(len(numbers))):
         basis[k:, k] = _unit(numbers[k, k:])
@@ -201,7 +198,7 @@ def _orthonormal_basis(numbers: np.ndarray) -> np.ndarray:
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    """`vector` (L,) with a length of 1; the first axis where there is nothing in it."""
+    """Return `vector` (L,) with a length of 1; the first axis if it is zero."""
     norm = np.linalg.norm(vector)
     return vector / norm if norm else np.eye(1, len(vector))[0]
 

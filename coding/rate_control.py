@@ -1,118 +1,273 @@
-"""Finding the step that meets a wish, by a few tiles of a scene."""
+"""Rate control: the step by which a codec meets a PSNR or a rate, found on a few tiles and corrected by the scene."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal
 
-import numpy as np
+from coding.base import Codec, CodecFactory, CodingError
+from coding.hsc.distortion import Distortion, measure, psnr_text
+from coding.hsc.records import Tile
+from coding.hsc.tiling import Written
+from coding.samples import Samples
 
-from coding.base import TileCoder
-from coding.hsc.container import Header
-from coding.hsc.tiling import split_bands, tiles_of, valid_mask
+PSNR_TOLERANCE = 0.1  # dB
+RATE_TOLERANCE = 0.02  # share of the rate
+SAMPLED_SHARE = 0.25
+"""Share of the tolerances that the sampled tiles may use up; the rest is for how the scene differs from them."""
+MAX_ATTEMPTS = 3
+"""How often a scene is encoded to meet its target."""
+SLOPES = {"psnr": 6.0, "bpppc": 1.0}
+"""About how much a target's figure falls where the step doubles."""
 
-PSNR_TOLERANCE, RATE_TOLERANCE = 0.1, 0.02  # dB; share of the rate
+_MAX_TRIALS = 40
 _NARROWEST = 1e-3  # octaves between two steps that are told apart
+_STRIDE = 2.0  # octaves from the first step to the next; doubled each time
+_LEAST_SHARE = 0.1  # of a bracket, between a trial and its ends
+_INTERPOLATED = 6  # trials within a bracket; after them it is halved, as figures may fall in stairs
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the step is to bring about; exactly one field is set.
+class Target:
+    """A figure that a step is searched for.
 
     Attributes:
-        step: itself, in the codec's units.
-        psnr: in dB, peak 1.
-        loss: of PSNR against the latents before they are quantized, in dB; for learned codecs.
-        bpppc: size of the tiles' records in bits per sample of the coded bands.
-        smallest: the smallest file with a bounded error.
+        kind: "psnr" (peak 1) or "bpppc" (bits per sample of the coded bands).
+        value: in dB, or in bits per sample.
     """
 
-    step: float | None = None
-    psnr: float | None = None
-    loss: float | None = None
-    bpppc: float | None = None
-    smallest: bool = False
+    kind: Literal["psnr", "bpppc"]
+    value: float
+
+    @property
+    def figure(self) -> float:
+        """The value on a scale on which it falls about linearly with the step's logarithm: dB, or log2 of the rate."""
+        return math.log2(self.value) if self.kind == "bpppc" else self.value
+
+    @property
+    def tolerance(self) -> float:
+        """How far the figure of a scene may be off."""
+        return math.log2(1 + RATE_TOLERANCE) if self.kind == "bpppc" else PSNR_TOLERANCE
 
 
-class Fit(Protocol):
-    """A codec on one scene, whose step is still open.
+# -- the search -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search.
 
     Attributes:
-        finest, coarsest: steps between which one is looked for, in the codec's units.
+        step: the step.
+        is_met: whether the figure is within the tolerance.
+        end: "finest" or "coarsest" if the target is out of reach and the search ended there, else None.
     """
 
-    finest: float
-    coarsest: float
-
-    def coder(self, wish: Wish) -> TileCoder:
-        """A coder for the scene's tiles that meets `wish` on those looked at, or comes as near to it as it gets."""
-        ...
+    step: float
+    is_met: bool
+    end: Literal["finest", "coarsest"] | None = None
 
 
-def sampled_tiles(scene, header: Header, most: int) -> Iterator[np.ndarray]:
-    """At most `most` tiles (bands, H, W), spread over the scene; one that holds data where none of these does.
+class StepSearch:
+    """Finds steps by a figure that falls as they grow. What was measured for one target helps to find the next.
 
     Args:
-        scene: with `read` as in `datasets.scenes`.
-    """
-    count = min(header.tile_count, most)
-    found = False
-    first = None
-    for index in range(count):
-        tile = scene.read(*header.window((2 * index + 1) * header.tile_count // (2 * count)))
-        first = tile if first is None else first
-        if _has_data(tile, header):
-            found = True
-            yield tile
-    if not found:
-        yield next((tile for _, tile in tiles_of(scene, header) if _has_data(tile, header)), first)
-
-
-def valid_samples(scene, header: Header) -> Iterator[np.ndarray]:
-    """The samples with data of each tile, (samples,)."""
-    for _, tile in tiles_of(scene, header):
-        yield tile[valid_mask(tile, header.scene.nodata)]
-
-
-def _has_data(tile: np.ndarray, header: Header) -> bool:
-    return bool(valid_mask(split_bands(tile, header)[0], header.scene.nodata).any())
-
-
-def find_step(
-    measured: Callable[[float], float], target: float, tolerance: float, finest: float, coarsest: float, first: float
-) -> float:
-    """The step by which a figure comes within `tolerance` of `target`, or as near as it gets.
-
-    Args:
-        measured: of a step: falls with it, and about linearly with its logarithm as PSNR and rates do. May be infinite.
-        finest, coarsest: where to look.
+        figure: returns the figure of a step; raises CodingError for a step that the codec cannot take.
+        finest: smallest step to look at.
+        coarsest: largest step to look at.
         first: step to begin with.
+        slope: about how much the figure falls where the step doubles.
     """
-    low, high = math.log2(finest), math.log2(coarsest)
-    place, stride = min(max(math.log2(first), low), high), 2.0
-    at_low = at_high = None  # figures at both ends of what is left, where they were measured
-    best, distance = place, math.inf
-    while True:
-        value = measured(2.0**place)
-        if abs(value - target) < distance:
-            best, distance = place, abs(value - target)
-        if distance <= tolerance:
-            return 2.0**best
-        if value > target:
-            low, at_low, is_end = place, value, place >= high
-        else:
-            high, at_high, is_end = place, value, place <= low
-        if is_end:
-            return 2.0**place  # the figure hardly changes there, and need not be nearest at the very end
-        if high - low < _NARROWEST:
-            return 2.0**best
-        if at_low is None or at_high is None:
-            place = min(place + stride, high) if at_high is None else max(place - stride, low)
+
+    def __init__(
+        self, figure: Callable[[float], float], finest: float, coarsest: float, first: float, slope: float
+    ) -> None:
+        self._figure, self._slope = figure, slope
+        self._low, self._high = math.log2(finest), math.log2(coarsest)
+        self._starts = self._outwards(min(max(math.log2(first), self._low), self._high))
+        self._figures: dict[float, float] = {}  # by the logarithm of the step
+        self._refused: list[float] = []
+
+    def find(self, target: float, tolerance: float, max_trials: int = _MAX_TRIALS) -> Found:
+        """Return the step whose figure is within `tolerance` of `target`, or as near as it gets.
+
+        Args:
+            target: the wanted figure.
+            tolerance: how far it may be off.
+            max_trials: how many steps are measured at most.
+
+        Raises:
+            CodingError: the codec takes no step.
+        """
+        target = float(target)
+        if not self._figures:
+            self._begin()
+        stride, inside = _STRIDE, 0
+        for _ in range(max_trials):
+            nearest = self._nearest(target)
+            if abs(self._figures[nearest] - target) <= tolerance:
+                return Found(2.0**nearest, True)
+            above = max((at for at, figure in self._figures.items() if figure > target), default=None)
+            below = min((at for at, figure in self._figures.items() if figure <= target), default=None)
+            if above is not None and below is not None:
+                if below - above < _NARROWEST:
+                    break
+                inside += 1
+                self._try(self._between(above, below, target, inside))
+                continue
+            at = above if below is None else below
+            place = self._beyond(at, target, stride)
+            if place is None:
+                return Found(2.0**at, False, "coarsest" if below is None else "finest")
             stride *= 2
-            continue
+            self._try(place)
+        return Found(2.0 ** self._nearest(target), False)
+
+    def _nearest(self, target: float) -> float:
+        return min(self._figures, key=lambda at: abs(self._figures[at] - target))
+
+    def _outwards(self, first: float) -> Iterator[float]:
+        """Yield places to begin at: `first`, then ever coarser and ever finer ones."""
+        yield first
+        for sign, end in ((1, self._high), (-1, self._low)):
+            place = first
+            while place != end:
+                place = min(place + _STRIDE, end) if sign > 0 else max(place - _STRIDE, end)
+                yield place
+
+    def _begin(self) -> None:
+        """Measure a first step that the codec takes."""
+        error = CodingError("the codec takes no step")
+        for place in self._starts:
+            try:
+                self._figures[place] = self._figure(2.0**place)
+            except CodingError as caught:
+                error = caught if not self._refused else error
+                self._refused.append(place)
+                continue
+            for refused in self._refused:
+                self._limit(refused)
+            return
+        raise error
+
+    def _try(self, place: float) -> None:
+        """Measure a step; where the codec cannot take it, look no further than half-way to it from now on."""
+        try:
+            self._figures[place] = self._figure(2.0**place)
+        except CodingError:
+            self._limit(place)
+
+    def _limit(self, refused: float) -> None:
+        if refused < min(self._figures):
+            self._low = max(self._low, (refused + min(self._figures)) / 2)
+        elif refused > max(self._figures):
+            self._high = min(self._high, (refused + max(self._figures)) / 2)
+        else:
+            self._figures[refused] = math.inf  # never the nearest
+
+    def _between(self, above: float, below: float, target: float, number: int) -> float:
+        """Return a place in a bracket: by interpolation, or in its middle where that has not helped."""
+        high, low = self._figures[above], self._figures[below]
         share = 0.5
-        if math.isfinite(at_low) and at_low > at_high:
-            share = min(max((at_low - target) / (at_low - at_high), 0.1), 0.9)
-        place = low + share * (high - low)
+        if number <= _INTERPOLATED and math.isfinite(high) and math.isfinite(low):
+            share = min(max((high - target) / (high - low), _LEAST_SHARE), 1 - _LEAST_SHARE)
+        return above + share * (below - above)
+
+    def _beyond(self, at: float, target: float, stride: float) -> float | None:
+        """Return a place beyond `at`, the last one on its side; None at the end of what can be looked at."""
+        distance = (self._figures[at] - target) / self._slope
+        stride = max(stride, abs(distance)) if math.isfinite(distance) else stride
+        place = min(at + stride, self._high) if distance > 0 else max(at - stride, self._low)
+        return None if abs(place - at) < _NARROWEST else place
+
+
+def sampled_psnr(codec: Codec, samples: Samples, num_tiles: int) -> float:
+    """Return the PSNR of at most `num_tiles` tiles of a scene in dB."""
+
+    def distortion(tile: Tile) -> Distortion:
+        return measure(tile.cube, codec.reconstruct(*tile), tile.valid, samples.scale, codec.clips_to_scale)
+
+    return sum(samples.in_threads(distortion, samples.tiles(num_tiles)), Distortion()).psnr
+
+
+# -- of scenes ------------------------------------------------------------------------------------
+
+
+class RateController:
+    """Finds the step by which a codec meets a target, judged by a few tiles of the scene.
+
+    Args:
+        factory: of the codec.
+        samples: of the scene.
+        name: of the codec in messages.
+    """
+
+    def __init__(self, factory: CodecFactory, samples: Samples, name: str) -> None:
+        self._factory, self._samples, self._name = factory, samples, name
+
+    def write(self, write: Callable[[Codec], Written], target: Target) -> tuple[Written, str | None]:
+        """Encode a scene so that it meets a target, anew with another step where it is missed.
+
+        Args:
+            write: encodes the scene by a codec, in the place of what it wrote before.
+            target: to meet.
+
+        Returns:
+            The nearest attempt, which is the last one written, and a note if it misses the target.
+        """
+        search = self._search(target)
+        aim, nearest = target.figure, None
+        for _ in range(MAX_ATTEMPTS):
+            found = search.find(aim, SAMPLED_SHARE * target.tolerance)
+            codec = self._factory.lossy(found.step)
+            written = write(codec)
+            offset = self._offset(written, target)
+            if abs(offset) <= target.tolerance:
+                return written, None
+            if nearest is None or abs(offset) < nearest[0]:
+                nearest = abs(offset), codec, self._note(written, target, found, offset)
+            if not found.is_met or not math.isfinite(offset):
+                break
+            aim -= offset
+        return written if nearest[1] is codec else write(nearest[1]), nearest[2]
+
+    def _search(self, target: Target) -> StepSearch:
+        factory = self._factory
+        first = factory.first
+        if target.kind == "psnr":  # the step whose uniform error that is
+            first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.value) / 20)
+
+        def figure(step: float) -> float:
+            codec = factory.lossy(step)
+            if target.kind == "bpppc":
+                return math.log2(self._rate(codec))
+            return sampled_psnr(codec, self._samples, factory.num_tiles)
+
+        return StepSearch(figure, factory.finest, factory.coarsest, first, SLOPES[target.kind])
+
+    def _rate(self, codec: Codec) -> float:
+        """Return the bits per sample of the sampled tiles' records."""
+        tiles = self._samples.tiles(self._factory.num_tiles)
+        num_bytes = self._samples.in_threads(lambda tile: tile.num_bytes(codec.encode(*tile)), tiles)
+        return 8 * sum(num_bytes) / sum(tile.cube.size for tile in tiles)
+
+    def _offset(self, written: Written, target: Target) -> float:
+        """Return how far a scene's figure is above that of the target."""
+        return (math.log2(written.rate) if target.kind == "bpppc" else written.distortion.psnr) - target.figure
+
+    def _note(self, written: Written, target: Target, found: Found, offset: float) -> str:
+        """Describe a missed target."""
+        if target.kind == "psnr":
+            text = f"{psnr_text(written.distortion.psnr)} instead of {target.value:g} dB"
+        else:
+            text = f"{written.rate:.4f} bpppc instead of {target.value:g} bpppc"
+        if offset < 0 and found.end == "finest":
+            lossless = " with a loss; --max-error 0 has none" if self._factory.lossless is not None else ""
+            return f"{text}: {self._name} does no better{lossless}, however fine the step"
+        if offset > 0 and found.end == "coarsest":
+            return f"{text}: {self._name.split()[0]} goes no lower, this is the coarsest step"
+        if not found.is_met:
+            return f"{text}: {self._name} has no step that comes nearer"
+        return f"{text}: the sampled tiles, by which the step was found, differ from the rest"

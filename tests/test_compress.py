@@ -13,45 +13,19 @@ import pytest
 import rasterio
 import torch
 
+from coding import codecs
 from coding.base import CodingError, DamagedError
+from coding.classical.ccsds123 import Ccsds123
 from coding.hsc.container import Reader
+from coding.samples import Samples
+from datasets.base import SceneInfo
 from datasets.enmap import DROPPED_BANDS, KEPT_INDICES
-from datasets.scenes import SceneInfo, create_scene, open_scene
+from datasets.scenes import create_scene, open_scene
 from models import models
 from utils.errors import DatasetError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = sorted((ROOT / "datasets/sample/patches").rglob("*-SPECTRAL_IMAGE.TIF"))
-
-COMPRESS = {
-    "--info": None,
-    "--codec": None,
-    "-m/--model": None,
-    "--checkpoint": None,
-    "--num-channels": 202,
-    "--quality": None,
-    "--step": None,
-    "--target-psnr": None,
-    "--target-bpppc": None,
-    "--max-error": None,
-    "--coder": "context",
-    "--tile-size": 128,
-    "--nodata": None,
-    "--scale": None,
-    "--device": "cpu",
-    "-n/--num-workers": 0,
-    "--overwrite": False,
-}
-DECOMPRESS = {
-    "--info": None,
-    "--checkpoint": None,
-    "--window": None,
-    "--bands": None,
-    "--keep-going": False,
-    "--device": "cpu",
-    "-n/--num-workers": 0,
-    "--overwrite": False,
-}
 
 
 @pytest.fixture
@@ -86,6 +60,20 @@ def weights(tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def corner(tmp_path_factory):
+    """corner(number, size) -> GeoTIFF of so many rows and columns of an image of the sample, with its metadata."""
+
+    def make(number=1, size=32):
+        path = tmp_path_factory.getbasetemp() / f"corner-{number}-{size}.tif"
+        if not path.exists():
+            with open_scene(SAMPLE[number]) as scene, create_scene(path, scene.info.window(0, 0, size, size)) as file:
+                file.write(0, 0, scene.read(0, 0, size, size))
+        return path
+
+    return make
+
+
 @pytest.fixture
 def small(tmp_path, weights, make_cube):
     """A cube of 12 bands as .npy, and the flags that name weights for it."""
@@ -104,35 +92,11 @@ def make_cube():
     return make
 
 
-# -- flags ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("script", "flags"), [("compress", COMPRESS), ("decompress", DECOMPRESS)])
-def test_flags_and_defaults(scripts, script, flags):
-    parser = getattr(scripts, script).build_parser()
-    options = {"/".join(action.option_strings): action for action in parser._actions if action.option_strings}
-    assert options.keys() == {"-h/--help", *flags}
-    assert {name: options[name].default for name in flags} == flags
-    assert all(action.help for action in parser._actions)
-
-
-@pytest.mark.parametrize("script", ["compress", "decompress"])
-def test_help_does_not_wait_for_torch(script):
-    code = (
-        f"import sys, runpy; sys.argv = ['{script}.py', '--help']\n"
-        f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'compressai', 'imagecodecs', 'rasterio', 'scipy') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 # -- scenes there and back --------------------------------------------------------------------------
 
 
-def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_path, capsys):
-    scene, coded, decoded = SAMPLE[1], tmp_path / "scene.hsc", tmp_path / "scene.tif"
+def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_path, corner, capsys):
+    scene, coded, decoded = corner(size=64), tmp_path / "scene.hsc", tmp_path / "scene.tif"
     assert compress(scene, coded, "--codec", "learned") == 0
     out, err = capsys.readouterr()
     assert "dark water" in err and "clipped before coding, as in training" in out
@@ -148,13 +112,13 @@ def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_p
     error = np.clip(original[kept].astype(float), 0, 10000) - result[kept]
     psnr = -10 * np.log10(np.square(error / 10000).mean())
     assert f"PSNR {psnr:.2f} dB" in out and psnr > 50
-    assert f"{8 * coded.stat().st_size / (202 * 128 * 128):.4f} bpppc" in out
+    assert f"{8 * coded.stat().st_size / (202 * 64 * 64):.4f} bpppc" in out
 
 
-def test_lossless_in_all_bands(compress, decompress, tmp_path):
-    scene, coded, decoded = SAMPLE[0], tmp_path / "scene.hsc", tmp_path / "scene.tif"
+def test_lossless_in_all_bands(compress, decompress, tmp_path, corner):
+    scene, coded, decoded = corner(0, 64), tmp_path / "scene.hsc", tmp_path / "scene.tif"
     assert compress(scene, coded, "-m", "cae1d", "--max-error", 0, "--quality", 20) == 0
-    assert coded.stat().st_size < 0.6 * 2 * 202 * 128 * 128
+    assert coded.stat().st_size < 0.6 * 2 * 202 * 64 * 64
     assert decompress(coded, decoded) == 0
     with rasterio.open(scene) as one, rasterio.open(decoded) as other:
         assert np.array_equal(one.read(), other.read())
@@ -217,12 +181,11 @@ def test_workers_change_nothing(compress, decompress, tmp_path, small):
     ("codec", "flags"), [("learned", ["--max-error", 0, "--quality", 30]), ("klt-cm", ["--max-error", 0])]
 )
 @pytest.mark.parametrize("level", ["default", "avx2"])
-def test_other_instructions_decode_the_same(compress, tmp_path, level, codec, flags):
+def test_other_instructions_decode_the_same(compress, tmp_path, corner, level, codec, flags):
     coded, decoded = tmp_path / "scene.hsc", tmp_path / "scene.npy"
-    assert compress(SAMPLE[1], coded, "--codec", codec, *flags) == 0
-    window = ["--window", "0", "0", "128", "128"]
+    assert compress(corner(), coded, "--codec", codec, *flags) == 0
     done = subprocess.run(
-        [sys.executable, "decompress.py", coded, decoded, *window],
+        [sys.executable, "decompress.py", coded, decoded],
         cwd=ROOT,
         env={
             **os.environ,
@@ -236,16 +199,16 @@ def test_other_instructions_decode_the_same(compress, tmp_path, level, codec, fl
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    with open_scene(SAMPLE[1]) as scene:
-        assert np.array_equal(np.load(decoded), scene.read(0, 0, 128, 128))
+    with open_scene(corner()) as scene:
+        assert np.array_equal(np.load(decoded), scene.read(0, 0, 32, 32))
 
 
 # -- without a model --------------------------------------------------------------------------------
 
 
-def test_the_sample_without_weights(compress, decompress, tmp_path, capsys):
+def test_the_sample_without_weights(compress, decompress, tmp_path, corner, capsys):
     """All bands, no torch, nothing lost unless it is asked for."""
-    scene, coded, decoded = SAMPLE[1], tmp_path / "scene.hsc", tmp_path / "scene.tif"
+    scene, coded, decoded = corner(size=64), tmp_path / "scene.hsc", tmp_path / "scene.tif"
     assert compress(scene, coded) == 0
     out, err = capsys.readouterr()
     assert "largest error 0," in out and "PSNR infinite" in out and not err
@@ -316,13 +279,110 @@ def test_targets_without_weights(compress, tmp_path, make_cube, capsys):
     assert figures("--step", 25)[:2] == figures("--quality", 10 * np.log2(10000 / 256 / 25))[:2]
 
 
+# -- every codec ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", [name for name in codecs if name not in ("klt-cm", "learned")])
+def test_every_codec_is_written_and_read_back(compress, decompress, tmp_path, make_cube, codec, capsys):
+    """In all its modes, with a window and bands, and gaps that stay."""
+    cube = make_cube((6, 24, 30))
+    cube[:, :9, 10:20] = -32768
+    np.save(tmp_path / "a.npy", cube)
+    flags = ["--codec", codec, "--nodata", -32768, "--tile-size", 16, "--overwrite"]
+    modes = codecs[codec].make_factory(Samples("int16"))
+    for has_mode, wanted in (
+        (modes.lossless, []),
+        (modes.bounded, ["--max-error", 5]),
+        (modes.lossy, ["--quality", 20]),
+        (modes.lossy, ["--target-psnr", 50]),
+    ):
+        if not has_mode:
+            continue
+        assert compress(tmp_path / "a.npy", tmp_path / "a.hsc", *flags, *wanted) == 0
+        out, err = capsys.readouterr()
+        assert decompress(tmp_path / "a.hsc", tmp_path / "b.npy", "--overwrite") == 0
+        decoded = np.load(tmp_path / "b.npy")
+        assert np.array_equal(decoded == -32768, cube == -32768)
+        largest = np.abs(decoded.astype(int) - cube).max()
+        assert f"largest error {largest}," in out
+        if not wanted:
+            assert largest == 0 and not err
+        elif wanted[0] == "--max-error":
+            assert largest <= 5
+        elif wanted[0] == "--target-psnr" and not err:
+            assert float(out.partition("PSNR ")[2].split()[0]) == pytest.approx(50, abs=0.1)
+        part = ["--window", 9, 5, 12, 20, "--bands", 4, 1, "--overwrite"]
+        assert decompress(tmp_path / "a.hsc", tmp_path / "part.npy", *part) == 0
+        assert np.array_equal(np.load(tmp_path / "part.npy"), decoded[[3, 0], 9:21, 5:25])
+
+
+def test_a_rate_by_another_codec(compress, tmp_path, make_cube, capsys):
+    np.save(tmp_path / "a.npy", make_cube((12, 40, 50)))
+    flags = ["--codec", "klt-jpegxl", "--tile-size", 32, "--target-bpppc", 3]
+    assert compress(tmp_path / "a.npy", tmp_path / "a.hsc", *flags) == 0
+    out, err = capsys.readouterr()
+    assert float(out.partition(": ")[2].split()[0]) == pytest.approx(3, rel=0.02) and not err
+
+
+def test_a_bare_stream_and_back(compress, decompress, tmp_path, corner, capsys):
+    """What other implementations read: a compressed image of the standard, and nothing else."""
+    stream = tmp_path / "a.bin"
+    assert compress(corner(), stream, "--codec", "ccsds123", "--raw") == 0
+    out, _ = capsys.readouterr()
+    assert "keeps samples alone: no georeference, nodata value, band names" in out and "largest error 0," in out
+    with open_scene(corner()) as scene:
+        cube = scene.read(0, 0, 32, 32)
+    assert stream.read_bytes() == Ccsds123().encode(cube)
+    assert decompress(stream, tmp_path / "b.npy", "--raw") == 0
+    assert np.array_equal(np.load(tmp_path / "b.npy"), cube)
+    part = ["--window", 2, 3, 20, 10, "--bands", 7, 224]
+    assert decompress(stream, tmp_path / "b.tif", "--raw", *part) == 0
+    with rasterio.open(tmp_path / "b.tif") as tif:
+        assert np.array_equal(tif.read(), cube[[6, 223], 2:22, 3:13])
+    with pytest.raises(DamagedError, match=r"no \.hsc file"):
+        decompress(stream, tmp_path / "c.npy")
+    stream.write_bytes(stream.read_bytes()[:-9])
+    with pytest.raises(DamagedError, match=r"a\.bin: "):
+        decompress(stream, tmp_path / "c.npy", "--raw")
+    with pytest.raises(DamagedError, match="no such file"):
+        decompress(tmp_path / "none.bin", tmp_path / "c.npy", "--raw")
+
+
+def test_bare_streams_with_a_loss(compress, decompress, tmp_path, make_cube, capsys):
+    cube = make_cube((9, 20, 22), "uint16")
+    np.save(tmp_path / "a.npy", cube)
+    flags = ["--codec", "ccsds123", "--raw", "--overwrite"]
+    assert compress(tmp_path / "a.npy", tmp_path / "a.bin", *flags, "--max-error", 3) == 0
+    assert decompress(tmp_path / "a.bin", tmp_path / "b.npy", "--raw") == 0
+    assert np.abs(np.load(tmp_path / "b.npy").astype(int) - cube).max() == 3
+    capsys.readouterr()
+    assert compress(tmp_path / "a.npy", tmp_path / "a.bin", *flags, "--target-bpppc", 3) == 0
+    rate = 8 * (tmp_path / "a.bin").stat().st_size / cube.size
+    out, err = capsys.readouterr()
+    assert f"{rate:.4f} bpppc" in out and (rate == pytest.approx(3, rel=0.02) or "no step that comes nearer" in err)
+
+
+def test_scenes_that_a_bare_stream_cannot_hold(compress, tmp_path, make_cube):
+    cube = make_cube((4, 9, 9))
+    cube[:, 3, 3] = -1
+    np.save(tmp_path / "gaps.npy", cube)
+    np.save(tmp_path / "floats.npy", cube.astype(np.float32))
+    flags = ["--codec", "ccsds123", "--raw"]
+    with pytest.raises(UsageError, match="samples without data"):
+        compress(tmp_path / "gaps.npy", tmp_path / "a.bin", *flags, "--nodata", -1, "--max-error", 2)
+    assert compress(tmp_path / "gaps.npy", tmp_path / "a.bin", *flags, "--nodata", -1) == 0
+    with pytest.raises(CodingError, match="samples must be int16 or uint16"):
+        compress(tmp_path / "floats.npy", tmp_path / "b.bin", *flags)
+    assert not (tmp_path / "b.bin").exists()
+
+
 # -- rate control -----------------------------------------------------------------------------------
 
 
 def test_targets_are_met_or_it_is_said_why_not(compress, tmp_path, small, linear, monkeypatch, capsys):
-    import coding.learned.network
+    import coding.learned.factory
 
-    monkeypatch.setattr(coding.learned.network, "load_network", lambda *_: linear())
+    monkeypatch.setattr(coding.learned.factory, "load_network", lambda *_: linear())
     path, flags = small
 
     def figures(*target):
@@ -411,14 +471,14 @@ def test_a_signal_leaves_nothing(start, wait_for, terminate, tmp_path, weights):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, small):
-    path, flags = small
+    path, _ = small
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
     done = subprocess.run(
-        [sys.executable, "compress.py", path, tmp_path / "a.hsc", *map(str, flags), "--max-error", "0"],
+        [sys.executable, "compress.py", path, tmp_path / "a.hsc", "--tile-size", "16"],
         cwd=ROOT,
         preexec_fn=limit,
         capture_output=True,
@@ -437,11 +497,18 @@ def test_a_full_disk_leaves_nothing(tmp_path, small):
     [
         (["--codec", "learned"], "12 bands, the model takes 202"),
         (["--codec", "klt-cm", "-m", "sscnet"], "has no model"),
+        (["--codec", "jpegls", "--checkpoint", "WEIGHTS"], "jpegls has no model"),
         (["--max-error", 3, "--quality", 40], "leaves klt-cm no step"),
-        (["--tile-size", 7], "--tile-size 7"),
+        (["--tile-size", 7], "--tile-size must be 8 to"),
         (["--codec", "learned", "--num-channels", 12], "--checkpoint is needed"),
         (["--max-error", 3, "--target-psnr", 40], "--max-error sets the size"),
-        (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--tile-size", 7], "--tile-size 7"),
+        (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--tile-size", 7], "--tile-size must be 8 to"),
+        (["--raw"], "--raw is for --codec ccsds123, not klt-cm"),
+        (["--codec", "aec", "--step", 4], "aec has no lossy mode"),
+        (["--codec", "aec", "--max-error", 4], "aec cannot bound the error"),
+        (["--codec", "klt-sperr"], "klt-sperr only codes with a loss"),
+        (["--codec", "klt-sperr", "--max-error", 4], "klt-sperr only codes with a loss"),
+        (["--codec", "jpegxl", "--max-error", 4], "jpegxl cannot bound the error"),
         (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--device", "gpu"], "--device gpu"),
         (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--nodata", 1e6], "nodata"),
     ],

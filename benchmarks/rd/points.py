@@ -1,14 +1,16 @@
 """Rate and distortion of codecs on images: points at wanted rates, each with its time and memory.
 
 Every codec meets every image in a process of its own, which keeps each point as soon as it is measured: a run that
-was killed goes on after the last of them. Samples without data are no part of any metric; codecs are given
-the values of the nearest valid samples there, and the mask, coded once, counts in every rate.
+was killed resumes after the last of them. An image is coded as one tile, and its rate counts what a `.hsc` file would
+hold of it: the tile's record with the mask, the codec's side information and its parameters. Samples without data are
+no part of any metric.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import json
 import math
@@ -23,28 +25,28 @@ import numpy as np
 import torch
 
 from benchmarks.speed.measure import peak_bytes, release_memory, reset_peak, resident_bytes
-from coding.base import Codec, CodingError, Family, join_blocks, split_blocks
-from coding.hsc.masks import encode_mask, fill_gaps
+from coding import codecs
+from coding.base import Codec, CodecFactory, CodingError
+from coding.hsc.records import Tile
+from coding.rate_control import StepSearch
+from coding.samples import CubeSamples, Samples
 from utils.errors import one_line
 from utils.evaluation import timed
 from utils.metrics import psnr_from_mse, valid_metrics
 from utils.processes import OutOfMemory, in_fresh_process
 
 TOLERANCE = 0.03
-"""Of a rate that is aimed at, as a share of it."""
+"""Of a target rate, as a share of it."""
 MISSED = 0.15
 """A codec whose nearest rate is off by more has no point there: bounds are whole numbers, headers have a length."""
-MAX_TRIES = 12  # of encodings for one rate
-INTERPOLATED = 4  # of them; from then on a bracket is halved, as rates may fall by steps
-FINEST, COARSEST = 2.0**-20, 2.0**0.5  # steps to look at, in parts of the peak
-FIRST = 2.0**-10
+MAX_TRIALS = 12  # encodings for one rate
 WARM_UP_SIDE = 16  # pixels
-LONG = 2.0  # seconds: what takes longer is timed once
+LONG = 2.0  # seconds: work that takes longer is timed once
 PRELOADED = (
-    *("benchmarks.rd.points", "coding.classical", "coding.learned.codec"),
-    *("compressai.models", "imagecodecs", "numba"),
+    *("benchmarks.rd.points", "compressai.models"),
+    *sorted({entry.factory.partition(":")[0] for entry in codecs.values()}),
 )
-"""Of each process, before it is a codec's own."""
+"""Modules of each process, before it is a codec's own."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Job:
 
     Attributes:
         codec, image: names.
-        family: makes the codec's family for a peak, in units of the samples.
+        make_factory: returns the codec's factory for samples.
         load: returns the image: an object with `cube`, `valid` and `peak` as of `benchmarks.rd.images.Image`.
         rates: in bpppc, of lossy points.
         bounds: on the error, in units of the samples, of bounded points.
@@ -63,7 +65,7 @@ class Job:
 
     codec: str
     image: str
-    family: Callable[[float], Family]
+    make_factory: Callable[[Samples], CodecFactory]
     load: Callable[[], object]
     rates: Sequence[float]
     bounds: Sequence[int]
@@ -72,11 +74,12 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], num_workers: int, say: Callable[[str], None]) -> list[dict]:
-    """Every point and note of the jobs, those measured before and those that were missing.
+    """Measure the points of the jobs that are missing, and return all points and notes.
 
     Args:
-        num_workers: processes beside each other.
-        say: told each finished job in a line.
+        jobs: to measure.
+        num_workers: processes at a time.
+        say: is told each finished job in a line.
     """
 
     def run(job: Job) -> str:
@@ -115,7 +118,7 @@ def run_jobs(jobs: Sequence[Job], num_workers: int, say: Callable[[str], None]) 
 
 @contextlib.contextmanager
 def _threads_of_libraries(count: int) -> Iterator[None]:
-    """Processes started meanwhile do linear algebra on so many threads: numpy would take all cores in each of them."""
+    """Let processes that start meanwhile do linear algebra on so many threads: numpy would take all cores in each."""
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, str(count)))
     try:
@@ -129,9 +132,9 @@ def _threads_of_libraries(count: int) -> Iterator[None]:
 
 
 def run_job(job: Job) -> None:
-    """Measure what of a job is not yet in its file.
+    """Measure the points of a job that are not yet in its file.
 
-    A line is a point, or a note: `{"note": text}` with the `kind` and `target` of the point that it stands for.
+    A line is a point, or a note: `{"note": text}` with the `kind` and `target` of the point that is missing.
     """
     torch.set_num_threads(job.num_threads)
     gc.freeze()  # collecting garbage before each measurement would search all imported libraries, for 0.2 s
@@ -145,26 +148,26 @@ def run_job(job: Job) -> None:
             return
         image = job.load()
         bench = Bench(image.cube, image.valid, image.peak)
-        for kind, target, point in measured(job.family(image.peak), bench, wanted):
+        for kind, target, point in measured(job.make_factory, bench, wanted):
             row = {"codec": job.codec, "image": job.image, "kind": kind, "target": target}
             file.write(json.dumps({**row, **(point if isinstance(point, dict) else {"note": point})}) + "\n")
             file.flush()
 
 
 def keys_of(rows: Sequence[dict]) -> set[tuple[str, float | None]]:
-    """Kind and target of each row."""
+    """Return kind and target of each row."""
     return {(row["kind"], row["target"]) for row in rows}
 
 
 def wanted_points(job: Job) -> list[tuple[str, float | None]]:
-    """Kind and target of every point that the job's family might have."""
+    """Return kind and target of every point that the job's codec might have."""
     lossy = [("lossy", rate) for rate in sorted(job.rates)]
     bounded = [("bounded", bound) for bound in sorted(job.bounds)]
     return [("fixed", None), ("quantized", None), *lossy, *bounded, ("lossless", None)]
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The lines of a job's file; a last one that a killed run left unfinished is taken away."""
+    """Return the lines of a job's file; a last one that a killed run left unfinished is removed."""
     if not path.is_file():
         return []
     content = path.read_bytes()
@@ -174,24 +177,32 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def measured(family: Family, bench: Bench, wanted: Sequence[tuple]) -> Iterator[tuple[str, float | None, dict | str]]:
-    """Kind, target, and the figures of each wanted point or a line that says why there are none."""
-    curve = Curve(family.lossy, bench) if family.lossy else None
+def measured(
+    make_factory: Callable[[Samples], CodecFactory], bench: Bench, wanted: Sequence[tuple]
+) -> Iterator[tuple[str, float | None, dict | str]]:
+    """Yield kind, target, and the figures of each wanted point or a line that says why there are none."""
+    factory = make_factory(bench.samples())
+    curve = Curve(make_factory, factory, bench) if factory.lossy else None
     for kind, target in wanted:
-        make = getattr(family, kind)
-        if make is None:
+        if getattr(factory, kind) is None:
             yield kind, target, ""
             continue
         try:
             if kind == "lossy":
                 trial = curve.seek(target)
-            elif kind == "bounded":
-                trial = bench.encode(make(target), target)
             else:
-                trial = bench.encode(make(), None)
+                arguments = () if target is None else (target,)
+                trial = bench.encode(functools.partial(_make, make_factory, kind, arguments), target, kind)
             yield kind, target, bench.point(trial)
         except CodingError as error:
             yield kind, target, one_line(error)
+
+
+def _make(
+    make_factory: Callable[[Samples], CodecFactory], kind: str, arguments: Sequence[float], samples: Samples
+) -> Codec:
+    """Return a codec of a kind for samples, from a factory that knows nothing from the last time."""
+    return getattr(make_factory(samples), kind)(*arguments)
 
 
 @dataclass
@@ -199,14 +210,22 @@ class Trial:
     """An image once encoded.
 
     Attributes:
+        make: returns the codec for samples.
+        codec: the codec.
         setting: the step or the bound, in units of the samples; None where there is nothing to set.
-        data: with the mask.
+        data: the codec's bytes.
+        num_bytes: with the mask, side information and parameters.
+        rate: in bpppc.
+        seconds: of making the codec and encoding.
+        peak_bytes: by which memory grew; None if unknown.
     """
 
+    make: Callable[[Samples], Codec]
     codec: Codec
     setting: float | None
     data: bytes = field(repr=False)
-    rate: float  # bpppc
+    num_bytes: int
+    rate: float
     seconds: float
     peak_bytes: int | None
 
@@ -220,32 +239,48 @@ class Bench:
         peak: what counts as 1 in the metrics.
     """
 
-    def __init__(self, cube: np.ndarray, valid: np.ndarray, peak: float):
-        self.cube, self.valid, self.peak = fill_gaps(cube, valid), valid, peak
-        self.mask = encode_mask(valid)
-        self._warm: set[type] = set()
+    def __init__(self, cube: np.ndarray, valid: np.ndarray, peak: float) -> None:
+        self.cube, self.valid = Tile.of(cube, valid)
+        self.peak = peak
+        self._warm: set[str] = set()
 
-    def encode(self, codec: Codec, setting: float | None) -> Trial:
-        """Encode the image, and a small one before the first time of each codec, so that code is loaded and compiled.
+    def samples(self) -> Samples:
+        """Return the image as codecs are made for it; each time anew, so that nothing is known from the last time."""
+        return CubeSamples(self.cube, self.valid, self.peak)
+
+    def encode(self, make: Callable[[Samples], Codec], setting: float | None, kind: str) -> Trial:
+        """Encode the image, and a small one before the first time of each kind, so that code is loaded and compiled.
+
+        Args:
+            make: returns the codec for samples.
+            setting: for the report.
+            kind: of the point.
 
         Raises:
             CodingError: the codec cannot take the image.
         """
-        if type(codec) not in self._warm:
-            small = np.ascontiguousarray(self.cube[:, :WARM_UP_SIDE, :WARM_UP_SIDE])
-            with contextlib.suppress(CodingError):  # too small perhaps; what is wrong with the image comes out below
-                codec.decode(codec.encode(small))
-            self._warm.add(type(codec))
-        data, seconds, peak = _measured(lambda: codec.encode(self.cube))
-        data = join_blocks([self.mask, data])
-        return Trial(codec, setting, data, 8 * len(data) / self.cube.size, seconds, peak)
+        if kind not in self._warm:
+            small, valid = (
+                np.ascontiguousarray(array[:, :WARM_UP_SIDE, :WARM_UP_SIDE]) for array in (self.cube, self.valid)
+            )
+            with contextlib.suppress(CodingError):  # too small perhaps; a fault of the image comes out below
+                codec = make(CubeSamples(small, valid, self.peak))
+                codec.decode(codec.encode(small, valid), valid)
+            self._warm.add(kind)
+        (codec, data), seconds, peak = _measured(lambda: self._encode(make))
+        parameters = json.dumps(dict(codec.parameters), separators=(",", ":")) if codec.parameters else ""
+        num_bytes = Tile(self.cube, self.valid).num_bytes(data) + len(codec.shared) + len(parameters)
+        return Trial(make, codec, setting, data, num_bytes, 8 * num_bytes / self.cube.size, seconds, peak)
+
+    def _encode(self, make: Callable[[Samples], Codec]) -> tuple[Codec, bytes]:
+        codec = make(self.samples())
+        return codec, codec.encode(self.cube, self.valid)
 
     def point(self, trial: Trial) -> dict:
-        """The figures of an encoded image: decodes it and compares."""
-        _, data = split_blocks(trial.data, 2)
-        decoded, seconds, peak = _measured(lambda: trial.codec.decode(data))
-        encoding_time = _repeated(trial.seconds, lambda: trial.codec.encode(self.cube))
-        seconds = _repeated(seconds, lambda: trial.codec.decode(data))
+        """Decode an encoded image, and return its figures."""
+        decoded, seconds, peak = _measured(lambda: trial.codec.decode(trial.data, self.valid))
+        encoding_time = _repeated(trial.seconds, lambda: self._encode(trial.make))
+        seconds = _repeated(seconds, lambda: trial.codec.decode(trial.data, self.valid))
         x_hat, x = (torch.from_numpy(cube.astype(np.float64) / self.peak) for cube in (decoded, self.cube))
         metrics = valid_metrics(x_hat, x, torch.from_numpy(self.valid))
         errors = np.where(self.valid, decoded.astype(np.float64) - self.cube, 0)
@@ -255,7 +290,7 @@ class Bench:
         return {
             "bands": len(self.cube),
             "setting": trial.setting,
-            "num_bytes": len(trial.data),
+            "num_bytes": trial.num_bytes,
             "bpppc": trial.rate,
             **{key: _plain(value) for key, value in metrics.items()},
             "largest_error": float(np.abs(errors).max()),
@@ -270,7 +305,7 @@ class Bench:
 
 
 def _measured(function: Callable) -> tuple:
-    """What `function` returns, its seconds, and the bytes by which memory grew at its peak, None if unknown."""
+    """Return the result of `function`, its seconds, and the bytes by which memory grew, None if unknown."""
     release_memory()
     before = resident_bytes()
     reset_peak()
@@ -280,82 +315,45 @@ def _measured(function: Callable) -> tuple:
 
 
 def _repeated(seconds: float, function: Callable) -> float:
-    """The median of `seconds`, taken by a first call, and those of two more where they do not take long."""
+    """Return the median of `seconds`, of a first call, and of two more calls unless they take long."""
     if seconds > LONG:
         return seconds
     return statistics.median([seconds, *(timed(function, torch.device("cpu"))[1] for _ in range(2))])
 
 
 def _plain(value: float | None) -> float | None:
-    """JSON knows no infinity: the PSNR of what is lossless is null."""
+    """Return a value for JSON, which has no infinity: the PSNR of a lossless point is null."""
     return None if value is None or not math.isfinite(value) else value
 
 
 class Curve:
-    """The lossy settings of a codec on one image, by rate; what was encoded for one rate helps to find the next.
+    """The lossy settings of a codec on one image, by rate; trials for one rate help to find the next.
 
     Args:
-        make: a codec of a step, in units of the samples.
+        make_factory: returns the codec's factory for samples.
+        factory: for the image.
         bench: with the image.
     """
 
-    def __init__(self, make: Callable[[float], Codec], bench: Bench):
-        self._make, self._bench = make, bench
-        self._trials: dict[float, Trial] = {}  # by the logarithm of the step
-        self._finest, self._coarsest = (math.log2(step * bench.peak) for step in (FINEST, COARSEST))
+    def __init__(self, make_factory: Callable[[Samples], CodecFactory], factory: CodecFactory, bench: Bench) -> None:
+        self._make_factory, self._unit, self._bench = make_factory, factory.unit, bench
+        self.trials: dict[float, Trial] = {}  # by the step
+        self._search = StepSearch(self._figure, factory.finest, factory.coarsest, factory.first, slope=1.0)
 
     def seek(self, rate: float) -> Trial:
-        """The image encoded at about `rate` bpppc.
+        """Return the image encoded at about `rate` bpppc.
 
         Raises:
             CodingError: the codec has no such rate, or cannot take the image.
         """
-        for number in range(MAX_TRIES):
-            position = self._next(rate, number < INTERPOLATED)
-            if position is None:
-                break
-            self._try(position)
-        best = min(self._trials.values(), key=lambda trial: _distance(trial, rate))
-        if _distance(best, rate) > math.log2(1 + MISSED):
-            raise CodingError(f"no rate near {rate:g} bpppc, the nearest is {best.rate:.4f}")
-        return best
+        self._search.find(math.log2(rate), math.log2(1 + TOLERANCE), MAX_TRIALS)
+        nearest = min(self.trials.values(), key=lambda trial: abs(math.log2(trial.rate / rate)))
+        if abs(math.log2(nearest.rate / rate)) > math.log2(1 + MISSED):
+            raise CodingError(f"no rate near {rate:g} bpppc, the nearest is {nearest.rate:.4f}")
+        return nearest
 
-    def _try(self, position: float) -> None:
-        try:
-            self._trials[position] = self._bench.encode(self._make(2.0**position), 2.0**position)
-        except CodingError:
-            if not self._trials:
-                raise
-            # A step that this codec cannot take: look between it and those that it could.
-            if position < min(self._trials):
-                self._finest = (position + min(self._trials)) / 2
-            else:
-                self._coarsest = (position + max(self._trials)) / 2
-
-    def _next(self, rate: float, interpolate: bool) -> float | None:
-        """Where to look for `rate`, by the logarithm of the step; None if there is no better place."""
-        if not self._trials:
-            return math.log2(FIRST * self._bench.peak)
-        if min(_distance(trial, rate) for trial in self._trials.values()) <= math.log2(1 + TOLERANCE):
-            return None
-        above = max((at for at, trial in self._trials.items() if trial.rate > rate), default=None)
-        below = min((at for at, trial in self._trials.items() if trial.rate <= rate), default=None)
-        if above is None or below is None:
-            return self._outside(rate, below if above is None else above)
-        if below - above < 0.01:
-            return None
-        if not interpolate:
-            return (above + below) / 2
-        high, low = math.log2(self._trials[above].rate / rate), math.log2(rate / self._trials[below].rate)
-        return above + (below - above) * float(np.clip(high / (high + low), 0.1, 0.9))
-
-    def _outside(self, rate: float, at: float) -> float | None:
-        """A place beyond all that were tried: the rate about halves where the step doubles, at low ones sooner."""
-        position = at + math.log2(self._trials[at].rate / rate)
-        position = float(np.clip(position, at - 4, at + 4))
-        position = min(max(position, self._finest), self._coarsest)
-        return None if abs(position - at) < 0.01 else position
-
-
-def _distance(trial: Trial, rate: float) -> float:
-    return abs(math.log2(trial.rate / rate))
+    def _figure(self, step: float) -> float:
+        """Encode the image by a step, and return the figure that `StepSearch` looks for: octaves of the rate."""
+        make = functools.partial(_make, self._make_factory, "lossy", (step,))
+        self.trials[step] = self._bench.encode(make, step * self._unit, "lossy")
+        return math.log2(self.trials[step].rate)

@@ -17,11 +17,12 @@ from benchmarks.rd.images import image_name, read_image, split_paths
 from benchmarks.rd.points import Job, run_jobs
 from benchmarks.rd.report import Report, write_report
 from benchmarks.report import check_clean, command_line, read_report, report_folder
-from coding.base import Family
-from coding.classical import classical, classical_family
-from coding.learned.codec import learned_family
+from coding import codecs
+from coding.base import CodecFactory
+from coding.learned.codec import DEFAULT_CODER
+from coding.learned.factory import ModelFactory
 from coding.learned.network import SAMPLE_WEIGHTS, load_network, recognize
-from coding.learned.tiles import DEFAULT_CODER
+from coding.samples import Samples
 from datasets.enmap import SCALE
 from datasets.scenes import open_scene
 from models import aliases, models
@@ -43,12 +44,12 @@ class Entry(NamedTuple):
     Attributes:
         codec: its name in the report.
         key: of the folder of its kept points.
-        family: makes the codec's family for a peak.
+        make_factory: returns the codec's factory for samples.
     """
 
     codec: str
     key: str
-    family: Callable[[float], Family]
+    make_factory: Callable[[Samples], CodecFactory]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
         return publish(Report(read_report(folder / "rd.json")), folder, args)
     paths = image_paths(args)
     entries = codec_entries(args)
-    codecs = [entry.codec for entry in entries]
-    anchors = check_anchors(args.anchor, codecs)
+    names = [entry.codec for entry in entries]
+    anchors = check_anchors(args.anchor, names)
     settings = settings_of(args, paths)
     folder = report_folder(args, settings["git_commit"])
     settings = {"name": folder.name, **settings}
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         Job(
             codec=entry.codec,
             image=image_name(path),
-            family=entry.family,
+            make_factory=entry.make_factory,
             load=partial(read_image, path, args.int16, args.peak),
             rates=args.rates,
             bounds=args.bounds,
@@ -86,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
         for number, path in enumerate(paths)
     ]
     # Learned models take longest: if they begin first, they leave no core idle at the end.
-    jobs.sort(key=lambda job: job.codec in classical)
+    jobs.sort(key=lambda job: job.codec in args.codecs)
     rows = run_jobs(jobs, settings["processes"], lambda text: print(text, file=sys.stderr, flush=True))
-    return publish(write_report(folder, rows, settings, anchors, args.band_rate, codecs), folder, args)
+    return publish(write_report(folder, rows, settings, anchors, args.band_rate, names), folder, args)
 
 
 def settings_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict:
@@ -142,7 +143,7 @@ def codec_entries(args: argparse.Namespace) -> list[Entry]:
         UsageError: no such model, or no codec at all.
         CheckpointError: weights that cannot be read, or whose model cannot be recognized.
     """
-    entries = [Entry(name, name, partial(classical_family, name)) for name in args.codecs]
+    entries = [Entry(name, name, codecs[name].make_factory) for name in args.codecs]
     for text in args.checkpoints if args.checkpoints is not None else [str(SAMPLE_WEIGHTS)]:
         model, is_named, path = text.rpartition("=")
         if is_named and model not in (*models, *aliases):
@@ -151,18 +152,18 @@ def codec_entries(args: argparse.Namespace) -> list[Entry]:
         key = f"{model}-{load_network(model, path, args.num_channels, 'cpu').sha256[:8]}"
         name = key if any(entry.codec == model for entry in entries) else model
         for number, coder in enumerate(args.coder):
-            family = partial(learned_family, model, path, args.num_channels, coder)
+            factory = ModelFactory(model, path, args.num_channels, coder=coder)
             ending = "" if coder == DEFAULT_CODER else f"-{coder}"
             # The latents as float32 are the same whatever codes them quantized.
-            entries.append(Entry(name + ending, key + ending, partial(without_fixed, family) if number else family))
+            entries.append(Entry(name + ending, key + ending, partial(without_fixed, factory) if number else factory))
     if not entries:
         raise UsageError("nothing to compare: give --codecs, --checkpoints or both")
     return entries
 
 
-def without_fixed(family: Callable[[float], Family], peak: float) -> Family:
-    """Make a codec's family without its point that has nothing to set."""
-    return replace(family(peak), fixed=None)
+def without_fixed(make_factory: Callable[[Samples], CodecFactory], samples: Samples) -> CodecFactory:
+    """Return a codec's factory without its point that has nothing to set."""
+    return replace(make_factory(samples), fixed=None)
 
 
 def check_anchors(given: list[str] | None, codecs: list[str]) -> list[str]:

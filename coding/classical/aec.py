@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import imagecodecs
 import numpy as np
 
 from coding.base import DamagedError
+from coding.classical.codec import INTEGERS, Modes
 from coding.classical.images import ImageCodec
 
 _BLOCK = 16  # samples that share a code option
@@ -21,23 +23,20 @@ class Aec(ImageCodec):
     are as rare as libaec allows, every 4096 blocks.
     """
 
-    def encode_images(self, images: np.ndarray) -> bytes:
-        import imagecodecs
+    modes = Modes(lossless=INTEGERS)
 
-        return min(
-            (
-                bytes([number])
-                + imagecodecs.aec_encode(images.transpose(axes).ravel(), blocksize=_BLOCK, rsi=_INTERVAL)
-                for number, axes in enumerate(_ORDERS)
-            ),
-            key=len,
+    def encode_images(self, images: np.ndarray) -> bytes:
+        """See `ImageCodec.encode_images`."""
+        coded = (
+            bytes([number]) + imagecodecs.aec_encode(images.transpose(axes).ravel(), blocksize=_BLOCK, rsi=_INTERVAL)
+            for number, axes in enumerate(_ORDERS)
         )
+        return min(coded, key=len)
 
     def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        import imagecodecs
-
+        """See `ImageCodec.decode_images`."""
         if not data or data[0] >= len(_ORDERS):
-            raise DamagedError("its order of samples is unknown")
+            raise DamagedError("the order of samples is unknown")
         axes = _ORDERS[data[0]]
         size = math.prod(shape)
         # libaec codes whole blocks: without room for the last one it leaves bytes, which imagecodecs takes for damage.

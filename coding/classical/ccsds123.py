@@ -25,20 +25,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coding.base import Codec, CodingError, DamagedError, bound_of_step
-
-if TYPE_CHECKING:
-    from coding.classical.ccsds123_kernels import Settings
+from coding.base import CodingError, DamagedError
+from coding.classical.ccsds123_header import MAX_SIZE, pack_header, unpack_header
+from coding.classical.ccsds123_kernels import CODE_BITS, Settings, code_band
+from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 
 LOCAL_SUMS = ("wide neighbor", "narrow neighbor", "wide column", "narrow column")
 """Names of the local sums, by their numbers in the header."""
 
 _DTYPES = (np.dtype("uint16"), np.dtype("int16"))
-_MAX_SIZE = 2**16  # of a side
 
 _RANGES = {
     "max_error": (0, 2**15 - 1),
@@ -54,8 +52,8 @@ _RANGES = {
 
 
 @dataclass(frozen=True)
-class Ccsds123(Codec):
-    """Codec of cubes of uint16 or int16 whose sides are at most 65536 long.
+class Ccsds123:
+    """The parameters of compressed images of the standard: cubes of uint16 or int16, sides up to 65536 long.
 
     Images one pixel wide have no neighbors to the left or the right: they are coded in reduced mode, with the column
     oriented local sums, whatever the parameters say.
@@ -101,7 +99,7 @@ class Ccsds123(Codec):
 
     def __post_init__(self):
         if self.local_sums not in LOCAL_SUMS:
-            raise CodingError(f"local_sums={self.local_sums!r}: choose from {', '.join(LOCAL_SUMS)}")
+            raise CodingError(f"local_sums must be one of {', '.join(LOCAL_SUMS)}, got {self.local_sums!r}")
         self._check(_RANGES)
         shift = 2**self.representative_resolution - 1
         self._check(
@@ -113,35 +111,24 @@ class Ccsds123(Codec):
             }
         )
 
-    @classmethod
-    def of_step(cls, step: float) -> Ccsds123:
-        """The lossless or near-lossless codec of a step, see `bound_of_step`.
-
-        Raises:
-            CodingError: a step that is no number from 1e-9 to 1e9, or of more than the largest bound.
-        """
-        return cls(bound_of_step(step))
-
     def _check(self, ranges: Mapping[str, tuple[int, int]]) -> None:
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not isinstance(value, Integral) or not low <= value <= high:
-                raise CodingError(f"{name}={value!r}: takes whole numbers from {low} to {high}")
+                raise CodingError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
             # One type of number, whatever NumPy's came in: the loop is compiled for it.
             object.__setattr__(self, name, int(value))
 
     def encode(self, cube: np.ndarray) -> bytes:
-        """Cube (C, H, W) of uint16 or int16 to a compressed image.
+        """Encode a cube (C, H, W) of uint16 or int16 as a compressed image.
 
         Raises:
             CodingError: another type or shape.
         """
-        from coding.classical.ccsds123_kernels import CODE_BITS, code_band
-
-        if cube.ndim != 3 or not cube.size or cube.dtype not in _DTYPES or max(cube.shape) > _MAX_SIZE:
+        if cube.ndim != 3 or not cube.size or cube.dtype not in _DTYPES or max(cube.shape) > MAX_SIZE:
             raise CodingError(
-                f"a cube of {cube.dtype} and shape {cube.shape}: CCSDS 123 takes (C, H, W) of uint16 or int16, "
-                f"no side longer than {_MAX_SIZE}"
+                f"CCSDS 123 takes cubes (C, H, W) of uint16 or int16, no side longer than {MAX_SIZE}, "
+                f"got {cube.dtype} {cube.shape}"
             )
         _, height, width = cube.shape
         dynamic_range = self._dynamic_range(cube)
@@ -160,13 +147,14 @@ class Ccsds123(Codec):
         return b"".join(chunks)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The cube (C, H, W) of a compressed image, whatever this codec's own parameters.
+        """Decode a compressed image, whatever its parameters.
+
+        Returns:
+            The cube (C, H, W).
 
         Raises:
-            DamagedError: no such image, or one of an option of the standard that this codec does not use.
+            DamagedError: no such image, or one of an option of the standard that is not supported.
         """
-        from coding.classical.ccsds123_kernels import code_band
-
         codec, dynamic_range, dtype, (bands, height, width), body = _unpack_header(data)
         # A codeword has a bit or more: what a damaged header claims allocates no more than its data are worth.
         if bands * height * width > 8 * len(body):
@@ -182,17 +170,17 @@ class Ccsds123(Codec):
                 raise DamagedError("the codewords of a compressed image are damaged or end early")
             band[:] = samples
         if (bit + 7) // 8 != len(body) or (bit % 8 and body[-1] & (255 >> bit % 8)):
-            raise DamagedError("a compressed image goes on behind its last sample")
+            raise DamagedError("a compressed image continues after its last sample")
         return cube
 
     def _dynamic_range(self, cube: np.ndarray) -> int:
-        """D: bits that hold all samples, and one more than the error limit takes."""
+        """Return D: bits that hold all samples, and one more than the error limit takes."""
         low, high = int(cube.min()), int(cube.max())
         bits = high.bit_length() if cube.dtype.kind == "u" else max(~low, high, low, ~high).bit_length() + 1
         return max(2, bits, self.max_error.bit_length() + 1)
 
     def _for_image(self, dynamic_range: int, width: int) -> Ccsds123:
-        """The codec with the parameters that such an image may have."""
+        """Return the parameters that such an image may have."""
         codec = replace(self, accumulator_exponent=min(self.accumulator_exponent, dynamic_range - 2))
         if width > 1:
             return codec
@@ -200,8 +188,6 @@ class Ccsds123(Codec):
         return replace(codec, full_prediction=False, local_sums=LOCAL_SUMS[2 + narrow])
 
     def _settings(self, dynamic_range: int, dtype: np.dtype) -> Settings:
-        from coding.classical.ccsds123_kernels import Settings
-
         middle = 2 ** (dynamic_range - 1) if dtype.kind == "u" else 0
         column, narrow = divmod(LOCAL_SUMS.index(self.local_sums), 2)
         return Settings(
@@ -228,14 +214,14 @@ class Ccsds123(Codec):
         )
 
     def _pack_header(self, dynamic_range: int, cube: np.ndarray) -> bytes:
-        """Image, predictor and entropy coder metadata."""
+        """Return image, predictor and entropy coder metadata."""
         bands, height, width = cube.shape
         representatives = self.damping > 0 or (self.offset > 0 and self.max_error > 0)
         values = {
             "user-defined": 0,
-            "columns": width % _MAX_SIZE,
-            "rows": height % _MAX_SIZE,
-            "bands": bands % _MAX_SIZE,
+            "columns": width % MAX_SIZE,
+            "rows": height % MAX_SIZE,
+            "bands": bands % MAX_SIZE,
             "signed": _DTYPES.index(cube.dtype),
             "dynamic range": dynamic_range % 16,
             "fidelity": int(self.max_error > 0),
@@ -257,119 +243,12 @@ class Ccsds123(Codec):
             "initial count": self.initial_count_exponent % 8,
             "accumulator": self.accumulator_exponent,
         }
-        parts = [_IMAGE, _PREDICTOR]
-        if self.max_error:
-            parts += [_ERROR_BITS, _max_error_layout(values["error bits"])]
-        if representatives:
-            parts.append(_REPRESENTATIVES)
-        return b"".join(_pack(layout, values) for layout in [*parts, _ENTROPY_CODER])
-
-
-# -- header ---------------------------------------------------------------------------------------
-
-# A layout lists fields as (bits, name), or (bits, number) for what is reserved or has one value here.
-_Layout = tuple[tuple[int, str | int], ...]
-
-_IMAGE: _Layout = (
-    (8, "user-defined"),
-    (16, "columns"),
-    (16, "rows"),
-    (16, "bands"),
-    (1, "signed"),
-    (1, 0),
-    (1, 0),  # D is no more than 16
-    (4, "dynamic range"),  # modulo 16
-    (1, 1),  # band-sequential
-    (16, 0),  # sub-frame interleaving depth, of the other order
-    (2, 0),
-    (3, 1),  # bytes of an output word
-    (2, 0),  # sample-adaptive entropy coder
-    (1, 0),
-    (2, "fidelity"),
-    (2, 0),
-    (4, 0),  # supplementary information tables
-)
-_PREDICTOR: _Layout = (
-    (1, 0),
-    (1, "representatives"),
-    (4, "prediction bands"),
-    (1, "reduced"),
-    (1, 0),  # weight exponent offsets
-    (2, "local sums"),
-    (6, 0),  # R modulo 64
-    (4, "weight resolution"),
-    (4, "weight interval"),
-    (4, "first exponent"),
-    (4, "last exponent"),
-    (1, 0),  # table of weight exponent offsets
-    (1, 0),  # default weights
-    (1, 0),  # table of weights
-    (5, 0),  # resolution of the weights in it
-)
-_ERROR_BITS: _Layout = ((1, 0), (1, 0), (2, 0), (4, "error bits"))  # the second: the same for all bands
-_REPRESENTATIVES: _Layout = (
-    (5, 0),
-    (3, "resolution"),
-    (1, 0),
-    (1, 0),  # the same damping for all bands
-    (1, 0),  # table of dampings
-    (1, 0),
-    (4, "damping"),
-    (1, 0),
-    (1, 0),  # the same offset for all bands
-    (1, 0),  # table of offsets
-    (1, 0),
-    (4, "offset"),
-)
-_ENTROPY_CODER: _Layout = (
-    (5, "unary limit"),
-    (3, "rescaling"),
-    (3, "initial count"),
-    (4, "accumulator"),
-    (1, 0),  # table of initial accumulators
-)
-
-
-def _max_error_layout(bits: int) -> _Layout:
-    return ((bits, "max error"), (-bits % 8, 0))
-
-
-def _pack(layout: _Layout, values: Mapping[str, int]) -> bytes:
-    number = bits = 0
-    for size, field in layout:
-        number = number << size | (values[field] if isinstance(field, str) else field)
-        bits += size
-    return number.to_bytes(bits // 8, "big")
-
-
-def _unpack(layout: _Layout, data: bytes, values: dict[str, int]) -> bytes:
-    """Add the fields in front of `data` to `values`; the bytes behind them."""
-    length = sum(size for size, _ in layout) // 8
-    if len(data) < length:
-        raise DamagedError("the header of a compressed image is not complete")
-    number, left = int.from_bytes(data[:length], "big"), 8 * length
-    for size, field in layout:
-        left -= size
-        value = number >> left & ((1 << size) - 1)
-        if isinstance(field, str):
-            values[field] = value
-        elif value != field:
-            raise DamagedError("the header of a compressed image is damaged, or has options that are not supported")
-    return data[length:]
+        return pack_header(values)
 
 
 def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int, int], bytes]:
-    """Codec, dynamic range, type and shape (C, H, W) of an image, and the bytes behind its header."""
-    values = {"error bits": 0, "max error": 0, "resolution": 0, "damping": 0, "offset": 0}
-    data = _unpack(_PREDICTOR, _unpack(_IMAGE, data, values), values)
-    if values["fidelity"] > 1:
-        raise DamagedError("a compressed image has relative error limits, which are not supported")
-    if values["fidelity"]:
-        data = _unpack(_ERROR_BITS, data, values)
-        data = _unpack(_max_error_layout(values["error bits"]), data, values)
-    if values["representatives"]:
-        data = _unpack(_REPRESENTATIVES, data, values)
-    data = _unpack(_ENTROPY_CODER, data, values)
+    """Return parameters, dynamic range, type and shape (C, H, W) of an image, and the bytes after its header."""
+    values, data = unpack_header(data)
     try:
         codec = Ccsds123(
             max_error=values["max error"],
@@ -390,7 +269,7 @@ def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int
         )
     except CodingError as error:
         raise DamagedError(f"the header of a compressed image is damaged ({error})") from None
-    shape = tuple(values[side] or _MAX_SIZE for side in ("bands", "rows", "columns"))
+    shape = tuple(values[side] or MAX_SIZE for side in ("bands", "rows", "columns"))
     dynamic_range = values["dynamic range"] or 16
     limit = 2 ** (dynamic_range - 1)
     if dynamic_range < 2 or codec.max_error >= limit or codec != codec._for_image(dynamic_range, shape[2]):
@@ -399,6 +278,34 @@ def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int
 
 
 def _initial_state(settings: Settings, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of local differences and sample representatives, as the loops take them before the first band."""
+    """Return vectors of local differences and sample representatives, as the loops take them before the first band."""
     vectors = np.zeros((height * width, settings.directions + settings.bands), np.int32)
     return vectors, np.full((height, width), settings.middle, np.int32)
+
+
+def read_stream(data: bytes) -> np.ndarray:
+    """Return the cube (C, H, W) of a compressed image.
+
+    Raises:
+        DamagedError: no such image, or one of an option of the standard that is not supported.
+    """
+    return Ccsds123().decode(data)
+
+
+class Ccsds123Codec(ClassicalCodec):
+    """CCSDS 123.0-B-2, lossless or near-lossless, with the default parameters of `Ccsds123`."""
+
+    modes = Modes(lossy=INTEGERS, bounded=INTEGERS, lossless=INTEGERS)
+    most_error = 2**15 - 1
+    bounds_steps = True
+
+    def encode_cube(self, cube: np.ndarray) -> bytes:
+        """See `ClassicalCodec.encode_cube`; the bytes are a compressed image of the standard."""
+        return Ccsds123(self.max_error).encode(cube)
+
+    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """See `ClassicalCodec.decode_cube`."""
+        cube = read_stream(data)
+        if cube.dtype.name != self.dtype:
+            raise DamagedError(f"samples must be {self.dtype}, got {cube.dtype}")
+        return cube

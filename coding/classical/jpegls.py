@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import imagecodecs
 import numpy as np
 
-from coding.base import CodingError, bound_of_step, check_max_error
+from coding.classical.codec import INTEGERS, Modes
 from coding.classical.images import BandCodec
 
-_MOST_NEAR = 255  # largest bound that the format has room for
 
-
-@dataclass(frozen=True)
 class JpegLs(BandCodec):
     """JPEG-LS by band, lossless or near-lossless, with the standard's default thresholds.
 
-    Attributes:
-        max_error: no sample's error exceeds it, 0 to 255.
-
-    Raises:
-        CodingError: another bound.
+    The format has room for bounds up to 255, and so for steps below 513.
     """
 
-    max_error: int = 0
-
-    def __post_init__(self):
-        check_max_error(self.max_error)
-        if self.max_error > _MOST_NEAR:
-            raise CodingError(
-                f"a largest error of {self.max_error}: JPEG-LS takes at most {_MOST_NEAR}, a step of "
-                f"{2 * _MOST_NEAR + 1}: ask for a smaller one or another codec"
-            )
-
-    @classmethod
-    def of_step(cls, step: float) -> JpegLs:
-        """The lossless or near-lossless codec of a step, see `bound_of_step`.
-
-        Raises:
-            CodingError: a step that is no number from 1e-9 to 1e9, or from 513 on.
-        """
-        return cls(bound_of_step(step))
+    modes = Modes(lossy=INTEGERS, bounded=INTEGERS, lossless=INTEGERS)
+    most_error = 255
+    bounds_steps = True
 
     def encode_band(self, image: np.ndarray) -> bytes:
-        import imagecodecs
-
+        """See `BandCodec.encode_band`."""
         return imagecodecs.jpegls_encode(image, level=self.max_error)
 
     def decode_band(self, stream: bytes) -> np.ndarray:
-        import imagecodecs
-
+        """See `BandCodec.decode_band`."""
         return imagecodecs.jpegls_decode(stream)

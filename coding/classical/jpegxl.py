@@ -14,98 +14,85 @@ equal error. What remains of human vision are the quantizer's weights, coarser a
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+import imagecodecs
 import numpy as np
 
-from coding.base import Codec, CodingError, DamagedError, check_step
-from coding.classical.header import pack_cube_header
-from coding.classical.images import BandCodec
-from coding.classical.streams import join_streams, seal, split_streams, unseal
+from coding.base import CodingError, join_blocks, take_block
+from coding.classical.codec import ANY, INTEGERS, ClassicalCodec, Modes
+from coding.classical.streams import join_streams, split_streams
+from coding.entropy.integers import decode_integers, encode_integers
 
-_DTYPES = ("uint16", "int16", "float32")
 _EFFORT = 5  # of 1 to 9: without loss land came out smallest at 4, water at 7, at a third and at twice the time
 _RANGE = struct.Struct("<ff")  # lowest value, range
 _BIAS = 0.0037930732552754493
 _LOW_ROOT = np.cbrt(_BIAS)
 _ROOTS = np.cbrt(1 + _BIAS) - _LOW_ROOT
-# Root mean squared error at distance 1, as a share of the range: fitted to cubes of land and of water.
-_ERROR = 0.0095
-_DISTANCES = (0.01, 25.0)  # least and largest that libjxl has
+ERROR_AT_1 = 0.0095
+"""Root mean squared error at distance 1, as a share of the range: fitted to cubes of land and of water."""
+LEAST_DISTANCE, MOST_DISTANCE = 0.01, 25.0
+"""Of libjxl."""
 
 
-class JpegXlLossless(BandCodec):
-    """JPEG XL by band without loss: the modular mode, at effort 5."""
+class JpegXl(ClassicalCodec):
+    """JPEG XL by band: without loss in the modular mode, with loss by the variable block size transform.
 
-    def encode_band(self, image: np.ndarray) -> bytes:
-        import imagecodecs
-
-        return imagecodecs.jpegxl_encode(image, lossless=True, effort=_EFFORT, numthreads=1)
-
-    def decode_band(self, stream: bytes) -> np.ndarray:
-        import imagecodecs
-
-        return imagecodecs.jpegxl_decode(stream, numthreads=1)
-
-
-@dataclass(frozen=True)
-class JpegXlLossy(Codec):
-    """JPEG XL by band, its variable block size transform, one `distance` for all bands.
-
-    Takes uint16, int16 and float32. The finest step is about 1/3000 of the cube's range, beyond which `encode` refuses;
-    from 0.8 of the range on all steps give the coarsest image that there is.
-
-    Attributes:
-        step: see `Family.lossy`; the squared error is between half and twice step^2 / 12 at fine steps.
-
-    Raises:
-        CodingError: a step that is no number from 1e-9 to 1e9.
+    With loss all bands have one `distance`. The finest step is about 1/3000 of the cube's range, beyond which `encode`
+    refuses; from 0.8 of the range on all steps give the coarsest image that there is. The squared error is between half
+    and twice step^2 / 12 at fine steps.
     """
 
-    step: float
+    modes = Modes(lossy=ANY, lossless=INTEGERS)
 
-    def __post_init__(self):
-        check_step(self.step)
+    def encode_cube(self, cube: np.ndarray) -> bytes:
+        """See `ClassicalCodec.encode_cube`."""
+        return self._encode_lossless(cube) if self.step is None else self._encode_lossy(cube, self.step)
 
-    def encode(self, cube: np.ndarray) -> bytes:
-        import imagecodecs
+    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """See `ClassicalCodec.decode_cube`."""
+        return self._decode_lossless(data, shape) if self.step is None else self._decode_lossy(data, shape)
 
-        header = pack_cube_header(cube, _DTYPES)
-        if not np.isfinite(cube).all():
-            raise CodingError("the cube holds NaN or infinite values: replace them before coding")
+    def _encode_lossless(self, cube: np.ndarray) -> bytes:
+        lows = cube.min(axis=(1, 2)).astype(np.int32)
+        images = cube - lows[:, None, None]
+        streams = [
+            imagecodecs.jpegxl_encode(
+                image.astype(np.uint8 if image.max() < 2**8 else np.uint16), lossless=True, effort=_EFFORT, numthreads=1
+            )
+            for image in images
+        ]
+        return join_blocks([encode_integers(lows)]) + join_streams(streams)
+
+    def _decode_lossless(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        coded_lows, body = take_block(data)
+        lows = decode_integers(coded_lows, (shape[0],))
+        cube = np.empty(shape, np.int32)
+        for band, low, stream in zip(cube, lows, split_streams(body, shape[0]), strict=True):
+            band[:] = low + imagecodecs.jpegxl_decode(stream, numthreads=1).astype(np.int32)
+        return cube
+
+    def _encode_lossy(self, cube: np.ndarray, step: float) -> bytes:
         lowest = float(cube.min())
         span = float(np.float32(float(cube.max()) - lowest)) or 1.0
-        distance = self.step / (_ERROR * span * 12**0.5)
-        if distance < _DISTANCES[0] and cube.min() < cube.max():
-            finest = self.step * _DISTANCES[0] / distance
+        distance = step / (ERROR_AT_1 * span * 12**0.5)
+        if distance < LEAST_DISTANCE and cube.min() < cube.max():
+            finest = step * LEAST_DISTANCE / distance
             raise CodingError(
-                f"a step of {self.step:g}: JPEG XL's finest is {finest:.3g} for samples in a range of {span:g}: "
-                "ask for a larger step or no loss"
+                f"the step must be at least {finest:.3g} for JPEG XL and samples in a range of {span:g}, got {step:g}: "
+                "ask for a larger one or no loss"
             )
-        distance = min(max(distance, _DISTANCES[0]), _DISTANCES[1])
+        distance = min(max(distance, LEAST_DISTANCE), MOST_DISTANCE)
         z = (cube.astype(np.float64) - lowest) / span
         light = ((z * _ROOTS + _LOW_ROOT) ** 3 - _BIAS).astype(np.float32)
         streams = [
             imagecodecs.jpegxl_encode(band, lossless=False, distance=distance, effort=_EFFORT, numthreads=1)
             for band in light
         ]
-        return seal(header, _RANGE.pack(lowest, span) + join_streams(streams))
+        return _RANGE.pack(lowest, span) + join_streams(streams)
 
-    def decode(self, data: bytes) -> np.ndarray:
-        import imagecodecs
-
-        dtype, shape, body = unseal(data, _DTYPES)
-        if len(body) < _RANGE.size:
-            raise DamagedError(f"{len(body)} bytes are too few for images")
-        lowest, span = _RANGE.unpack_from(body)
+    def _decode_lossy(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        lowest, span = _RANGE.unpack_from(data)
         light = np.empty(shape, np.float32)
-        for band, stream in zip(light, split_streams(body[_RANGE.size :], shape[0]), strict=True):
-            try:
-                imagecodecs.jpegxl_decode(stream, out=band, numthreads=1)
-            except (RuntimeError, ValueError) as error:
-                raise DamagedError(f"an image of JPEG XL is damaged ({str(error) or type(error).__name__})") from None
-        cube = (np.cbrt(light.astype(np.float64) + _BIAS) - _LOW_ROOT) / _ROOTS * span + lowest
-        if dtype.kind == "f":
-            return cube.astype(dtype)
-        limits = np.iinfo(dtype)
-        return np.clip(np.rint(cube), limits.min, limits.max).astype(dtype)
+        for band, stream in zip(light, split_streams(data[_RANGE.size :], shape[0]), strict=True):
+            imagecodecs.jpegxl_decode(stream, out=band, numthreads=1)
+        return (np.cbrt(light.astype(np.float64) + _BIAS) - _LOW_ROOT) / _ROOTS * span + lowest

@@ -9,75 +9,54 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
 
+import imagecodecs
 import numpy as np
 
-from coding.base import Codec, CodingError, DamagedError, check_step, join_blocks, split_blocks
-from coding.classical.header import pack_cube_header
-from coding.classical.streams import join_streams, seal, split_streams, unseal
+from coding.base import CodingError, DamagedError, join_blocks, split_blocks
+from coding.classical.codec import ANY, ClassicalCodec, Modes
+from coding.classical.sperr import psnr_of
+from coding.classical.streams import join_streams, split_streams
 from coding.klt import Klt, fit_klt, principal_components, unpack_klt
 from coding.planes import decode_planes, encode_planes
-from utils.errors import one_line
 
-_DTYPES = ("uint16", "int16", "float32")
 _GROUP = 16  # components in an image of JPEG XL
 _FRACTION = 16  # whole numbers in a step, for JPEG 2000
 _BITS = 26  # of these numbers, the most that imagecodecs takes: OpenJPEG measures errors against it
 _LARGEST = 2**21  # of these numbers: beyond twice that, OpenJPEG's wavelet overflows
 
 
-@dataclass(frozen=True)
-class _KltCodec(Codec):
-    """Takes uint16, int16 and float32. On images the squared error is 0.6 to 1.1 times step^2 / 12.
+class _KltCodec(ClassicalCodec):
+    """Base of codecs of components. On images the squared error is 0.6 to 1.1 times step^2 / 12.
 
     It is less where the mean alone errs less, and rounding to integers adds 1 / 12.
-
-    Attributes:
-        step: see `Family.lossy`.
-
-    Raises:
-        CodingError: a step that is no number from 1e-9 to 1e9; from `encode`, NaN or infinity, or samples too large
-            for the step.
     """
 
-    step: float
+    modes = Modes(lossy=ANY)
 
-    def __post_init__(self):
-        check_step(self.step)
-
-    def encode(self, cube: np.ndarray) -> bytes:
-        header = pack_cube_header(cube, _DTYPES)
+    def encode_cube(self, cube: np.ndarray) -> bytes:
+        """See `ClassicalCodec.encode_cube`."""
         klt, transform = fit_klt(cube, self.step**2 / 12)
         components = klt.forward(cube)
-        try:
-            coded = self._encode(components) if components.size else b""
-        except (RuntimeError, OverflowError) as error:
-            raise CodingError(
-                f"{len(components)} components of {cube.shape} cannot be coded ({one_line(error)})"
-            ) from None
-        return seal(header, join_blocks([transform, coded]))
+        return join_blocks([transform, self._encode(components) if components.size else b""])
 
-    def decode(self, data: bytes) -> np.ndarray:
-        dtype, shape, body = unseal(data, _DTYPES)
-        transform, coded = split_blocks(body, 2)
+    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """See `ClassicalCodec.decode_cube`."""
+        transform, coded = split_blocks(data, 2)
         klt = unpack_klt(transform, shape[0], shape[1] * shape[2])
         planes = klt.basis.shape[1], *shape[1:]
-        try:
-            components = self._decode(coded, planes) if planes[0] else np.zeros(planes)
-        except (RuntimeError, ValueError) as error:
-            raise DamagedError(f"the components of a cube of {shape} are damaged ({one_line(error)})") from None
+        components = self._decode(coded, planes) if planes[0] else np.zeros(planes)
         if components.shape != planes:
-            raise DamagedError(f"components of {components.shape} where {planes} should be")
-        return _restore(klt.inverse(components), dtype)
+            raise DamagedError(f"components must be of shape {planes}, got {components.shape}")
+        return klt.inverse(components)
 
     @abstractmethod
     def _encode(self, components: np.ndarray) -> bytes:
-        """Components (K, H, W), float64, in steps, to bytes; what a library raises goes through."""
+        """Encode components (K, H, W), float64, in steps; errors of libraries pass through."""
 
     @abstractmethod
     def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """The components (K, H, W) of `_encode`, in steps, with a squared error of about 1 / 12 in each."""
+        """Return the components (K, H, W) of `_encode`, in steps, with a squared error of about 1 / 12 in each."""
 
 
 class KltJpegxl(_KltCodec):
@@ -87,11 +66,11 @@ class KltJpegxl(_KltCodec):
     components took up to 7 % more bytes than images of 16 each, an image of each component up to 5 % more.
     """
 
-    def _encode(self, components):
+    def _encode(self, components: np.ndarray) -> bytes:
         numbers = np.rint(components).astype(np.int64)
         return join_streams([encode_planes(numbers[k : k + _GROUP], "jpegxl") for k in range(0, len(numbers), _GROUP)])
 
-    def _decode(self, data, shape):
+    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         count = shape[0]
         sizes = [min(_GROUP, count - k) for k in range(0, count, _GROUP)]
         groups = zip(split_streams(data, len(sizes)), sizes, strict=True)
@@ -99,7 +78,7 @@ class KltJpegxl(_KltCodec):
 
 
 class KltJpeg2000(_KltCodec):
-    """KLT, components below one another as one image of JPEG 2000 (ISO/IEC 15444-1, Part 1): irreversible, 9/7.
+    """KLT, components one below the other as one image of JPEG 2000 (ISO/IEC 15444-1, Part 1): irreversible, 9/7.
 
     In one image a single threshold ends the coding of all components where a bit gains least; images of their own took
     a tenth more bytes, channels of one image up to 4 %. OpenJPEG works with floats whose error, in noise, is
@@ -107,9 +86,7 @@ class KltJpeg2000(_KltCodec):
     that exceed 2^17 are refused.
     """
 
-    def _encode(self, components):
-        import imagecodecs
-
+    def _encode(self, components: np.ndarray) -> bytes:
         numbers = np.rint(components * _FRACTION)
         if np.abs(numbers).max() >= _LARGEST:
             raise CodingError(
@@ -124,30 +101,21 @@ class KltJpeg2000(_KltCodec):
             numthreads=1,
         )
 
-    def _decode(self, data, shape):
-        import imagecodecs
-
+    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         return imagecodecs.jpeg2k_decode(data, numthreads=1).reshape(shape) / _FRACTION
 
 
 class KltSperr(_KltCodec):
     """KLT, each component an image of SPERR (Li, Lindstrom and Clyne, doi 10.1109/IPDPS54959.2023.00104), to a PSNR."""
 
-    def _encode(self, components):
-        import imagecodecs
+    def _encode(self, components: np.ndarray) -> bytes:
+        streams = [
+            imagecodecs.sperr_encode(component, psnr_of(1.0, np.ptp(component)), "psnr", header=False, numthreads=1)
+            for component in components
+        ]
+        return join_streams(streams)
 
-        # SPERR's peak is the range of the image.
-        levels = 10 * np.log10(12 * np.ptp(components, axis=(1, 2)) ** 2)
-        return join_streams(
-            [
-                imagecodecs.sperr_encode(component, max(level, 1.0), "psnr", header=False, numthreads=1)
-                for component, level in zip(components, levels, strict=True)
-            ]
-        )
-
-    def _decode(self, data, shape):
-        import imagecodecs
-
+    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         return np.stack(
             [
                 imagecodecs.sperr_decode(stream, shape=shape[1:], dtype=np.float64, header=False, numthreads=1)
@@ -156,50 +124,32 @@ class KltSperr(_KltCodec):
         )
 
 
-@dataclass(frozen=True)
-class PcaFloat32(Codec):
+class PcaFloat32(ClassicalCodec):
     """Principal components as float32, the fewest whose error is small enough: no quantizer, no entropy coder.
 
     What dimensionality reduction alone gives, and the linear counterpart of autoencoders that store float32 latents.
     Published rates of such models count the latents, here the components, alone. Here the mean and the basis count as
-    well, for the decoder knows nothing of the image.
-
-    Takes uint16, int16 and float32.
-
-    Attributes:
-        step: see `Family.lossy`; the squared error is at most step^2 / 12 before integers are rounded.
-
-    Raises:
-        CodingError: a step that is no number from 1e-9 to 1e9; from `encode`, NaN or infinity.
+    well, for the decoder knows nothing of the image. The squared error is at most step^2 / 12 before integers are
+    rounded.
     """
 
-    step: float
+    modes = Modes(lossy=ANY)
 
-    def __post_init__(self):
-        check_step(self.step)
-
-    def encode(self, cube: np.ndarray) -> bytes:
-        header = pack_cube_header(cube, _DTYPES)
+    def encode_cube(self, cube: np.ndarray) -> bytes:
+        """See `ClassicalCodec.encode_cube`."""
         mean, variances, vectors = principal_components(cube)
         left = np.append(variances[::-1].cumsum()[::-1], 0)  # squared error after the first 0, 1, ..., C components
         count = int((left <= self.step**2 / 12 * len(cube)).argmax())
         klt = Klt(mean.astype("<f4"), vectors[:, :count].astype("<f4"), step=1)
         components = klt.forward(cube).astype("<f4")
-        return seal(header, klt.mean.tobytes() + klt.basis.tobytes() + components.tobytes())
+        return klt.mean.tobytes() + klt.basis.tobytes() + components.tobytes()
 
-    def decode(self, data: bytes) -> np.ndarray:
-        dtype, shape, body = unseal(data, _DTYPES)
+    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """See `ClassicalCodec.decode_cube`."""
         bands, pixels = shape[0], shape[1] * shape[2]
-        count, rest = divmod(len(body) - 4 * bands, 4 * (bands + pixels))
+        count, rest = divmod(len(data) - 4 * bands, 4 * (bands + pixels))
         if rest or not 0 <= count <= bands:
-            raise DamagedError(f"{len(body)} bytes hold no principal components of a cube of {shape}")
-        mean, basis, components = np.split(np.frombuffer(body, "<f4"), [bands, bands * (1 + count)])
+            raise DamagedError(f"{len(data)} bytes hold no principal components of a cube of {shape}")
+        mean, basis, components = np.split(np.frombuffer(data, "<f4"), [bands, bands * (1 + count)])
         klt = Klt(mean, basis.reshape(bands, count), step=1)
-        return _restore(klt.inverse(components.reshape(count, *shape[1:])), dtype)
-
-
-def _restore(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype.kind == "f":
-        return samples.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(samples), limits.min, limits.max).astype(dtype)
+        return klt.inverse(components.reshape(count, *shape[1:]))

@@ -1,49 +1,14 @@
-"""What lies around the streams of a library: a checksum, and the lengths of several streams.
-
-Some libraries read past the end of damaged streams or end the process, so that no error can be caught. A checksum
-finds the damage before a library sees it; it does not defend against streams that were made to harm.
-"""
+"""Several streams of a library in one block of bytes."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from coding.base import DamagedError
-from coding.classical.header import unpack_cube_header
-
-_CHECKSUM = struct.Struct("<I")
-
-
-def seal(header: bytes, body: bytes) -> bytes:
-    """`header`, of `pack_cube_header`, and `body`, with the CRC-32 of both between them.
-
-    The checksum is that of ISO/IEC 3309, as zlib has it.
-    """
-    return header + _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(header))) + body
-
-
-def unseal(data: bytes, dtypes: Sequence[str]) -> tuple[np.dtype, tuple[int, int, int], bytes]:
-    """Type and shape of the cube, and the body, of `seal`.
-
-    Args:
-        dtypes: names of the types that the codec takes.
-
-    Raises:
-        DamagedError: bytes that `seal` did not return.
-    """
-    dtype, shape, rest = unpack_cube_header(data, dtypes)
-    body = rest[_CHECKSUM.size :]
-    if rest[: _CHECKSUM.size] != _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(data[: len(data) - len(rest)]))):
-        raise DamagedError(f"the checksum of a cube of {shape} does not fit its {len(body)} bytes")
-    return dtype, shape, body
 
 
 def join_streams(streams: Sequence[bytes]) -> bytes:
-    """At least one stream, what all begin with stored once.
+    """Join at least one stream; the bytes that all of them begin with are stored once.
 
     Images of equal size begin with equal headers, 100 bytes and more, which would outweigh the samples of small bands.
     Lengths are LEB128: seven bits a byte, the lowest first, the eighth bit set but in the last.
@@ -57,10 +22,10 @@ def join_streams(streams: Sequence[bytes]) -> bytes:
 
 
 def split_streams(data: bytes, count: int) -> list[bytes]:
-    """The `count` streams of `join_streams`.
+    """Return the `count` streams of `join_streams`.
 
     Raises:
-        DamagedError: other lengths than the bytes have.
+        DamagedError: the lengths are not those of the bytes.
     """
     position = 0
     lengths = []
@@ -88,7 +53,7 @@ def _pack_length(length: int) -> bytes:
 
 
 def _unpack_length(data: bytes, position: int) -> tuple[int, int]:
-    """The length that begins at `position`, and the position behind it."""
+    """Return the length that begins at `position`, and the position after it."""
     length = 0
     # Five bytes hold 35 bits, more than any stream.
     for shift, byte in zip(range(0, 35, 7), data[position : position + 5], strict=False):

@@ -1,20 +1,29 @@
-"""Which samples of a tile hold data: coded exactly, in next to nothing where a mask is plain."""
+"""Masks of the samples that hold data: coded without loss, and the gaps filled for codecs."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from scipy import ndimage
 
 from coding.base import DamagedError, deflate, inflate
+from datasets.base import SceneInfo
 
 _NONE, _ALL = 0, 1  # kinds of bands; further numbers name planes
+_FILL = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
+
+
+def fill_value(info: SceneInfo) -> float:
+    """Return the value of missing samples: the scene's nodata value, or one that is no likely sample."""
+    return _FILL[info.dtype] if info.nodata is None else info.nodata
 
 
 def encode_mask(valid: np.ndarray) -> bytes:
-    """Mask (C, H, W), True where there is data, to bytes; none at all where everything is valid.
+    """Encode a mask (C, H, W), True where there is data; no bytes at all where everything is valid.
 
-    Most bands of a scene share the shape of their gaps, so that each different plane is stored once, as a
-    bit for each pixel, and for each band which of them it has.
+    Most bands of a scene have the same gaps. Each different plane is stored once, one bit for each pixel, and for each
+    band the number of its plane.
     """
     if valid.all():
         return b""
@@ -31,7 +40,7 @@ def encode_mask(valid: np.ndarray) -> bytes:
 
 
 def decode_mask(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """The mask (C, H, W) of `encode_mask`.
+    """Return the mask (C, H, W) of `encode_mask`.
 
     Raises:
         DamagedError: other bytes.
@@ -57,11 +66,12 @@ def decode_mask(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def fill_gaps(planes: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Planes (P, H, W) whose invalid samples are those of the nearest valid pixel, 0 in a plane without any.
+    """Return planes (P, H, W) with each gap filled by the nearest valid pixel of its plane.
 
-    What is coded there costs little and tells the samples around it nothing wrong.
+    Such values cost little, and predict the samples around them well.
 
     Args:
+        planes: any real type. A plane without a valid pixel becomes 0.
         valid: bool (P, H, W), or (1, H, W) for all planes.
     """
     if valid.all():

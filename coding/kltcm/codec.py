@@ -1,64 +1,125 @@
-"""`klt-cm` of cubes in memory: one tile, behind the interface that all codecs share."""
+"""`klt-cm` as a codec: any bands, any sensor, no weights.
+
+Without a bound a tile's bands are transformed by their own Karhunen-Loeve transform (`coding.klt`), and its components
+are coded as planes (`coding.kltcm.coefficients`). With a bound the bands are coded as whole numbers, each predicted
+from those before it (`coding.prediction.samples`).
+"""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from coding.base import Codec, CodingError, DamagedError, check_max_error, check_step
-from coding.classical.header import pack_cube_header
-from coding.classical.streams import seal, unseal
-from coding.kltcm.tiles import KltTiles
-from coding.numbers import MOST_DIVISOR, Numbers, numbers_of
-from datasets.base import DTYPES
-
-_FACTS = struct.Struct("<Ii")  # divisor, bound or -1
+from coding.base import Codec, CodecFactory, CodingError, DamagedError, join_blocks, split_blocks, to_dtype
+from coding.hsc.header import Header, check_parameters, check_plain, is_bound, is_divisor, is_step
+from coding.klt import fit_klt, unpack_klt
+from coding.kltcm.coefficients import decode_coefficients, encode_coefficients
+from coding.numbers import Numbers, numbers_of
+from coding.prediction.floats import decode_floats, encode_floats
+from coding.prediction.samples import decode_samples, encode_samples
+from coding.samples import Samples
 
 
 @dataclass(frozen=True)
 class KltCm(Codec):
-    """Takes uint16, int16 and float32.
+    """Codec of uint16, int16 and float32.
 
     Attributes:
-        step: see `Family.lossy`; None with a bound. On images the squared error is 0.9 to 1.1 times step^2 / 12;
-            rounding to integers adds 1 / 12.
-        max_error: bound on the error of every sample, 0 for no loss; None for none.
+        numbers: how samples become whole numbers, with the bound on their error.
+        step: of the quantizer without a bound, in the samples' units; None with one. On images the squared error is
+            0.9 to 1.1 times step^2 / 12; rounding to integers adds 1 / 12.
 
     Raises:
-        CodingError: a step or a bound out of range, or not exactly one of them; from `encode`, NaN or infinity, or
-            samples for which the step or the bound is too fine.
+        CodingError: a step that is no number above 0, or not exactly one of step and bound.
     """
 
+    numbers: Numbers
     step: float | None = None
-    max_error: int | None = None
 
-    def __post_init__(self):
-        if (self.step is None) == (self.max_error is None):
-            raise CodingError("a step or a largest error: give one of them")
-        if self.step is not None:
-            check_step(self.step)
-        else:
-            check_max_error(self.max_error)
+    def __post_init__(self) -> None:
+        if (self.step is None) == (self.numbers.bound is None):
+            raise CodingError("klt-cm needs a step or a bound, and not both")
+        if self.step is not None and not is_step(self.step):
+            raise CodingError(f"the step must be a number above 0, got {self.step:g}")
 
     @classmethod
-    def of_bound(cls, max_error: int = 0) -> KltCm:
-        return cls(max_error=max_error)
+    def factory(cls, samples: Samples) -> CodecFactory:
+        """Return the factory for `samples`."""
 
-    def encode(self, cube: np.ndarray) -> bytes:
-        header = pack_cube_header(cube, DTYPES)
-        numbers = numbers_of(cube.dtype.name, None, self.max_error, [cube], knows_bits=True)
-        record, _ = KltTiles(numbers, self.step, None).encode_tile(cube, np.ones(cube.shape, bool))
-        return seal(header, _FACTS.pack(numbers.divisor, -1 if numbers.bound is None else numbers.bound) + record)
+        def bounded(max_error: float) -> KltCm:
+            return cls(numbers_of(samples.dtype, max_error, samples.values(), codes_bits=True))
 
-    def decode(self, data: bytes) -> np.ndarray:
-        dtype, shape, body = unseal(data, DTYPES)
-        if len(body) < _FACTS.size:
-            raise DamagedError(f"{len(body)} bytes are too few for a cube of {shape}")
-        divisor, bound = _FACTS.unpack_from(body)
-        by_bits = divisor == bound == 0 and dtype == np.float32
-        if not (1 <= divisor <= MOST_DIVISOR or by_bits) or bound < -1:
-            raise DamagedError(f"a cube of {shape} with the divisor {divisor} and the bound {bound}")
-        numbers = Numbers(dtype.name, divisor, None if bound < 0 else bound)
-        return KltTiles(numbers, None, None).decode_tile(body[_FACTS.size :], np.ones(shape, bool))
+        return CodecFactory(
+            lossy=lambda step: cls(Numbers(samples.dtype), step),
+            bounded=bounded,
+            lossless=lambda: bounded(0),
+            finest=samples.scale * 2.0**-20,
+            coarsest=samples.scale * 2.0,
+            first=samples.scale * 2.0**-8,
+        )
+
+    @classmethod
+    def open(cls, header: Header, shared: bytes) -> KltCm:
+        """Return the codec that decodes the tiles of a file.
+
+        Raises:
+            DamagedError: a header that this codec did not write.
+        """
+        check_plain(header, shared)
+        dtype, parameters = header.scene.dtype, header.parameters
+        if header.max_error is None:
+            check_parameters(header, {"step": is_step})
+            return cls(Numbers(dtype), parameters["step"])
+        by_bits = dtype == "float32" and parameters.get("bound") == 0 and parameters.get("divisor") == 0
+        check_parameters(header, {"divisor": (lambda value: value == 0) if by_bits else is_divisor, "bound": is_bound})
+        return cls(Numbers(dtype, parameters["divisor"], parameters["bound"]))
+
+    @property
+    def dtype(self) -> str:
+        """Type of the samples."""
+        return self.numbers.dtype
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Plain JSON values for the header of a file."""
+        if self.step is not None:
+            return {"step": self.step}
+        return {"divisor": self.numbers.divisor, "bound": self.numbers.bound}
+
+    def encode(self, cube: np.ndarray, valid: np.ndarray) -> bytes:
+        """See `Codec.encode`.
+
+        Raises:
+            CodingError: a step or a bound that is too fine for the samples.
+        """
+        return self.encode_and_decode(cube, valid)[0]
+
+    def encode_and_decode(self, cube: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """See `Codec.encode_and_decode`; the encoder has the decoded cube at hand."""
+        if self.numbers.divisor == 0:
+            return encode_floats(cube), cube
+        if self.numbers.bound is not None:
+            data, decoded = encode_samples(self.numbers.of(cube), self.numbers.bound)
+            return data, self.numbers.samples(decoded)
+        klt, transform = fit_klt(cube, self.step**2 / 12)
+        components = klt.forward(cube)
+        coded, components = encode_coefficients(components) if len(components) else (b"", components)
+        return join_blocks([transform, coded]), to_dtype(klt.inverse(components), self.dtype)
+
+    def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
+        """See `Codec.decode`."""
+        if self.numbers.divisor == 0:
+            return decode_floats(data, valid.shape)
+        if self.numbers.bound is not None:
+            decoded = decode_samples(data, valid.shape, self.numbers.bound)
+            return self.numbers.samples(self.numbers.clip(decoded))
+        transform, coded = split_blocks(data, 2)
+        bands, height, width = valid.shape
+        klt = unpack_klt(transform, bands, height * width)
+        count = klt.basis.shape[1]
+        if not count and coded:
+            raise DamagedError("a tile without components has bytes of them")
+        components = decode_coefficients(coded, (count, height, width)) if count else np.zeros((0, height, width))
+        return to_dtype(klt.inverse(components), self.dtype)

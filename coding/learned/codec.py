@@ -1,136 +1,416 @@
-"""A network as a codec of cubes in memory, behind the interface that all codecs share."""
+r"""Any model of the registry as a codec: its latents are quantized and entropy-coded, its weights stay as they are.
+
+::
+
+    samples ─► reflectance in [0, 1] ─► encoder ─► y ─► round(y / step of its channel) ─► planes coded without loss
+                                                                        │
+    samples ◄── x_hat ◄── decoder ◄── y_hat ◄── times the step ◄────────┘
+
+With a bound on the error, x_hat is rounded to whole numbers (see `coding.learned.bounds`), the quantized difference to
+the samples is coded after it, and the bands that the model does not take are coded by themselves.
+
+The step of a channel is its unit times one `step` for all, see `units_of`. Units are stored as eighths of powers of
+two, a byte each.
+"""
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass, replace
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from coding.base import Codec, CodingError, DamagedError, Family
-from coding.classical.header import pack_cube_header, unpack_cube_header
-from coding.hsc.container import Header, Reader
-from coding.hsc.tiling import ArrayScene, Part, compress_scene, decompress_scene
-from coding.learned.fit import COARSEST, DEFAULT_LOSS, FINEST, LearnedFit
+from coding import PLANE_CODERS
+from coding.base import (
+    BoundNotGuaranteed,
+    Codec,
+    CodingError,
+    DamagedError,
+    join_blocks,
+    split_blocks,
+    to_dtype,
+)
+from coding.hsc.header import Header, check_parameters, is_bound, is_divisor, is_step
+from coding.hsc.masks import fill_gaps
+from coding.learned.bounds import MAX_GRID, choose_grid, quantize, round_as_listed, round_to_grid
 from coding.learned.network import Network, load_network
-from coding.learned.tiles import DEFAULT_CODER, open_tiles
-from coding.rate_control import Wish
-from datasets.base import DTYPES
+from coding.numbers import Numbers
+from coding.planes import decode_planes, encode_planes
+from models import models
+
+DEFAULT_CODER = next(iter(PLANE_CODERS))
+MAX_STEP = 2.0**32
+MAX_LEVEL = 2**23
+"""Of a quantized latent: beyond it float32 skips whole numbers."""
+
+_UNIT_STEPS, _UNIT_ZERO = 8, 128  # a unit u has the code 8 log2(u) + 128
+_BOUNDED_BLOCKS = 5  # of a tile's bytes with a bound
 
 
-@dataclass
+@dataclass(frozen=True)
+class Settings:
+    """What a decoder must know besides weights and units; all of it is in the file.
+
+    Attributes:
+        coder: of the planes of latents, one of `PLANE_CODERS`.
+        step: of the quantizer, in the channels' units; None, with a bound, for latents that are all 0 and not coded.
+        scale: sample value of reflectance 1.0.
+        numbers: how samples become whole numbers.
+        model_bands: places of the model's bands among the coded ones, in its order; the others are coded
+            by themselves, which needs a bound.
+        num_bands: number of the coded bands.
+    """
+
+    coder: str
+    step: float | None
+    scale: float
+    numbers: Numbers
+    model_bands: tuple[int, ...]
+    num_bands: int
+
+
 class LearnedCodec(Codec):
-    """Cubes of all the network's bands to the bytes of a `.hsc` file, which `decompress.py` reads too.
-
-    Attributes:
-        network: a model with its weights.
-        wish: what the quantizer's step is to bring about.
-        max_error: bound on the error of every sample, in the cube's own units; None for no bound.
-        scale: sample value of reflectance 1.0.
-        nodata: value of samples without data; None where all are valid.
-        coder: of the quantized latents, one of `coding.planes.plane_coders`.
-        tile_size: in pixels.
-    """
-
-    network: Network
-    wish: Wish
-    max_error: float | None = None
-    scale: float = 1.0
-    nodata: float | None = None
-    coder: str = DEFAULT_CODER
-    tile_size: int = 128
-
-    def encode(self, cube: np.ndarray) -> bytes:
-        """Cube (C, H, W) of int16, uint16 or float32 to bytes."""
-        if cube.ndim != 3 or not cube.size or cube.dtype.name not in DTYPES:
-            raise CodingError(f"a cube of {cube.dtype} and shape {cube.shape}, not (C, H, W) of {', '.join(DTYPES)}")
-        network = self.network
-        scene = ArrayScene(cube, self.nodata)
-        header = Header(
-            codec="learned",
-            parameters={},
-            model={"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands},
-            scene=scene.info,
-            scale=self.scale,
-            dropped={},
-            tile_size=self.tile_size,
-            max_error=self.max_error,
-        )
-        coder = LearnedFit(scene, header, network, self.coder, range(len(cube))).coder(self.wish)
-        file = io.BytesIO()
-        compress_scene(scene, file, replace(header, parameters=coder.parameters()), coder)
-        return file.getvalue()
-
-    def decode(self, data: bytes) -> np.ndarray:
-        """The bytes of `encode` to a cube of its type.
-
-        Raises:
-            DamagedError: other bytes, or a tile whose bound is not guaranteed.
-            CodingError: bytes of another network.
-        """
-        reader = Reader(io.BytesIO(data), "a learned codec's bytes")
-        info = reader.header.scene
-        cube = np.empty((info.bands, info.height, info.width), info.dtype)
-
-        def write(row: int, column: int, samples: np.ndarray) -> None:
-            cube[:, row : row + samples.shape[1], column : column + samples.shape[2]] = samples
-
-        coder = open_tiles(reader.header, reader.shared, self.network)
-        problems = decompress_scene(reader, coder, write, Part.whole(info))
-        if problems.unguaranteed:
-            raise DamagedError(problems.unguaranteed[0])
-        return cube
-
-
-@dataclass
-class LatentCodec(Codec):
-    """Cubes of all the network's bands to its latents as float32, which is how the published rates count them.
-
-    Attributes:
-        network: a model with its weights.
-        scale: sample value of reflectance 1.0.
-    """
-
-    network: Network
-    scale: float = 1.0
-
-    def encode(self, cube: np.ndarray) -> bytes:
-        header = pack_cube_header(cube)
-        if len(cube) != self.network.num_bands:
-            raise CodingError(f"{len(cube)} bands, and {self.network.name} takes {self.network.num_bands}")
-        x = np.clip(cube.astype(np.float32) / np.float32(self.scale), 0, 1)
-        return header + self.network.encode(x).astype("<f4").tobytes()
-
-    def decode(self, data: bytes) -> np.ndarray:
-        dtype, (bands, height, width), content = unpack_cube_header(data)
-        size = self.network.latent_size(height, width)
-        if bands != self.network.num_bands or len(content) != 4 * int(np.prod(size)):
-            raise DamagedError(f"no latents of {self.network.name}")
-        y = np.frombuffer(content, "<f4").astype(np.float32).reshape(size)
-        x_hat = self.network.decode(y, height, width) * np.float32(self.scale)
-        return x_hat if dtype == np.float32 else np.rint(np.clip(x_hat, 0, np.iinfo(dtype).max)).astype(dtype)
-
-
-def learned_family(name: str, checkpoint: str, num_channels: int, coder: str, peak: float) -> Family:
-    """A model of the registry with the weights of a file, as `LearnedCodec` with its latents quantized; `fixed` is
-    `LatentCodec`.
+    """The tiles of one scene by one network.
 
     Args:
-        coder: of the quantized latents, one of `coding.planes.plane_coders`.
-        peak: sample value of reflectance 1.0. A step of 2^-8 of it is one of the quantizer's own units.
+        network: a model with its weights.
+        settings: what is chosen for the scene.
+        units: codes of the channels' units, uint8 (channels,).
+        known: latents of cubes that were encoded before, by the cube's `id`, with the cube itself.
+
+    Raises:
+        CodingError: settings that do not fit each other or the network.
     """
-    network = load_network(name, checkpoint, num_channels, "cpu")
 
-    def lossy(step: float) -> Codec:
-        own = step * 2.0**8 / peak
-        if not FINEST <= own <= COARSEST:
-            raise CodingError(f"a step of {own:g} is outside of what {name} is coded with")
-        return LearnedCodec(network, Wish(step=own), None, peak, coder=coder)
+    def __init__(
+        self,
+        network: Network,
+        settings: Settings,
+        units: np.ndarray,
+        known: Mapping[int, tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> None:
+        self.network, self.settings, self.units, self._known = network, settings, units, known or {}
+        self.extra_bands = tuple(sorted(set(range(settings.num_bands)) - set(settings.model_bands)))
+        if len(settings.model_bands) != network.num_bands:
+            raise CodingError(f"{network.name} takes {network.num_bands} bands, got {len(settings.model_bands)}")
+        if settings.step is not None and not is_step(settings.step, MAX_STEP):
+            raise CodingError(f"the step must be a number above 0 and below {MAX_STEP:g}, got {settings.step:g}")
+        if settings.numbers.bound is None and (self.extra_bands or settings.step is None):
+            raise CodingError("bands that the model does not take, and latents that are not coded, need a bound")
 
-    def bounded(max_error: float) -> Codec:
-        return LearnedCodec(network, Wish(smallest=True), max_error, peak, coder=coder)
+    @property
+    def dtype(self) -> str:
+        """Type of the samples."""
+        return self.settings.numbers.dtype
 
-    def quantized() -> Codec:
-        return LearnedCodec(network, Wish(loss=DEFAULT_LOSS), None, peak, coder=coder)
+    @property
+    def clips_to_scale(self) -> bool:
+        """Whether errors count against samples clipped to 0 and the scale."""
+        return self.settings.numbers.bound is None
 
-    return Family(lossy, bounded, lambda: bounded(0), lambda: LatentCodec(network, peak), quantized)
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Plain JSON values for the header of a file."""
+        settings = self.settings
+        parameters = {"coder": settings.coder, "step": settings.step}
+        if settings.numbers.bound is None:
+            return parameters
+        return parameters | {
+            "divisor": settings.numbers.divisor,
+            "bound": settings.numbers.bound,
+            "extra_bands": [band + 1 for band in self.extra_bands],
+        }
+
+    @property
+    def shared(self) -> bytes:
+        """Side information that all tiles share: the units."""
+        return self.units.tobytes()
+
+    # -- latents --------------------------------------------------------------------------------
+
+    def latents(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Return the latents (planes, h, w) of a tile; those of pixels without data are like their neighbors'."""
+        if id(cube) in self._known:
+            return self._known[id(cube)][1]
+        bands = list(self.settings.model_bands)
+        y = self.network.encode(self.reflectance(cube[bands]))
+        used = valid[bands].any(axis=0)
+        return y if used.all() else fill_gaps(y, _coarsen(used, self.network.multiple)[None])
+
+    def reflectance(self, cube: np.ndarray) -> np.ndarray:
+        """Return what the model sees: float32 in [0, 1], clipped as in training."""
+        with np.errstate(over="ignore"):
+            return np.clip(cube.astype(np.float32) / np.float32(self.settings.scale), 0, 1)
+
+    def levels(self, y: np.ndarray) -> np.ndarray:
+        """Return the quantized latents, int64.
+
+        Raises:
+            CodingError: the step is too fine for that.
+        """
+        if self.settings.step is None:
+            return np.zeros(y.shape, np.int64)
+        with np.errstate(all="ignore"):
+            levels = np.rint(y / self._steps(len(y)))
+        if not np.abs(levels).max(initial=0) <= MAX_LEVEL:  # NaN, too
+            raise CodingError(f"a step of {self.settings.step:g} makes more than 2^24 levels: give a coarser one")
+        return levels.astype(np.int64)
+
+    def restore(self, levels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        """Return the reflectances (C, H, W) of the model's bands, of quantized latents."""
+        y_hat = levels.astype(np.float32) * self._steps(len(levels))
+        return self.network.decode(y_hat, *size)
+
+    def _steps(self, num_planes: int) -> np.ndarray:
+        units = 2.0 ** ((self.units.astype(np.float64) - _UNIT_ZERO) / _UNIT_STEPS)
+        steps = (units * (self.settings.step or 0.0)).astype(np.float32)
+        return np.repeat(steps, num_planes // len(steps))[:, None, None]
+
+    # -- the interface --------------------------------------------------------------------------
+
+    def encode(self, cube: np.ndarray, valid: np.ndarray) -> bytes:
+        """See `Codec.encode`.
+
+        Raises:
+            CodingError: a step that is too fine for the latents.
+        """
+        return self.encode_and_decode(cube, valid)[0]
+
+    def encode_and_decode(self, cube: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """See `Codec.encode_and_decode`; the encoder has the decoded cube at hand."""
+        levels = self.levels(self.latents(cube, valid))
+        coded = b"" if self.settings.step is None else encode_planes(levels, self.settings.coder)
+        x_hat = self.restore(levels, cube.shape[1:])
+        if self.settings.numbers.bound is None:
+            return coded, self.to_samples(x_hat)
+        return self._encode_bounded(coded, x_hat, cube, valid)
+
+    def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """See `Codec.reconstruct`; without a bound, the latents are not entropy-coded."""
+        if self.settings.numbers.bound is not None:
+            return self.encode_and_decode(cube, valid)[1]
+        return self.to_samples(self.restore(self.levels(self.latents(cube, valid)), cube.shape[1:]))
+
+    def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
+        """See `Codec.decode`."""
+        size = valid.shape[1:]
+        if self.settings.numbers.bound is None:
+            return self.to_samples(self.restore(self._decode_latents(data, size), size))
+        coded, *rest = split_blocks(data, _BOUNDED_BLOCKS)
+        x_hat = self.restore(self._decode_latents(coded, size), size)
+        return self._decode_bounded(rest, x_hat, valid)
+
+    def _decode_latents(self, data: bytes, size: Sequence[int]) -> np.ndarray:
+        shape = self.network.latent_size(*size)
+        if self.settings.step is not None:
+            return decode_planes(data, shape)
+        if data:
+            raise DamagedError("a tile without latents has bytes of them")
+        return np.zeros(shape, np.int64)
+
+    def to_samples(self, x_hat: np.ndarray) -> np.ndarray:
+        """Return reflectances in the type of the samples."""
+        x_hat = np.clip(x_hat, 0, 1)
+        if self.dtype == "float32":
+            return to_dtype(x_hat * np.float32(self.settings.scale), self.dtype)
+        return to_dtype(x_hat.astype(np.float64) * self.settings.scale, self.dtype)
+
+    # -- with a bound ---------------------------------------------------------------------------
+
+    def _predict(self, x_hat: np.ndarray) -> np.ndarray:
+        """Return the model's bands as numbers that are not rounded yet, float64, within their range."""
+        settings = self.settings
+        prediction = x_hat.astype(np.float64) * (settings.scale * settings.numbers.divisor)
+        return settings.numbers.clip(np.nan_to_num(prediction))
+
+    def _encode_bounded(
+        self, coded: bytes, x_hat: np.ndarray, cube: np.ndarray, valid: np.ndarray
+    ) -> tuple[bytes, np.ndarray]:
+        numbers, bands = self.settings.numbers, list(self.settings.model_bands)
+        targets = numbers.of(np.where(valid, cube, 0))
+        prediction = self._predict(x_hat)
+        grid = choose_grid(prediction, targets[bands], valid[bands], numbers.bound)
+        rounded, listed = round_to_grid(prediction, grid)
+        levels = quantize(self._wrap(targets[bands] - rounded), numbers.bound)
+        levels[~valid[bands]] = 0
+        decoded = np.zeros(cube.shape, np.int32)
+        decoded[bands] = self._add(rounded, levels)
+        extra, kinds = [], []
+        for band in self.extra_bands:
+            kind, level = self._encode_extra(targets, decoded, valid, band)
+            kinds.append(kind)
+            extra.append(level)
+            decoded[band] = self._add(_extra_prediction(decoded, band, kind), level)
+        decoded[~valid] = 0
+        facts = grid.to_bytes(4, "little") + _checksum(decoded).to_bytes(4, "little")
+        extra_planes = np.array(extra, np.int64).reshape(-1, *cube.shape[1:])
+        blocks = [
+            coded,
+            listed,
+            facts,
+            encode_planes(levels, DEFAULT_CODER),
+            bytes(kinds) + encode_planes(extra_planes, DEFAULT_CODER),
+        ]
+        return join_blocks(blocks), numbers.samples(decoded)
+
+    def _encode_extra(
+        self, targets: np.ndarray, decoded: np.ndarray, valid: np.ndarray, band: int
+    ) -> tuple[int, np.ndarray]:
+        """Return the better of two predictions of a band without the model, 0 or the band before, and its levels."""
+        candidates = []
+        for kind in (0, 1):
+            residual = self._wrap(targets[band] - _extra_prediction(decoded, band, kind))
+            level = quantize(np.where(valid[band], residual, 0), self.settings.numbers.bound)
+            roughness = int(np.abs(np.diff(level, axis=0)).sum() + np.abs(np.diff(level, axis=1)).sum())
+            candidates.append((roughness, kind, level))
+        _, kind, level = min(candidates, key=lambda candidate: candidate[:2])
+        return kind, level
+
+    @property
+    def _wraps(self) -> bool:
+        """Whether residuals are taken modulo 2^16: of integers without loss twice the range would not fit 16 bits."""
+        return self.settings.numbers.bound == 0 and self.dtype != "float32"
+
+    def _wrap(self, residual: np.ndarray) -> np.ndarray:
+        return (residual + 2**15) % 2**16 - 2**15 if self._wraps else residual
+
+    def _add(self, prediction: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Return the numbers of a prediction and quantized residuals."""
+        numbers = self.settings.numbers
+        value = prediction + levels.astype(np.int64) * (2 * numbers.bound + 1)
+        if self._wraps:
+            low = int(numbers.clip(np.int64(-(2**40))))
+            return (value - low) % 2**16 + low
+        return numbers.clip(value)
+
+    def _decode_bounded(self, blocks: Sequence[bytes], x_hat: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        listed, facts, residuals, extra = blocks
+        shape, bands, num_extra = valid.shape, list(self.settings.model_bands), len(self.extra_bands)
+        if len(facts) != 8 or len(extra) < num_extra:
+            raise DamagedError("the bytes of a tile with a bound are damaged")
+        grid, checksum = int.from_bytes(facts[:4], "little"), int.from_bytes(facts[4:], "little")
+        if not 1 <= grid <= MAX_GRID:
+            raise DamagedError(f"a grid must be from 1 to {MAX_GRID}, got {grid}")
+        rounded = round_as_listed(self._predict(x_hat), grid, listed)
+        decoded = np.zeros(shape, np.int32)
+        decoded[bands] = self._add(rounded, decode_planes(residuals, (len(bands), *shape[1:])))
+        extra_levels = decode_planes(extra[num_extra:], (num_extra, *shape[1:]))
+        for band, kind, level in zip(self.extra_bands, extra[:num_extra], extra_levels, strict=True):
+            decoded[band] = self._add(_extra_prediction(decoded, band, kind), level)
+        decoded[~valid] = 0
+        samples = self.settings.numbers.samples(decoded)
+        if _checksum(decoded) != checksum:
+            raise BoundNotGuaranteed(samples)
+        return samples
+
+
+def _extra_prediction(decoded: np.ndarray, band: int, kind: int) -> np.ndarray:
+    return decoded[band - 1] if kind and band else np.zeros_like(decoded[band])
+
+
+def _checksum(numbers: np.ndarray) -> int:
+    return zlib.crc32(numbers.astype("<i4", copy=False))
+
+
+def _coarsen(mask: np.ndarray, multiple: int) -> np.ndarray:
+    """Return which cells of multiple x multiple pixels hold a True."""
+    if multiple == 1:
+        return mask
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % multiple), (0, -width % multiple)))
+    rows, columns = (size // multiple for size in padded.shape)
+    return padded.reshape(rows, multiple, columns, multiple).any(axis=(1, 3))
+
+
+def units_of(latents: Sequence[np.ndarray], sensitivity: np.ndarray) -> np.ndarray:
+    """Return the codes of the channels' units, uint8 (channels,).
+
+    Equal errors of the reconstruction cost least where every channel adds the same: units are as the inverse of
+    `sensitivity`, and their geometric mean is that of the spreads (standard deviations) over `latents`. None is further
+    from its channel's spread than a factor of 2^6, so that channels that hardly matter still come through.
+
+    Args:
+        latents: arrays (planes, h, w).
+        sensitivity: of `Network.sensitivity`, (channels,).
+    """
+    channels = len(sensitivity)
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for y in latents:
+        values = y.reshape(channels, -1).astype(np.float64)
+        count += values.shape[1]
+        total += values.sum(axis=1)
+        squares += np.square(values).sum(axis=1)
+    spread = np.log2(np.sqrt(np.maximum(squares / count - np.square(total / count), 0)) + 1e-30)
+    spread = np.maximum(spread, max(spread.max() - 8, -20))  # a constant channel has none to speak of
+    inverse = -np.log2(np.maximum(sensitivity, sensitivity.max() * 2.0**-20) + 1e-30)
+    units = np.clip(inverse - inverse.mean() + spread.mean(), spread - 6, spread + 6)
+    return np.clip(np.rint(_UNIT_STEPS * units) + _UNIT_ZERO, 0, 255).astype(np.uint8)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def open_codec(header: Header, shared: bytes, checkpoint: str | None = None, device: str = "cpu") -> LearnedCodec:
+    """Return the codec that decodes the tiles of a file, by the weights of a checkpoint.
+
+    Args:
+        header: of the file.
+        shared: of the file.
+        checkpoint: the weights; None for those of the bundled sample.
+        device: cpu, or the number of a GPU.
+
+    Raises:
+        DamagedError: a header that this codec did not write, or a model that is not known here.
+        CodingError: other weights than those that the file was coded with.
+    """
+    if header.model is None:
+        raise DamagedError("the header names the codec 'learned' and no model")
+    name = header.model["name"]
+    if name not in models:
+        raise DamagedError(f"header field 'model.name' is {name!r}, which is no model of the registry")
+    return open_with(header, shared, load_network(name, checkpoint, header.model["num_channels"], device))
+
+
+def open_with(header: Header, shared: bytes, network: Network) -> LearnedCodec:
+    """Return the codec that decodes the tiles of a file by a network.
+
+    Raises:
+        DamagedError: a header that this codec did not write.
+        CodingError: other weights than those that the file was coded with.
+    """
+    model, parameters, num_coded = header.model, header.parameters, len(header.coded_bands)
+    if model["name"] != network.name or model["sha256"] != network.sha256:
+        raise CodingError(
+            f"the file was coded with the weights of {model['name']} ({model['sha256'][:12]}...), "
+            f"not of {network.name} ({network.sha256[:12]}...): give those by --checkpoint"
+        )
+
+    def is_extra_bands(value: Any) -> bool:
+        return (
+            isinstance(value, list)
+            and all(type(band) is int and 1 <= band <= num_coded for band in value)
+            and len(value) == len(set(value)) == num_coded - network.num_bands
+        )
+
+    has_bound = header.max_error is not None
+    rules = {
+        "coder": lambda value: isinstance(value, str) and value in PLANE_CODERS,
+        "step": lambda value: is_step(value, MAX_STEP) or (has_bound and value is None),
+    }
+    if has_bound:
+        rules |= {"divisor": is_divisor, "bound": is_bound, "extra_bands": is_extra_bands}
+    check_parameters(header, rules)
+    if len(shared) != network.channels:
+        raise DamagedError(f"the shared block has {len(shared)} bytes, {network.channels} channels need one each")
+    extra = {band - 1 for band in parameters.get("extra_bands", ())}
+    settings = Settings(
+        coder=parameters["coder"],
+        step=parameters["step"],
+        scale=header.scale,
+        numbers=Numbers(header.scene.dtype, parameters.get("divisor", 1), parameters.get("bound")),
+        model_bands=tuple(band for band in range(num_coded) if band not in extra),
+        num_bands=num_coded,
+    )
+    return LearnedCodec(network, settings, np.frombuffer(shared, np.uint8))

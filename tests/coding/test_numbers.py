@@ -10,37 +10,33 @@ from coding.numbers import Numbers, numbers_of
 
 
 def test_integers_are_numbers():
-    numbers = numbers_of("int16", -32768.0, 2.9, [])
-    assert numbers == Numbers("int16", 1, 2, -32768)
+    numbers = numbers_of("int16", 2.9, [])
+    assert numbers == Numbers("int16", 1, 2)
     samples = np.array([-32768, 0, 32767], np.int16)
     assert np.array_equal(numbers.samples(numbers.of(samples)), samples)
     assert numbers.clip(np.array([-40000, 40000])).tolist() == [-32768, 32767]
-    assert numbers_of("uint16", math.nan, None, []) == Numbers("uint16", 1, None, None)
+    assert numbers_of("uint16", None, []) == Numbers("uint16", 1, None)
+    assert numbers_of("int16", 1e9, []).bound == 2**24 - 1
 
 
 def test_every_reflectance_of_data_npy_is_a_number():
     samples = (np.arange(10001, dtype=np.float32) / np.float32(10000)).astype(np.float32)
-    numbers = numbers_of("float32", None, 0, [samples])
-    assert numbers == Numbers("float32", 10000, 0, None)
+    numbers = numbers_of("float32", 0, [samples])
+    assert numbers == Numbers("float32", 10000, 0)
     assert np.array_equal(numbers.of(samples), np.arange(10001))
     assert np.array_equal(numbers.samples(np.arange(10001)), samples)
-    assert numbers_of("float32", None, 0.001, [samples]).bound == 10
-
-
-def test_what_is_no_number_of_the_type_is_no_nodata():
-    assert numbers_of("int16", -3.4e38, 1, []).nodata is None
-    assert numbers_of("int16", None, 1e9, []).bound == 2**24 - 1
+    assert numbers_of("float32", 0.001, [samples]).bound == 10
 
 
 def test_whole_floats_are_numbers():
-    numbers = numbers_of("float32", -9999.0, 0, [np.array([3.0, -7.0, 20000.0], np.float32)])
-    assert numbers == Numbers("float32", 1, 0, -9999)
+    numbers = numbers_of("float32", 0, [np.array([3.0, -7.0, 20000.0], np.float32)])
+    assert numbers == Numbers("float32", 1, 0)
 
 
 @pytest.mark.parametrize("bound", [0.5, 0.01, 0.0003])
 def test_other_floats_keep_a_bound(bound):
     samples = np.random.default_rng(0).normal(0, 1, 10000).astype(np.float32)
-    numbers = numbers_of("float32", None, bound, [samples])
+    numbers = numbers_of("float32", bound, [samples])
     for error in (-numbers.bound, numbers.bound):
         decoded = numbers.samples(numbers.of(samples) + error)
         assert np.abs(decoded.astype(np.float64) - samples).max() <= bound
@@ -60,5 +56,5 @@ def test_other_floats_keep_a_bound(bound):
 )
 def test_what_floats_cannot_keep_is_refused(samples, bound, words):
     with pytest.raises(CodingError, match=words) as caught:
-        numbers_of("float32", None, bound, [np.array(samples, np.float32)])
+        numbers_of("float32", bound, [np.array(samples, np.float32)])
     assert "\n" not in str(caught.value)

@@ -5,17 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coding import PLANE_CODERS
+from coding import PLANE_CODERS, codecs
 from coding.base import DamagedError
-from coding.planes import decode_planes, encode_planes, plane_coders
-
-
-def test_names_for_help():
-    assert sorted(plane_coders) == sorted(PLANE_CODERS)
+from coding.planes import decode_planes, encode_planes
+from coding.samples import Samples
 
 
 @pytest.mark.parametrize("coder", PLANE_CODERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
     low=st.integers(-(2**31), 2**31 - 1),
@@ -23,7 +20,7 @@ def test_names_for_help():
     seed=st.integers(0, 99),
 )
 def test_the_same_numbers_come_back(coder, shape, low, spread, seed):
-    planes = np.random.default_rng(seed).integers(low, low + spread + 1, shape)
+    planes = np.random.default_rng(seed).integers(low, min(low + spread, 2**31 - 1) + 1, shape)
     assert np.array_equal(decode_planes(encode_planes(planes, coder), shape), planes)
 
 
@@ -52,7 +49,8 @@ def test_small_planes_by_jpegxl_where_that_is_smaller():
     planes = (rng.random((64, 16, 16)) < 0.3) * rng.integers(1, 4, (64, 16, 16))
     data = encode_planes(planes, "context")
     assert data == encode_planes(planes, "jpegxl")
-    assert len(data) < len(plane_coders["context"][0](planes))
+    alone = codecs["klt-cm"].make_factory(Samples("uint16")).lossless()
+    assert len(data) < len(alone.encode(planes.astype(np.uint16), np.ones(planes.shape, bool)))
 
 
 def test_contexts_pay_where_neighbors_are_alike():
@@ -69,7 +67,7 @@ def test_damaged_planes_end_in_one_line_or_in_planes(coder, high):
     rng = np.random.default_rng(1)
     planes = rng.integers(0, high, (3, 8, 8))
     data = encode_planes(planes, coder)
-    for _ in range(300):
+    for _ in range(150):
         mutated = bytearray(data)
         for place in rng.integers(0, len(data), rng.integers(1, 4)):
             mutated[place] = rng.integers(256)

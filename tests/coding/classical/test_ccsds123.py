@@ -173,7 +173,7 @@ def test_cut_and_lengthened_images_are_refused():
     for end in range(len(data)):
         with pytest.raises(DamagedError):
             Ccsds123().decode(data[:end])
-    with pytest.raises(DamagedError, match="goes on"):
+    with pytest.raises(DamagedError, match="continues"):
         Ccsds123().decode(data + b"\0")
 
 
@@ -237,7 +237,7 @@ def test_cubes_that_it_cannot_take(cube):
     ],
 )
 def test_parameters_out_of_range(parameters):
-    with pytest.raises(CodingError, match=r"takes whole numbers|choose from"):
+    with pytest.raises(CodingError, match=r"must be a whole number|must be one of"):
         Ccsds123(**parameters)
 
 

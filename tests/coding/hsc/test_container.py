@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coding.base import CodingError, DamagedError
-from coding.hsc.container import DamagedTile, Header, Reader, Writer
-from datasets.scenes import SceneInfo
+from coding.hsc.container import DamagedTile, Reader, Writer
+from coding.hsc.header import Header
+from datasets.base import SceneInfo
 
 
 def a_scene(**changes) -> SceneInfo:
@@ -114,7 +115,7 @@ def join(parts: Parts, old_start: int | None = None) -> bytes:
     start = 12 + 36 + len(parts.header) + len(parts.shared) + 20 * len(parts.entries)
     shift = 0 if old_start is None else start - old_start
     entries = [((offset + shift) % 2**64, length, crc) for offset, length, crc in parts.entries]
-    head = b"\x89HSC\r\n\x1a\n\1\0\0\0" + block(parts.header) + block(parts.shared)
+    head = b"\x89HSC\r\n\x1a\n\2\0\0\0" + block(parts.header) + block(parts.shared)
     return head + block(index_of(entries)) + parts.records
 
 
@@ -230,7 +231,7 @@ def headers(draw) -> Header:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(headers(), st.binary(max_size=9), st.randoms(use_true_random=False))
 def test_round_trip(header, shared, rng):
     payloads = [rng.randbytes(rng.randrange(9)) for _ in range(header.tile_count)]
@@ -289,7 +290,7 @@ def test_empty_shared_block_and_records():
 # Tiles
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(8, 100))
 def test_windows_cover_every_pixel_once_in_raster_order(height, width, tile_size):
     header = a_header(scene=a_scene(height=height, width=width), tile_size=tile_size)
@@ -359,8 +360,9 @@ def test_header_that_could_not_be_read_is_not_written(changes, expected):
         (b"II*\0" + bytes(100), "is no .hsc file"),
         (GOOD.replace(b"\r\n", b"\n"), "begins like a .hsc file that was altered, by a transfer as text for instance"),
         (bytes(byte & 127 for byte in GOOD), "begins like a .hsc file that was altered"),
-        (GOOD[:8] + b"\7" + GOOD[9:], "format version 7, this program reads version 1: update it"),
-        (GOOD[:8] + b"\0" + GOOD[9:], "format version 0, this program reads version 1: there is no such version"),
+        (GOOD[:8] + b"\7" + GOOD[9:], "format version 7, this program reads version 2: update it"),
+        (GOOD[:8] + b"\1" + GOOD[9:], "format version 1, this program reads version 2: compress the scene again"),
+        (GOOD[:8] + b"\0" + GOOD[9:], "format version 0, this program reads version 2: there is no such version"),
         (GOOD + b"\0" * 3, f"3 bytes too many: cut it to {len(GOOD)}"),
     ],
 )
@@ -794,7 +796,7 @@ def mutated_entries(rng: random.Random, entries: list) -> list:
 def test_mutations_with_repaired_checksums_raise_nothing_else():
     rng, good = random.Random(4), split(GOOD)
     opened = delivered = 0
-    for _ in range(25_000):
+    for _ in range(4_000):
         parts, kind = good, rng.randrange(5)
         if kind == 0:
             parts = parts._replace(header=pack(mutated_bytes(rng, HEADER)))
@@ -819,7 +821,7 @@ def test_mutations_with_repaired_checksums_raise_nothing_else():
                 delivered += reader.tile(number) in PAYLOADS
             except DamagedTile as error:
                 assert error.number == number and "\n" not in str(error)
-    assert opened > 5000 and delivered > 5000, "mutations too wild to test anything behind the header"
+    assert opened > 800 and delivered > 800, "mutations too wild to test anything behind the header"
 
 
 # For people

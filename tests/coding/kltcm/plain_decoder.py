@@ -8,6 +8,7 @@ import bisect
 import dataclasses
 import math
 import struct
+import zlib
 
 RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (-(2**24), 2**24)}
 
@@ -16,31 +17,43 @@ class Damaged(Exception):
     """Bytes that are not as the text says."""
 
 
-def decode_tile(parameters, dtype, nodata, data, valid):
-    """Return the samples of a tile as nested lists [band][row][column].
+def decode_record(parameters, dtype, nodata, record, shape):
+    """Samples of a tile as nested lists [band][row][column], nodata where there is no data.
 
     Args:
         parameters: of the header.
         dtype: `scene.dtype`.
         nodata: `scene.nodata`, None or a number.
-        data: the codec's bytes.
-        valid: nested lists [band][row][column], from the mask.
+        record: of the tile.
+        shape: N, H, W.
     """
-    shape = len(valid), len(valid[0]), len(valid[0][0])
-    first, second = blocks(data, 2)
-    if parameters["bound"] is None:
+    packed, rest = first_block(record)
+    moves, data = first_block(rest)
+    valid = mask(packed, shape)
+    samples = decode_tile(parameters, dtype, data, shape)
+    move(samples, valid, nodata, moves, dtype, "bound" in parameters)
+    fill = {"int16": -32768, "uint16": 65535, "float32": math.nan}[dtype] if nodata is None else nodata
+    return [
+        combine(lambda value, is_valid: value if is_valid else fill, *bands)
+        for bands in zip(samples, valid, strict=True)
+    ]
+
+
+def decode_tile(parameters, dtype, data, shape):
+    """Samples of the codec's bytes, before they are moved and masked."""
+    if "bound" not in parameters:
+        first, second = blocks(data, 2)
         return [
-            [[round_sample(value, dtype, nodata) for value in row] for row in band]
+            [[round_sample(value, dtype) for value in row] for row in band]
             for band in decode_transformed(first, second, shape)
         ]
     if parameters["divisor"] == 0:
-        high, low = decode_numbers(first, shape, 0), decode_numbers(second, shape, 0)
+        high, low = (decode_numbers(block, shape, 0) for block in blocks(data, 2))
         return [
             combine(lambda upper, lower: float_of_bits(4096 * upper + lower), *bands)
             for bands in zip(high, low, strict=True)
         ]
-    numbers = decode_numbers(first, shape, parameters["bound"])
-    move(numbers, valid, nodata_number(nodata, dtype, parameters["divisor"]), second)
+    numbers = decode_numbers(data, shape, parameters["bound"])
     return [[[sample(x, dtype, parameters["divisor"]) for x in row] for row in band] for band in numbers]
 
 
@@ -48,13 +61,18 @@ def float_of_bits(number):
     return struct.unpack("<f", struct.pack("<i", number if number >= 0 else number ^ 0x7FFFFFFF))[0]
 
 
+def first_block(data):
+    """A block with a short frame, and the bytes after it."""
+    (length,) = struct.unpack_from("<I", data)
+    return data[4 : 4 + length], data[4 + length :]
+
+
 def blocks(data, count):
     """Split blocks with short frames."""
     found = []
     while data:
-        (length,) = struct.unpack_from("<I", data)
-        found.append(data[4 : 4 + length])
-        data = data[4 + length :]
+        block, data = first_block(data)
+        found.append(block)
     if len(found) != count:
         raise Damaged("blocks")
     return found
@@ -657,11 +675,12 @@ def float32(number):
         return math.copysign(math.inf, number)
 
 
-def next_float32_up(number):
+def next_float32(number, up):
+    """The float32 next to another one, above or below it."""
     if number == 0:
-        return 2.0**-149
+        return 2.0**-149 if up else -(2.0**-149)
     (bits,) = struct.unpack("<i", struct.pack("<f", number))
-    return struct.unpack("<f", struct.pack("<i", bits + (1 if number > 0 else -1)))[0]
+    return struct.unpack("<f", struct.pack("<i", bits + (1 if up == (number > 0) else -1)))[0]
 
 
 def sample(number, dtype, divisor):
@@ -669,39 +688,48 @@ def sample(number, dtype, divisor):
     return float32(number / divisor) if dtype == "float32" else number
 
 
-def nodata_number(nodata, dtype, divisor):
-    if nodata is None or not math.isfinite(nodata):
-        return None
-    number = round(nodata * divisor)
-    least, most = RANGES[dtype]
-    if not least <= number <= most:
-        return None
-    nearest = float32(nodata) if dtype == "float32" else nodata
-    return number if sample(number, dtype, divisor) == nearest else None
+def round_sample(value, dtype):
+    """Without a bound; Python's `round` takes halves to the even number."""
+    return float32(value) if dtype == "float32" else clamp(round(value), *RANGES[dtype])
 
 
-def move(numbers, valid, nodata, bits):
-    """Move numbers off nodata as the bits say."""
+# -- Mask and moves
+
+
+def mask(packed, shape):
+    """Nested lists [band][row][column] of what is valid."""
+    bands, height, width = shape
+    if not packed:
+        return [[[True] * width for _ in range(height)] for _ in range(bands)]
+    content = zlib.decompress(packed)
+    kinds = struct.unpack_from(f"<{bands}H", content)
+    size = -(-height * width // 8)
+    valid = []
+    for kind in kinds:
+        plane = b"\0" * size if kind == 0 else b"\xff" * size
+        if kind > 1:
+            start = 2 * bands + (kind - 2) * size
+            plane = content[start : start + size]
+        bits = [bool(plane[i // 8] >> 7 - i % 8 & 1) for i in range(height * width)]
+        valid.append([bits[row * width : (row + 1) * width] for row in range(height)])
+    return valid
+
+
+def move(samples, valid, nodata, bits, dtype, has_bound):
+    """Move samples off nodata as the bits say."""
+    if nodata is None or math.isnan(nodata):
+        return
+    is_float = dtype == "float32"
+    nodata = float32(nodata) if is_float else nodata
     hits = 0
-    for band, band_valid in zip(numbers, valid, strict=True):
+    for band, band_valid in zip(samples, valid, strict=True):
         for row, row_valid in zip(band, band_valid, strict=True):
             for x, is_valid in enumerate(row_valid):
                 if is_valid and row[x] == nodata:
-                    if hits // 8 >= len(bits):
-                        raise Damaged("moved bits")
-                    row[x] += 1 if bits[hits // 8] >> 7 - hits % 8 & 1 else -1
+                    up = hits // 8 < len(bits) and bool(bits[hits // 8] >> 7 - hits % 8 & 1)
+                    if not is_float and nodata in RANGES[dtype]:
+                        up = nodata == RANGES[dtype][0]
+                    row[x] = next_float32(nodata, up) if is_float else nodata + (1 if up else -1)
                     hits += 1
-    if len(bits) != (hits + 7) // 8:
-        raise Damaged("moved bits")
-
-
-def round_sample(value, dtype, nodata):
-    """Without a bound; Python's `round` takes halves to the even number."""
-    if dtype == "float32":
-        value = float32(value)
-        return next_float32_up(value) if nodata is not None and value == float32(nodata) else value
-    least, most = RANGES[dtype]
-    value = clamp(round(value), least, most)
-    if value == nodata:
-        value += 1 if value < most else -1
-    return value
+    if has_bound and len(bits) != (hits + 7) // 8:
+        raise Damaged("moves")

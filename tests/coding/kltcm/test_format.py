@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coding.hsc.masks import fill_value
+from coding.hsc.records import encode_record
+from coding.kltcm.codec import KltCm
 from coding.kltcm.coefficients import encode_coefficients
-from coding.kltcm.tiles import KltTiles
 from coding.kltcm.trellis import NEXT_STATE
-from coding.numbers import Numbers, number_of
+from coding.numbers import Numbers
 from coding.prediction.regression import regressors
+from datasets.base import SceneInfo
 from tests.coding.kltcm import plain_decoder
 
 FORMAT = Path(__file__).resolve().parents[3] / "docs/format.md"
@@ -45,13 +48,14 @@ def with_gaps(cube, nodata, seed=0):
 
 
 def decode_both(cube, step=None, bound=None, divisor=1, nodata=None, valid=None):
-    """What the codec says that its decoder will return, what the plain decoder returns, and the coded bytes."""
+    """What the codec says that its decoder will return, what the plain decoder returns, and the codec's bytes."""
     dtype = cube.dtype.name
     valid = np.ones(cube.shape, bool) if valid is None else valid
-    codec = KltTiles(Numbers(dtype, divisor, bound, number_of(nodata, dtype, divisor)), step, nodata)
-    data, expected = codec.encode_tile(cube, valid)
-    decoded = plain_decoder.decode_tile(codec.parameters(), dtype, nodata, data, valid.tolist())
-    return expected, np.array(decoded), data
+    codec = KltCm(Numbers(dtype, divisor, bound), step)
+    record, expected = encode_record(codec, cube, valid, nodata)
+    decoded = plain_decoder.decode_record(codec.parameters, dtype, nodata, record, cube.shape)
+    expected = np.where(valid, expected, np.array(fill_value(SceneInfo(1, 1, 1, dtype, nodata)), dtype))
+    return expected, np.array(decoded), plain_decoder.first_block(plain_decoder.first_block(record)[1])[1]
 
 
 def used_factors(data):
@@ -175,8 +179,10 @@ def test_numbers_that_move_off_nodata(bound):
     _, decoded, _ = decode_both(cube, bound=bound)
     nodata = int(np.bincount(decoded.ravel() + 2**15).argmax()) - 2**15
     cube[cube == nodata] += 1
-    expected, decoded, data = decode_both(cube, bound=bound, nodata=float(nodata))
-    moved = plain_decoder.blocks(data, 2)[1]
+    codec = KltCm(Numbers("int16", 1, bound))
+    record, expected = encode_record(codec, cube, np.ones(cube.shape, bool), float(nodata))
+    decoded = np.array(plain_decoder.decode_record(codec.parameters, "int16", float(nodata), record, cube.shape))
+    moved = plain_decoder.first_block(plain_decoder.first_block(record)[1])[0]
     assert 0 < np.unpackbits(np.frombuffer(moved, np.uint8)).mean() < 1, "up and down"
     assert (decoded != nodata).all() and np.array_equal(decoded, expected)
 
@@ -190,9 +196,9 @@ def test_floats(nodata, coding):
     cube[valid & (cube == np.float32(0.5))] = 0.75
     expected, decoded, _ = decode_both(cube, nodata=nodata, valid=valid, **coding)
     if "bound" in coding:
-        assert np.array_equal(decoded, expected.astype(np.float64))
+        assert np.array_equal(decoded, expected.astype(np.float64), equal_nan=True)
     else:
-        assert np.allclose(decoded, expected, rtol=1e-6, atol=1e-9)
+        assert np.allclose(decoded, expected, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
 @pytest.mark.parametrize("nodata", [-7, -(2**15), 2**15 - 1])
@@ -208,14 +214,14 @@ def test_floats_without_a_bound_at_nodata(nodata):
     assert np.array_equal(decoded, expected.astype(np.float64))
 
 
-def test_bytes_behind_a_stream_are_damage():
-    codec = KltTiles(Numbers("int16", 1, 0), None, None)
-    valid = np.ones((3, 6, 7), bool)
-    data, _ = codec.encode_tile(smooth_cube(valid.shape, "int16"), valid)
-    numbers, moved = plain_decoder.blocks(data, 2)
-    longer = b"".join(struct.pack("<I", len(block)) + block for block in (numbers + bytes(8), moved))
+def test_bytes_after_a_stream_are_damage():
+    codec = KltCm(Numbers("int16", 1, 0))
+    cube = smooth_cube((3, 6, 7), "int16")
+    data = codec.encode(cube, np.ones(cube.shape, bool))
+    *rest, stream = plain_decoder.blocks(data[8:], 3)
+    longer = b"".join(struct.pack("<I", len(block)) + block for block in (*rest, stream + bytes(8)))
     with pytest.raises(plain_decoder.Damaged):
-        plain_decoder.decode_tile(codec.parameters(), "int16", None, longer, valid.tolist())
+        plain_decoder.decode_tile(codec.parameters, "int16", data[:8] + longer, cube.shape)
 
 
 def test_table_of_the_trellis():

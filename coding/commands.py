@@ -1,0 +1,359 @@
+"""The work of compress.py and decompress.py: scenes to files and back, by any codec of the registry."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from coding import codecs
+from coding.base import Codec, CodecFactory, CodingError, DamagedError
+from coding.hsc.container import Reader, open_file
+from coding.hsc.distortion import measure, psnr_text
+from coding.hsc.header import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
+from coding.hsc.tiling import Window, Written, compress_scene, decompress_scene
+from coding.rate_control import RateController, Target
+from coding.samples import CubeSamples, Samples, SceneSamples
+from datasets.base import SceneInfo, SceneReader, valid_mask
+from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS
+from datasets.scenes import create_scene, open_scene
+from utils.errors import ProjectError, UsageError
+from utils.files import atomic_write, check_output
+from utils.processes import num_cores, sigterm_raises, use_cores
+
+INTEGER_SCALE = 10_000.0
+"""Sample value of reflectance 1 in EnMAP's products and most others of integers."""
+DROPPED_FOR = "not among the model's bands"
+STEP_AT_0 = 2.0**-8
+"""Step of --quality 0, as a share of the scale."""
+
+
+def print_info(path: str) -> int:
+    """Print a description of a `.hsc` file."""
+    with open_file(path) as reader:
+        print(reader.info())
+    return 0
+
+
+@contextlib.contextmanager
+def pixel_bar(description: str, num_pixels: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that moves a bar on stderr by pixels, which is shown on terminals only."""
+    hidden = not sys.stderr.isatty()
+    with tqdm(desc=description, total=num_pixels, unit="px", unit_scale=True, leave=False, disable=hidden) as bar:
+        yield bar.update
+
+
+# -- compress -------------------------------------------------------------------------------------
+
+
+def compress(args: argparse.Namespace) -> int:
+    """Compress a scene into a file.
+
+    Args:
+        args: of compress.py.
+
+    Raises:
+        UsageError: flags that do not fit the scene or the codec.
+        ProjectError: the scene cannot be read, or not be coded as asked for.
+    """
+    output = check_output(args.output, args.scene, args.overwrite)
+    started = time.monotonic()
+    num_workers = args.num_workers or num_cores()
+    with sigterm_raises(), open_scene(args.scene, args.nodata) as scene:
+        header = header_of(args, scene.info)
+        samples = raw_samples(args, scene, header) if args.raw else SceneSamples(scene, header, num_workers)
+        factory = codecs[args.codec].make_factory(samples, **options_of(args, header))
+        use_cores(num_workers)  # of torch, too, which a model has loaded by now
+        header = replace(header, model=factory.model)
+        with atomic_write(output) as file:
+
+            def write(codec: Codec) -> Written:
+                if args.raw:
+                    written = write_raw(file, header, codec, samples)
+                else:
+                    with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
+                        written = compress_scene(scene, file, header, codec, num_workers, advance)
+                check_bound(args, written)
+                return written
+
+            written, note = write_as_asked(args, factory, samples, write)
+    print(report(args, written, time.monotonic() - started))
+    if note is not None:
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def header_of(args: argparse.Namespace, info: SceneInfo) -> Header:
+    """Return the header of the file, but for the codec's parameters and model.
+
+    Raises:
+        UsageError: bands that the model does not take, or a size of tiles that no file can have.
+    """
+    largest = min(MAX_TILE_SIZE, math.isqrt(MAX_TILE_SAMPLES // info.bands))
+    if not MIN_TILE_SIZE <= args.tile_size <= largest:
+        raise UsageError(
+            f"--tile-size must be {MIN_TILE_SIZE} to {largest} for {info.bands} bands, got {args.tile_size}"
+        )
+    coded = model_bands(args, info) if codecs[args.codec].has_weights else range(info.bands)
+    others = tuple(band + 1 for band in sorted(set(range(info.bands)) - set(coded)))
+    return Header(
+        codec=args.codec,
+        parameters={},
+        model=None,
+        scene=info,
+        scale=args.scale or (1.0 if info.dtype == "float32" else INTEGER_SCALE),
+        dropped={DROPPED_FOR: others} if others and args.max_error is None else {},
+        tile_size=args.tile_size,
+        max_error=args.max_error,
+    )
+
+
+def model_bands(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
+    """Return the 0-based numbers of the scene's bands that the model takes.
+
+    Raises:
+        UsageError: it takes others.
+    """
+    if info.bands == args.num_channels:
+        return tuple(range(info.bands))
+    if (info.bands, args.num_channels) == (NUM_BANDS, NUM_CHANNELS):
+        return KEPT_INDICES
+    raise UsageError(
+        f"{args.scene} has {info.bands} bands, the model takes {args.num_channels}: "
+        f"give weights for {info.bands} bands by --checkpoint, and --num-channels {info.bands}"
+    )
+
+
+def options_of(args: argparse.Namespace, header: Header) -> dict[str, Any]:
+    """Return the options of the codec's factory."""
+    if not codecs[args.codec].has_weights:
+        return {}
+    places = {band: place for place, band in enumerate(header.coded_bands)}
+    return {
+        "model": args.model,
+        "checkpoint": args.checkpoint,
+        "num_channels": args.num_channels,
+        "device": args.device,
+        "coder": args.coder,
+        "model_bands": [places[band] for band in model_bands(args, header.scene)],
+    }
+
+
+def write_as_asked(
+    args: argparse.Namespace, factory: CodecFactory, samples: Samples, write: Callable[[Codec], Written]
+) -> tuple[Written, str | None]:
+    """Write the scene with the bound, the step or the target that the flags ask for.
+
+    Returns:
+        The written file, and a note if it misses its target.
+
+    Raises:
+        UsageError: a mode that the codec does not have.
+    """
+    step = args.step
+    if args.quality is not None:
+        step = samples.scale * STEP_AT_0 * 2.0 ** (-args.quality / 10) / factory.unit
+    if args.max_error is not None:
+        return write(bounded_codec(args, factory, step)), None
+    if factory.lossy is None:
+        raise UsageError(f"--codec {args.codec} has no lossy mode: leave step, quality and target out")
+    if step is not None:
+        return write(factory.lossy(step)), None
+    if args.target_psnr is None and args.target_bpppc is None:
+        return write(factory.quantized()), None
+    target = Target("psnr", args.target_psnr) if args.target_psnr else Target("bpppc", args.target_bpppc)
+    name = f"{args.model} with these weights" if codecs[args.codec].has_weights else args.codec
+    return RateController(factory, samples, name).write(write, target)
+
+
+def bounded_codec(args: argparse.Namespace, factory: CodecFactory, step: float | None) -> Codec:
+    """Return the codec of --max-error.
+
+    Args:
+        args: of compress.py.
+        factory: of the codec.
+        step: of a model's latents; None for the step of the smallest file.
+
+    Raises:
+        UsageError: the codec has no such mode.
+    """
+    if args.max_error == 0 and step is None and factory.lossless is not None:
+        return factory.lossless()
+    if factory.bounded is None and factory.lossless is None:
+        raise UsageError(f"--codec {args.codec} only codes with a loss: give a step, a quality or a target")
+    if factory.bounded is None:
+        raise UsageError(f"--codec {args.codec} cannot bound the error: leave --max-error out, or give 0")
+    return factory.bounded(args.max_error) if step is None else factory.bounded(args.max_error, step)
+
+
+def check_bound(args: argparse.Namespace, written: Written) -> None:
+    """Check on the samples decoded here that a bound holds; floats may be off by the rounding of their type.
+
+    Raises:
+        ProjectError: it does not, which must not happen.
+    """
+    largest = written.distortion.largest_error
+    if args.max_error is not None and largest > args.max_error * (1 + 1e-6) + 1e-7:
+        raise ProjectError(f"{args.scene}: an error of {largest:g} under --max-error {args.max_error:g}")
+
+
+def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
+    """Return the figures of a written file: rate, quality, and what was lost."""
+    header, distortion, info = written.header, written.distortion, written.header.scene
+    num_samples = info.height * info.width * info.bands
+    lines = []
+    if distortion.clipped:
+        share = distortion.clipped / max(distortion.samples, 1)
+        lines.append(
+            f"clipped before coding, as in training: {distortion.clipped} samples ({share:.2%}) below 0 or above "
+            f"{header.scale:g}, by up to {distortion.largest_clip:g}"
+        )
+    if written.lost:
+        num_dropped = sum(len(bands) for bands in header.dropped.values())
+        lines.append(f"not coded without --max-error: {written.lost} valid samples in {num_dropped} bands")
+    if args.raw:
+        lines.append("a bare stream keeps samples alone: no georeference, nodata value, band names or checksum")
+    figures = [
+        f"{written.rate:.4f} bpppc",
+        f"{Path(args.scene).stat().st_size / written.num_bytes:.2f} times smaller than the file",
+        f"{2 * num_samples / written.num_bytes:.2f} than int16",
+        f"PSNR {psnr_text(distortion.psnr)}",
+        f"largest error {distortion.largest_error:g}",
+        f"spectral angle {distortion.spectral_angle:.3f} degrees",
+        f"{np.dtype(info.dtype).itemsize * num_samples / 1e6 / seconds:.2f} MB/s",
+    ]
+    return "\n".join([*lines, f"{args.output}: " + ", ".join(figures)])
+
+
+# -- bare streams ---------------------------------------------------------------------------------
+
+
+def raw_samples(args: argparse.Namespace, scene: SceneReader, header: Header) -> Samples:
+    """Read the whole scene, which a bare stream holds as one image.
+
+    Raises:
+        UsageError: gaps that a bare stream with a loss would not keep.
+    """
+    cube = scene.read(0, 0, scene.info.height, scene.info.width)
+    if args.max_error != 0 and not valid_mask(cube, header.scene.nodata).all():
+        raise UsageError(
+            f"{args.scene} has samples without data, which a bare stream only keeps without loss: "
+            "leave --raw, or every flag of a loss, out"
+        )
+    return CubeSamples(cube, np.ones(cube.shape, bool), header.scale)
+
+
+def write_raw(file: BinaryIO, header: Header, codec: Codec, samples: Samples) -> Written:
+    """Write the codec's bytes of a whole scene, and nothing else, in the place of what is in `file`."""
+    (tile,) = samples.tiles(1)
+    data, decoded = codec.encode_and_decode(*tile)
+    file.seek(0)
+    file.truncate()
+    file.write(data)
+    return Written(header, len(data), measure(tile.cube, decoded, tile.valid, header.scale, False), 0)
+
+
+# -- decompress -----------------------------------------------------------------------------------
+
+
+def decompress(args: argparse.Namespace) -> int:
+    """Decode a file, or a window of it, into a scene.
+
+    Args:
+        args: of decompress.py.
+
+    Returns:
+        1 if a tile is damaged or its bound is not guaranteed, else 0.
+
+    Raises:
+        UsageError: a window or bands that the scene does not have.
+        ProjectError: the file is damaged, or the scene cannot be written.
+    """
+    output = check_output(args.output, args.input, args.overwrite)
+    started = time.monotonic()
+    with sigterm_raises():
+        window, messages, dtype = (decompress_raw if args.raw else decompress_file)(args, output)
+    seconds = time.monotonic() - started
+    for message in messages:
+        print(f"error: {message}", file=sys.stderr)
+    num_bytes = window.height * window.width * len(window.bands) * np.dtype(dtype).itemsize
+    print(
+        f"{args.output}: {window.height} x {window.width} pixels, {len(window.bands)} bands, "
+        f"{num_bytes / 1e6 / seconds:.2f} MB/s"
+    )
+    return 1 if messages else 0
+
+
+def decompress_file(args: argparse.Namespace, output: Path) -> tuple[Window, list[str], str]:
+    """Decode a `.hsc` file; return the window, messages about its tiles, and the type of its samples."""
+    with open_file(args.input) as reader:
+        window = window_of(args, reader.header.scene)
+        codec = open_codec(reader, args.checkpoint, args.device)
+        num_workers = use_cores(args.num_workers)
+        with (
+            create_scene(output, window.info(reader.header, args.keep_going)) as scene,
+            pixel_bar("decompressing", window.height * window.width) as advance,
+        ):
+            problems = decompress_scene(reader, codec, scene.write, window, args.keep_going, num_workers, advance)
+    return window, [*problems.damaged, *problems.unguaranteed], reader.header.scene.dtype
+
+
+def decompress_raw(args: argparse.Namespace, output: Path) -> tuple[Window, list[str], str]:
+    """Decode a bare stream, as `decompress_file` does a file."""
+    (entry,) = (entry for entry in codecs.values() if entry.stream_reader)
+    if not Path(args.input).is_file():
+        raise DamagedError(f"{args.input}: no such file")
+    try:
+        cube = entry.read_stream(Path(args.input).read_bytes())
+    except DamagedError as error:
+        raise DamagedError(f"{args.input}: {error}") from None
+    window = window_of(args, SceneInfo(*cube.shape[1:], bands=len(cube), dtype=cube.dtype.name))
+    rows, columns = slice(window.row, window.row + window.height), slice(window.column, window.column + window.width)
+    with create_scene(output, SceneInfo(window.height, window.width, len(window.bands), cube.dtype.name)) as scene:
+        scene.write(0, 0, cube[list(window.bands)][:, rows, columns])
+    return window, [], cube.dtype.name
+
+
+def open_codec(reader: Reader, checkpoint: str | None, device: str) -> Codec:
+    """Return the codec that decodes the tiles of a file.
+
+    Raises:
+        DamagedError: a codec or a model that is not known here, or parameters that cannot be.
+        CodingError: other weights than the file was coded with, or any where it needs none.
+    """
+    header = reader.header
+    if header.codec not in codecs:
+        raise DamagedError(f"header field 'codec' is {header.codec!r}, known are {', '.join(codecs)}")
+    entry = codecs[header.codec]
+    if entry.has_weights:
+        return entry.open(header, reader.shared, checkpoint=checkpoint, device=device)
+    if checkpoint is not None:
+        raise CodingError(f"the file was coded by {header.codec}, which has no weights: leave --checkpoint out")
+    return entry.open(header, reader.shared)
+
+
+def window_of(args: argparse.Namespace, info: SceneInfo) -> Window:
+    """Return the window to decode.
+
+    Raises:
+        UsageError: a window or bands that the scene does not have.
+    """
+    row, column, height, width = args.window or (0, 0, info.height, info.width)
+    if not (height and width and row + height <= info.height and column + width <= info.width):
+        raise UsageError(
+            f"--window {row} {column} {height} {width}: the scene has {info.height} rows and {info.width} columns"
+        )
+    bands = args.bands or range(1, info.bands + 1)
+    wrong = [band for band in bands if band > info.bands]
+    if wrong:
+        raise UsageError(f"--bands {wrong[0]}: the scene has bands 1 to {info.bands}")
+    return Window(row, column, height, width, tuple(band - 1 for band in bands))

@@ -1,0 +1,120 @@
+"""How far decoded samples are from the original ones: sums over tiles, measured in one pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from coding.entropy.compiled import compiled
+
+_LARGEST = ("largest_error", "largest_clip")
+"""Fields of `Distortion` that are maxima, not sums."""
+
+
+@dataclass
+class Distortion:
+    """Sums over the valid samples of some tiles; add them up with `+`.
+
+    Errors of the signal are in reflectance, against the original, or against the original clipped to 0 and the scale
+    where the codec clips (see `Codec.clips_to_scale`).
+
+    Attributes:
+        samples: number of samples.
+        squared_error: sum of the squared errors of the signal.
+        largest_error: largest error against the original, in its own units.
+        clipped: number of samples below 0 or above the scale, where the codec clips.
+        largest_clip: how far they are beyond, at most, in the original's own units.
+        angles: sum of the spectral angles in degrees.
+        spectra: number of pixels with a valid sample.
+    """
+
+    samples: int = 0
+    squared_error: float = 0.0
+    largest_error: float = 0.0
+    clipped: int = 0
+    largest_clip: float = 0.0
+    angles: float = 0.0
+    spectra: int = 0
+
+    def __add__(self, other: Distortion) -> Distortion:
+        pairs = {item.name: (getattr(self, item.name), getattr(other, item.name)) for item in fields(self)}
+        return Distortion(**{name: max(pair) if name in _LARGEST else sum(pair) for name, pair in pairs.items()})
+
+    @property
+    def psnr(self) -> float:
+        """PSNR in dB, peak 1; infinite without an error."""
+        error = self.squared_error / max(self.samples, 1)
+        return -10 * math.log10(error) if error > 0 else math.inf
+
+    @property
+    def spectral_angle(self) -> float:
+        """Mean angle in degrees, over the pixels that are valid in some band and over their valid bands."""
+        return self.angles / max(self.spectra, 1)
+
+
+def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, clips: bool) -> Distortion:
+    """Measure one tile. The angle between two zero spectra is 0, between a zero and another spectrum 90 degrees.
+
+    Args:
+        samples: the original, (C, H, W).
+        decoded: (C, H, W).
+        valid: bool (C, H, W).
+        scale: sample value of reflectance 1.0.
+        clips: whether errors of the signal count against samples clipped to 0 and `scale`.
+    """
+    count, squared_error, largest, clipped, clip, norms = _sums(samples, decoded, valid, scale, clips)
+    original, restored, gap = norms[:, norms[3] > 0][:3]
+    # Half the chord between two unit vectors is the sine of half their angle.
+    lengths = np.sqrt(original), np.sqrt(restored)
+    squared = (gap - np.square(lengths[0] - lengths[1])) / np.maximum(lengths[0] * lengths[1], 1e-30)
+    squared = np.where(original * restored > 0, np.clip(squared, 0, 4), 2 * (original + restored > 0))
+    angles = 2 * np.arcsin(np.sqrt(squared) / 2)
+    return Distortion(
+        samples=int(count),
+        squared_error=float(squared_error),
+        largest_error=float(largest),
+        clipped=int(clipped),
+        largest_clip=float(clip),
+        angles=float(np.degrees(angles).sum()),
+        spectra=len(angles),
+    )
+
+
+def psnr_text(psnr: float) -> str:
+    """Return a PSNR in dB as text."""
+    return f"{psnr:.2f} dB" if math.isfinite(psnr) else "infinite"
+
+
+@compiled
+def _sums(samples, decoded, valid, scale, clips):
+    """Return sums and largest values over the valid samples, and for each pixel four numbers.
+
+    They are the squared lengths of both spectra and of their difference, and 1 where any band is valid.
+    """
+    bands, height, width = samples.shape
+    count, squared_error, largest, clipped, largest_clip = 0, 0.0, 0.0, 0, 0.0
+    norms = np.zeros((4, height * width))
+    for band in range(bands):
+        for y in range(height):
+            for x in range(width):
+                if not valid[band, y, x]:
+                    continue
+                count += 1
+                original, value = np.float64(samples[band, y, x]), np.float64(decoded[band, y, x])
+                largest = max(largest, abs(value - original))
+                if clips:
+                    distance = max(-original, original - scale)
+                    if distance > 0:
+                        clipped += 1
+                        largest_clip = max(largest_clip, distance)
+                        original = 0.0 if original < 0 else scale
+                gap = (value - original) ** 2
+                squared_error += gap
+                p = y * width + x
+                norms[0, p] += original**2
+                norms[1, p] += value**2
+                norms[2, p] += gap
+                norms[3, p] = 1.0
+    return count, squared_error / scale**2, largest, clipped, largest_clip, norms

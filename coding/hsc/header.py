@@ -1,0 +1,382 @@
+"""The header of a `.hsc` file: its schema, its checks, and its JSON text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import reprlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from coding.base import DamagedError, deflate, inflate
+from coding.numbers import MOST_BOUND, MOST_DIVISOR
+from datasets.base import DTYPES, INTEGER_RANGES, SceneInfo
+
+MIN_TILE_SIZE, MAX_TILE_SIZE = 8, 1024  # pixels
+MAX_SIDE = 2**24  # pixels
+MAX_BANDS = 65535
+MAX_TILE_SAMPLES = 2**26
+MAX_TILES = 2**22
+MAX_HEADER_BYTES = 2**22
+"""Of the header's text, and of its stored form. Parsing hostile JSON takes 20 times its size."""
+FREE_HEADER_BYTES, MAX_HEADER_RATIO = 2**16, 32
+"""Header text of more than FREE_HEADER_BYTES + MAX_HEADER_RATIO x its stored bytes is a decompression bomb."""
+MAX_LABEL_LENGTH = 64  # characters
+MAX_NESTING = 16
+
+_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # for which JSON has no numbers
+_FLOAT32_END = 2.0**128 - 2.0**103  # from here on, numbers round to infinity
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a decoder must know besides the records and the weights.
+
+    Tiles are squares numbered from 0 in raster order; those at the right and lower edge are cut to the scene.
+
+    Attributes:
+        codec: its name in the registry.
+        parameters: the codec's own, plain JSON values.
+        model: None, or a dictionary of `name`, `sha256` (over the sorted tensors, 64 hex digits) and
+            `num_channels`.
+        scene: the scene's metadata. A field with one item for each band may also be empty.
+        scale: sample value of reflectance 1.0, above 0.
+        dropped: the bands that are not coded, by reason: 1-based numbers.
+        tile_size: side of a tile in pixels, from 8 to 1024.
+        max_error: bound on the error of every valid sample, in the scene's own units; None without one.
+    """
+
+    codec: str
+    parameters: dict[str, Any]
+    model: dict[str, Any] | None
+    scene: SceneInfo
+    scale: float
+    dropped: dict[str, tuple[int, ...]]
+    tile_size: int
+    max_error: float | None
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of tiles."""
+        return -(-self.scene.height // self.tile_size)
+
+    @property
+    def tile_columns(self) -> int:
+        """Columns of tiles."""
+        return -(-self.scene.width // self.tile_size)
+
+    @property
+    def tile_count(self) -> int:
+        """Number of tiles."""
+        return self.tile_rows * self.tile_columns
+
+    def window(self, number: int) -> tuple[int, int, int, int]:
+        """Return row and column of the first pixel of a tile, its height and its width.
+
+        Raises:
+            ValueError: there is no tile of that number.
+        """
+        if not 0 <= number < self.tile_count:
+            raise ValueError(f"tile {number} of {self.tile_count}, counted from 0")
+        row, column = (self.tile_size * index for index in divmod(number, self.tile_columns))
+        height = min(self.tile_size, self.scene.height - row)
+        width = min(self.tile_size, self.scene.width - column)
+        return row, column, height, width
+
+    @property
+    def coded_bands(self) -> tuple[int, ...]:
+        """0-based indices of the bands that are not dropped."""
+        dropped = {band - 1 for bands in self.dropped.values() for band in bands}
+        return tuple(index for index in range(self.scene.bands) if index not in dropped)
+
+
+# -- parameters of codecs -------------------------------------------------------------------------
+
+Rules = Mapping[str, Callable[[Any], bool]]
+"""Name of a parameter -> whether a value is possible."""
+
+
+def check_parameters(header: Header, rules: Rules) -> None:
+    """Validate the parameters of a codec.
+
+    Raises:
+        DamagedError: a parameter is missing, unknown, or breaks its rule.
+    """
+    for name in sorted(header.parameters.keys() | rules.keys()):
+        value = header.parameters.get(name)
+        if name not in rules or name not in header.parameters or not rules[name](value):
+            raise DamagedError(f"header field {_short('parameters.' + name)} is {_short(value)}, which cannot be")
+
+
+def check_plain(header: Header, shared: bytes) -> None:
+    """Validate the header of a codec that has neither a model nor a shared block.
+
+    Raises:
+        DamagedError: there is one of them.
+    """
+    if shared or header.model is not None:
+        raise DamagedError(f"the header names {header.codec}, which has neither a model nor a shared block")
+
+
+def is_step(value: Any, most: float = 2.0**128) -> bool:
+    """Return whether `value` is a number above 0 and below `most`."""
+    return _is_number(value) and 0 < value < most
+
+
+def is_divisor(value: Any) -> bool:
+    """Return whether `value` is a divisor of `coding.numbers.Numbers`."""
+    return type(value) is int and 1 <= value <= MOST_DIVISOR
+
+
+def is_bound(value: Any) -> bool:
+    """Return whether `value` is a bound of `coding.numbers.Numbers`."""
+    return type(value) is int and 0 <= value <= MOST_BOUND
+
+
+# -- the header as deflated JSON ------------------------------------------------------------------
+
+
+def _max_text_bytes(stored_bytes: int) -> int:
+    return min(MAX_HEADER_BYTES, FREE_HEADER_BYTES + MAX_HEADER_RATIO * stored_bytes)
+
+
+def deflate_header(text: bytes) -> bytes:
+    """Return the stored form of a header's text."""
+    stored = deflate(text)
+    if len(text) <= _max_text_bytes(len(stored)):
+        return stored
+    # Without matches each byte takes at least one bit, which is never a bomb.
+    compressor = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+    return compressor.compress(text) + compressor.flush()
+
+
+def inflate_header(stored: bytes) -> bytes:
+    """Return the text of a stored header.
+
+    Raises:
+        ValueError: no deflated text, or one that is too long.
+    """
+    try:
+        return inflate(stored, limit=_max_text_bytes(len(stored)))
+    except DamagedError as error:
+        raise ValueError(f"header is damaged: {error}") from None
+
+
+def header_to_json(header: Header) -> bytes:
+    """Return the header's text; equal headers have equal text.
+
+    Raises:
+        ValueError: a value that JSON does not have.
+    """
+    fields = dataclasses.asdict(header)
+    nodata = header.scene.nodata
+    if nodata is not None and not math.isfinite(nodata):
+        fields["scene"]["nodata"] = str(float(nodata))
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def header_from_json(text: bytes) -> Header:
+    """Return the header of a text, checked field by field.
+
+    Raises:
+        ValueError: a field is wrong; one line that names it.
+    """
+    try:
+        value = json.loads(
+            text.decode(),
+            object_pairs_hook=_json_object,
+            parse_int=_json_integer,
+            parse_float=_json_float,
+            parse_constant=_json_float,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"header is no valid JSON: {error}") from None
+    _check_nesting(value)
+
+    fields = _fields(value, "", [field.name for field in dataclasses.fields(Header)])
+    scene = _scene(fields["scene"])
+    header = Header(
+        codec=_label(fields["codec"], "codec"),
+        parameters=_object(fields["parameters"], "parameters"),
+        model=None if fields["model"] is None else _model(fields["model"]),
+        scene=scene,
+        scale=_number(fields["scale"], "scale"),
+        dropped=_dropped(fields["dropped"], scene.bands),
+        tile_size=_whole(fields["tile_size"], "tile_size", MIN_TILE_SIZE, MAX_TILE_SIZE),
+        max_error=None if fields["max_error"] is None else _number(fields["max_error"], "max_error"),
+    )
+    _check(header.scale > 0, "scale", header.scale, "a number above 0")
+    _check(header.max_error is None or header.max_error >= 0, "max_error", header.max_error, "null or at least 0")
+    largest = math.isqrt(MAX_TILE_SAMPLES // scene.bands)
+    _check(header.tile_size <= largest, "tile_size", header.tile_size, f"at most {largest} for {scene.bands} bands")
+    few_enough = header.tile_count <= MAX_TILES
+    _check(few_enough, "tile_size", header.tile_size, f"more: {header.tile_count} tiles, limit {MAX_TILES}")
+    return header
+
+
+def _scene(value: Any) -> SceneInfo:
+    fields = _fields(value, "scene.", [field.name for field in dataclasses.fields(SceneInfo)])
+    bands = _whole(fields["bands"], "scene.bands", 1, MAX_BANDS)
+    dtype, transform, compression = fields["dtype"], fields["transform"], fields["compression"]
+    _check(dtype in DTYPES, "scene.dtype", dtype, f"one of {', '.join(DTYPES)}")
+
+    def for_each_band(name: str, check: Callable[[Any, str], Any]) -> tuple:
+        return _tuple(fields[name], f"scene.{name}", (0, bands), check)
+
+    return SceneInfo(
+        height=_whole(fields["height"], "scene.height", 1, MAX_SIDE),
+        width=_whole(fields["width"], "scene.width", 1, MAX_SIDE),
+        bands=bands,
+        dtype=dtype,
+        nodata=_nodata(fields["nodata"], dtype),
+        crs=_text_or_none(fields["crs"], "scene.crs"),
+        transform=None if transform is None else _tuple(transform, "scene.transform", (6,), _number),
+        descriptions=for_each_band("descriptions", _text_or_none),
+        tags=_tags(fields["tags"], "scene.tags"),
+        band_tags=for_each_band("band_tags", _tags),
+        scales=for_each_band("scales", _number),
+        offsets=for_each_band("offsets", _number),
+        units=for_each_band("units", _text_or_none),
+        compression=None if compression is None else _label(compression, "scene.compression"),
+    )
+
+
+def _nodata(value: Any, dtype: str) -> float | None:
+    if value is None:
+        return None
+    if dtype == "float32":
+        if isinstance(value, str) and value in _NON_FINITE:
+            return _NON_FINITE[value]
+        fits = _is_number(value) and abs(value) < _FLOAT32_END
+        expected = "null, 'nan', 'inf', '-inf' or a number that float32 can hold"
+    else:
+        low, high = INTEGER_RANGES[dtype]
+        fits = _is_number(value) and low <= value <= high and value == int(value)
+        expected = f"null or a whole number from {low} to {high}"
+    _check(fits, "scene.nodata", value, expected)
+    return float(value)
+
+
+def _model(value: Any) -> dict[str, Any]:
+    fields = _fields(value, "model.", ("name", "sha256", "num_channels"))
+    _label(fields["name"], "model.name")
+    digest = _text(fields["sha256"], "model.sha256")
+    _check(re.fullmatch("[0-9a-f]{64}", digest) is not None, "model.sha256", digest, "64 lower-case hex digits")
+    _whole(fields["num_channels"], "model.num_channels", 1, MAX_BANDS)
+    return fields
+
+
+def _dropped(value: Any, num_bands: int) -> dict[str, tuple[int, ...]]:
+    band_number = functools.partial(_whole, low=1, high=num_bands)
+    dropped, seen = {}, set()
+    for reason, bands in _object(value, "dropped").items():
+        field = f"dropped.{_label(reason, 'dropped')}"
+        dropped[reason] = _tuple(bands, field, range(1, num_bands + 1), band_number)
+        new = set(dropped[reason]) - seen
+        _check(len(new) == len(bands), field, bands, "each band once, under one reason")
+        seen |= new
+    _check(len(seen) < num_bands, "dropped", value, f"at least one of the {num_bands} bands to be left")
+    return dropped
+
+
+def _check(is_right: bool, field: str, value: Any, expected: str) -> None:
+    if not is_right:
+        raise ValueError(f"header field {_short(field)} is {_short(value)}, expected {expected}")
+
+
+def _object(value: Any, field: str) -> dict[str, Any]:
+    _check(isinstance(value, dict), field, value, "an object")
+    return value
+
+
+def _fields(value: Any, prefix: str, names: Sequence[str]) -> dict[str, Any]:
+    """Check that a JSON object has these fields and no others, and return it."""
+    fields = _object(value, prefix.rstrip(".") or "header")
+    for name in sorted(fields.keys() ^ set(names)):
+        raise ValueError(f"header field {_short(prefix + name)} is {'unknown' if name in fields else 'missing'}")
+    return fields
+
+
+def _tuple(value: Any, field: str, lengths: Sequence[int], check: Callable[[Any, str], Any]) -> tuple:
+    """Check a JSON list of one of these lengths and, by `check`, its items; return them."""
+    lengths_text = f"{lengths[0]} to {lengths[-1]}" if isinstance(lengths, range) else " or ".join(map(str, lengths))
+    _check(isinstance(value, list) and len(value) in lengths, field, value, f"a list of length {lengths_text}")
+    return tuple(check(item, f"{field}[{index}]") for index, item in enumerate(value))
+
+
+def _tags(value: Any, field: str) -> dict[str, str]:
+    return {_text(key, field): _text(text, f"{field}.{key}") for key, text in _object(value, field).items()}
+
+
+def _text(value: Any, field: str) -> str:
+    # Half a surrogate pair can be written in JSON, as an escape, but neither printed nor put into a GeoTIFF.
+    is_text = isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+    _check(is_text, field, value, "text")
+    return value
+
+
+def _text_or_none(value: Any, field: str) -> str | None:
+    return None if value is None else _text(value, field)
+
+
+def _label(value: Any, field: str) -> str:
+    """Check a text that may appear within a line, and return it."""
+    is_label = isinstance(value, str) and 1 <= len(value) <= MAX_LABEL_LENGTH and value.isprintable()
+    _check(is_label, field, value, f"1 to {MAX_LABEL_LENGTH} printable characters")
+    return value
+
+
+def _whole(value: Any, field: str, low: int, high: int) -> int:
+    is_whole = type(value) is int and low <= value <= high
+    _check(is_whole, field, value, f"a whole number from {low} to {high}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)  # True is an int to isinstance
+
+
+def _number(value: Any, field: str) -> float:
+    _check(_is_number(value), field, value, "a number")
+    return float(value)
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("an object names a field twice")
+    return fields
+
+
+def _json_integer(digits: str) -> int:
+    if len(digits) > 20:  # more than 64 bits; the time that int() takes grows with the square of the length
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def _json_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{_short(digits)} is not a finite number")
+    return number
+
+
+def _check_nesting(value: Any) -> None:
+    """Refuse a header that is too deep here, not later when it is printed or compared by recursion."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+    if any(isinstance(item, dict | list) for item in level):
+        raise ValueError(f"header is nested deeper than {MAX_NESTING} levels")
+
+
+def _short(value: Any) -> str:
+    """Return one line that shows a value of any size."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = 60
+    return shortener.repr(value)

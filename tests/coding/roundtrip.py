@@ -1,0 +1,73 @@
+"""Cubes to `.hsc` files in memory and back, as compress.py and decompress.py do."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from coding import codecs
+from coding.base import Codec, CodecFactory
+from coding.hsc.container import Reader
+from coding.hsc.header import Header
+from coding.hsc.tiling import ArrayScene, Problems, Window, Written, compress_scene, decompress_scene
+from coding.samples import Samples, SceneSamples
+
+
+def header_of(cube, codec="klt-cm", nodata=None, scale=10000.0, max_error=None, tile_size=16) -> Header:
+    """The header of a file of `cube`, but for the codec's parameters."""
+    return Header(codec, {}, None, ArrayScene(cube, nodata).info, scale, {}, tile_size, max_error)
+
+
+def samples_of(cube, header: Header) -> SceneSamples:
+    return SceneSamples(ArrayScene(cube, header.scene.nodata), header)
+
+
+def encode(
+    cube: np.ndarray,
+    header: Header,
+    choose: Callable[[CodecFactory], Codec] | None = None,
+    make_factory: Callable[[Samples], CodecFactory] | None = None,
+    num_workers: int = 1,
+) -> tuple[bytes, Written]:
+    """The bytes of a file, and the figures of the encoder.
+
+    Args:
+        choose: takes the factory and returns a codec; by default that of the header's bound.
+        make_factory: of the codec; by default that of the registry.
+    """
+    factory = (make_factory or codecs[header.codec].make_factory)(samples_of(cube, header))
+    codec = choose(factory) if choose else factory.bounded(header.max_error)
+    scene, file = ArrayScene(cube, header.scene.nodata), io.BytesIO()
+    written = compress_scene(scene, file, replace(header, model=factory.model), codec, num_workers)
+    return file.getvalue(), written
+
+
+def read(data: bytes) -> Reader:
+    return Reader(io.BytesIO(data), "FILE")
+
+
+def decode(data: bytes, codec: Codec | None = None, num_workers: int = 1) -> tuple[np.ndarray, Problems]:
+    """The cube of a file, and what went wrong with its tiles.
+
+    Args:
+        codec: by default that of the registry.
+    """
+    reader = read(data)
+    info = reader.header.scene
+    cube = np.zeros((info.bands, info.height, info.width), info.dtype)
+
+    def write(row, column, samples):
+        cube[:, row : row + samples.shape[1], column : column + samples.shape[2]] = samples
+
+    codec = codec or codecs[reader.header.codec].open(reader.header, reader.shared)
+    return cube, decompress_scene(reader, codec, write, Window.whole(info), num_workers=num_workers)
+
+
+def decoded(data: bytes, codec: Codec | None = None) -> np.ndarray:
+    """The cube of a file without problems."""
+    cube, problems = decode(data, codec)
+    assert not problems.damaged and not problems.unguaranteed
+    return cube

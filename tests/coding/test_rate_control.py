@@ -1,0 +1,179 @@
+"""The search for a step, and targets that are met on the sampled tiles and by the scene."""
+
+import math
+
+import numpy as np
+import pytest
+
+from coding.base import Codec, CodecFactory, CodingError
+from coding.rate_control import RateController, StepSearch, Target
+from coding.samples import CubeSamples
+
+LIMITS = 2.0**-10, 2.0**4
+
+
+def linear(calls, slope=6.02):
+    """A figure that falls by `slope` where the step doubles, 30 at 1; notes the steps it is asked for."""
+
+    def figure(step):
+        calls.append(step)
+        return 30 - slope * math.log2(step)
+
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("target", "step", "end"),
+    [
+        (40, 2.0**-1.662, None),
+        (10, 2.0**3.322, None),
+        (12.7, 2.0**2.873, None),
+        (500, 2.0**-10, "finest"),
+        (-500, 2.0**4, "coarsest"),
+    ],
+)
+def test_steps_are_found_from_either_side(target, step, end):
+    for first in (2.0**-9, 1.0, 2.0**3.9):
+        calls = []
+        found = StepSearch(linear(calls), *LIMITS, first, slope=6.0).find(target, 0.01)
+        assert found.step == pytest.approx(step, rel=0.01) and found.end == end
+        assert len(calls) < 9
+
+
+def test_trials_for_one_target_help_to_find_the_next():
+    calls = []
+    search = StepSearch(linear(calls), *LIMITS, 1.0, slope=6.0)
+    for target in (40, 38, 36, 41):
+        assert search.find(target, 0.01).step == pytest.approx(2.0 ** ((30 - target) / 6.02), rel=0.01)
+    assert len(calls) < 12
+
+
+def test_stairs_are_searched_to_their_nearest_edge():
+    def stairs(step):
+        return -round(math.log2(step))
+
+    found = StepSearch(stairs, *LIMITS, 1.0, slope=1.0).find(3.4, 0.01)
+    assert stairs(found.step) == 3 and found.end is None
+
+
+def refusing(finest=0.0, coarsest=math.inf):
+    def figure(step):
+        if not finest <= step <= coarsest:
+            raise CodingError("no such step")
+        return -math.log2(step)
+
+    return figure
+
+
+@pytest.mark.parametrize("first", [2.0**-9, 1.0, 8.0])
+def test_steps_that_a_codec_refuses_are_left_out(first):
+    search = StepSearch(refusing(0.1, 2.0), *LIMITS, first, slope=1.0)
+    assert search.find(3.0, 0.01).step == pytest.approx(2.0**-3, rel=0.01)
+    assert search.find(-0.9, 0.01).step == pytest.approx(2.0**0.9, rel=0.01)
+    ends = search.find(9.0, 0.01), search.find(-9.0, 0.01)
+    assert [found.end for found in ends] == ["finest", "coarsest"]
+    assert ends[0].step == pytest.approx(0.1, rel=0.2) and ends[1].step == pytest.approx(2.0, rel=0.2)
+
+
+def test_a_codec_that_takes_no_step():
+    with pytest.raises(CodingError, match="no such step"):
+        StepSearch(refusing(100.0), *LIMITS, 1.0, slope=1.0).find(3.0, 0.01)
+
+
+def test_infinite_figures_are_finer_than_any_target():
+    search = StepSearch(lambda step: math.inf if step < 0.1 else -math.log2(step), *LIMITS, 1.0, slope=1.0)
+    assert search.find(3.0, 0.01).step == pytest.approx(2.0**-3, rel=0.01)
+
+
+# -- of scenes ------------------------------------------------------------------------------------
+
+
+class Rounding(Codec):
+    """Rounds to multiples of a step and writes as many bytes as the entropy of that would take."""
+
+    dtype = "int16"
+
+    def __init__(self, step):
+        self.step = step
+
+    def encode(self, cube, valid):
+        _, counts = np.unique(np.rint(cube / self.step), return_counts=True)
+        shares = counts / cube.size
+        return bytes(math.ceil(-(shares * np.log2(shares)).sum() * cube.size / 8))
+
+    def encode_and_decode(self, cube, valid):
+        return self.encode(cube, valid), (np.rint(cube / self.step) * self.step).astype(np.int16)
+
+    def decode(self, data, valid):
+        raise NotImplementedError
+
+
+class Scene:
+    """A scene that compresses worse than the tile that is judged: what `compress_scene` returns of it."""
+
+    def __init__(self, psnr_change=0.0, rate_factor=1.0):
+        self.cube = np.random.default_rng(0).normal(3000, 300, (4, 30, 30)).astype(np.int16)
+        samples = CubeSamples(self.cube, np.ones(self.cube.shape, bool), 10000.0)
+        factory = CodecFactory(lossy=Rounding, lossless=object, finest=1.0, coarsest=20000.0, first=40.0)
+        self.controller = RateController(factory, samples, "rounding")
+        self._psnr_change, self._rate_factor = psnr_change, rate_factor
+        self.written = []
+
+    def write(self, codec):
+        from coding.hsc.distortion import measure
+
+        data, decoded = codec.encode_and_decode(self.cube, None)
+        found = measure(self.cube, decoded, np.ones(self.cube.shape, bool), 10000.0, False)
+        found.squared_error *= 10 ** (-self._psnr_change / 10)
+        scene = self
+
+        class Written:
+            rate = 8 * len(data) / scene.cube.size * scene._rate_factor
+            distortion = found
+            step = codec.step
+
+        self.written.append(Written)
+        return Written
+
+
+@pytest.mark.parametrize("change", [0.0, -2.0, 1.0])
+def test_a_psnr_is_met_though_the_scene_differs_from_the_tiles(change):
+    scene = Scene(psnr_change=change)
+    written, note = scene.controller.write(scene.write, Target("psnr", 45.0))
+    assert written.distortion.psnr == pytest.approx(45, abs=0.1) and note is None
+    assert len(scene.written) == (1 if not change else 2)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3, 0.8])
+def test_a_rate_is_met_though_the_scene_differs_from_the_tiles(factor):
+    scene = Scene(rate_factor=factor)
+    written, note = scene.controller.write(scene.write, Target("bpppc", 3.0))
+    assert written.rate == pytest.approx(3, rel=0.02) and note is None
+
+
+def test_a_target_out_of_reach_is_noted():
+    scene = Scene()
+    _, note = scene.controller.write(scene.write, Target("psnr", 5.0))
+    assert "instead of 5 dB: rounding goes no lower" in note
+    _, note = scene.controller.write(scene.write, Target("psnr", 130.0))  # a step of 1 has no error
+    assert note.endswith("instead of 130 dB: rounding has no step that comes nearer")
+    written, note = scene.controller.write(scene.write, Target("bpppc", 20.0))
+    assert note.endswith("rounding does no better with a loss; --max-error 0 has none, however fine the step")
+    assert written is scene.written[-1] and written.step == 1.0
+
+
+def test_the_nearest_attempt_stays():
+    """A scene whose rate jumps about: no attempt meets the target, and the last file written is the nearest."""
+    scene = Scene()
+    plain = scene.write
+    factors = iter([1.5, 0.9, 1.4, 0.9])
+
+    def write(codec):
+        scene._rate_factor = next(factors)
+        return plain(codec)
+
+    written, note = scene.controller.write(write, Target("bpppc", 3.0))
+    assert "differ from the rest" in note
+    distances = [abs(math.log2(attempt.rate / 3)) for attempt in scene.written[:3]]
+    assert written is scene.written[-1]
+    assert written.step == scene.written[int(np.argmin(distances))].step
