@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from training.run import Run
+    from training.stepper import Stepper
 
 
 class Stopped(Exception):
@@ -153,8 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(run: Run) -> None:
     """Train until the run is done, and test the weights of its best epoch."""
     args, state, progress = run.args, run.state, run.state.progress
+    stepper = run.make_stepper()
     while not progress.is_done(args.epochs, args.early_stopping):
-        train_metrics = train_one_epoch(run)
+        train_metrics = train_one_epoch(run, stepper)
         val_metrics, example = validate(run)
         learning_rate = state.learning_rate
         is_best = state.end_epoch(val_metrics["loss"])
@@ -172,7 +174,7 @@ def train(run: Run) -> None:
         run.reporter.finish(progress, test(run, run.test_loader) if run.test_loader else None, final)
 
 
-def train_one_epoch(run: Run) -> dict[str, float]:
+def train_one_epoch(run: Run, stepper: Stepper) -> dict[str, float]:
     """Take the steps that remain of the current epoch and return its mean metrics.
 
     Raises:
@@ -186,21 +188,21 @@ def train_one_epoch(run: Run) -> dict[str, float]:
     started = time.monotonic() - progress.seconds
     title = f"train {progress.epoch + 1}/{args.epochs}"
     with run.reporter.bar(title, run.train_loader.num_images, progress.samples) as bar:
-        for x, size, weight in run.train_loader.batches(progress.epoch, progress.samples):
-            state.optimizer.zero_grad()
-            loss, x_hat = state.backward(run.criterion, x, weight)
-            batch = run.measure(loss, x_hat, x)
-            if not math.isfinite(batch.loss):
-                raise run.diverged("training loss", batch.loss / size)
-            norm = state.clip_gradients(args.clip_max_norm)
-            if not state.step(norm):
-                raise run.diverged("norm of the gradient", norm)
 
-            progress.end_step(batch, time.monotonic() - started)
-            bar.advance(size, batch)
-            save_and_stop_if_asked(run)
-            if run.checkpoints.is_due:
+        def count(batches: list[Totals]) -> None:
+            for batch in batches:
+                progress.end_step(batch, time.monotonic() - started)
+                bar.advance(round(batch.images), batch)
+
+        for x, _size, weight in run.train_loader.batches(progress.epoch, progress.samples):
+            count(stepper.step(x, weight))
+            is_stopped = run.process.any(run.stop)
+            if is_stopped or run.checkpoints.is_due:
+                count(stepper.finish())
                 run.checkpoints.save("last", state)
+            if is_stopped:
+                raise Stopped
+        count(stepper.finish())
     return run.means(run.train_loader, progress.totals, progress.seconds)
 
 
@@ -226,7 +228,9 @@ def validate(run: Run) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
             if example is None and len(x):
                 example = x[0].cpu(), x_hat[0].float().cpu()
             bar.advance(size, batch)
-            save_and_stop_if_asked(run)
+            if run.process.any(run.stop):
+                run.checkpoints.save("last", state)
+                raise Stopped
     metrics = run.means(run.val_loader, totals, time.monotonic() - started)
     if not math.isfinite(metrics["loss"]):
         raise run.diverged("validation loss", metrics["loss"])
@@ -251,13 +255,6 @@ def test(run: Run, loader: DataLoader) -> dict[str, float]:
                 bar.advance(len(x))
 
     return run.evaluate(images())
-
-
-def save_and_stop_if_asked(run: Run) -> None:
-    """Save the state and raise Stopped if any process has got a signal."""
-    if run.process.any(run.stop):
-        run.checkpoints.save("last", run.state)
-        raise Stopped
 
 
 if __name__ == "__main__":

@@ -110,7 +110,9 @@ def fold_upsampling(
     for axis, (u, s, p) in enumerate(zip(scale, stride, padding, strict=True), start=2):
         if u % s:
             raise ValueError(f"the stride must divide the scale of the up-sampling, got stride {s} and scale {u}")
-        adds, late = _sums_of_taps(weight.shape[axis], u, s, p, weight.dtype, weight.device)
+        # A compiler would warn of the cache, and compute what it returns once, too.
+        sums_of_taps = _sums_of_taps if torch.compiler.is_compiling() else _cached_sums_of_taps
+        adds, late = sums_of_taps(weight.shape[axis], u, s, p, weight.dtype, weight.device)
         weight = torch.stack([torch.tensordot(weight, add, ([axis], [1])).movedim(-1, axis) for add in adds])
         weight = weight.flatten(0, 1)  # phases of this axis before those of the axes before it
         paddings.append(-(-p // u))
@@ -118,7 +120,6 @@ def fold_upsampling(
     return weight, paddings, leading
 
 
-@functools.cache
 def _sums_of_taps(taps: int, u: int, s: int, p: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
     """Return which taps each phase adds up (phases, folded taps, taps), 0 or 1, and how many phases begin late."""
     phases = u // s
@@ -131,6 +132,9 @@ def _sums_of_taps(taps: int, u: int, s: int, p: int, dtype: torch.dtype, device:
         meets = (s * phase[:, None] + torch.arange(taps, device=device) - p).div(u, rounding_mode="floor")
         samples = meets[:, :1] + torch.arange(length, device=device)
         return (samples[:, :, None] == meets[:, None, :]).to(dtype), late
+
+
+_cached_sums_of_taps = functools.cache(_sums_of_taps)
 
 
 def _convolution(

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,12 +21,12 @@ from training.reporter import Reporter, SilentReporter
 from training.resume import Start, read_start, refuse_finished, refuse_other_data
 from training.run_folder import record_start, shown
 from training.state import State
+from training.stepper import Stepper, sum_metrics
 from utils.devices import parse_devices
 from utils.environment import configure_backends, provenance, seed_everything
 from utils.errors import ProjectError
 from utils.evaluation import average, evaluate
 from utils.files import stamped_folder
-from utils.metrics import image_metrics
 from utils.processes import StopRequest, end_children
 
 __all__ = ["Run", "launch_processes", "open_run", "read_start"]
@@ -69,14 +68,7 @@ class Run:
             x_hat: (N, C, H, W), reconstruction of `x`; N may be 0.
             x: (N, C, H, W) in [0, 1], the images of this process.
         """
-        sums = torch.zeros(len(Totals._fields), dtype=torch.float64, device=x.device)
-        if len(x):
-            sums[0], sums[1] = len(x), loss.double() * len(x)
-            metrics = image_metrics(x_hat, x)
-            for index, name in enumerate(Totals._fields):
-                if name in metrics:
-                    sums[index] = metrics[name].sum()
-        return Totals(*self.process.sum(sums).tolist())
+        return Totals(*sum_metrics(loss, x_hat, x, self.process).tolist())
 
     def means(self, loader: SplitLoader, totals: Totals, seconds: float) -> dict[str, float]:
         """Return the mean metrics over images of `loader`, `bpppc` and `images_per_second`; `ssim` if they have one."""
@@ -90,11 +82,15 @@ class Run:
         self.state.model.eval()
         return average(evaluate(self.state.model, images, self.process.device, self.args.precision))
 
-    def diverged(self, name: str, value: float | Tensor) -> ProjectError:
+    def make_stepper(self) -> Stepper:
+        """Return what takes the training steps."""
+        return Stepper(self.state, self.criterion, self.process, self.args.clip_max_norm, self.diverged)
+
+    def diverged(self, name: str, value: float) -> ProjectError:
         """Return the error for a `value` that is not finite."""
         progress = self.state.progress
         return ProjectError(
-            f"the {name} is {float(value)} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
+            f"the {name} is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
             f"the last good checkpoint is {self.checkpoints.last_good()}; try a lower --learning-rate"
         )
 

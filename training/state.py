@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from models import chain
 from models.base import HSICompressionModel
 from training.distributed import Process
 from training.progress import Progress
-from training.steps import loss_and_gradients
+from training.steps import forward_and_loss, loss_and_gradients
 from utils.checkpoint import load_weights, weights_of
 from utils.devices import autocast
 from utils.environment import rng_state, set_rng_state
@@ -26,6 +28,12 @@ from utils.environment import rng_state, set_rng_state
 # --scheduler plateau, as in CompressAI's published trainings
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 20  # epochs
+
+
+class GuardedAdam(torch.optim.Adam):
+    """Adam, which leaves out a step where `found_inf` is 1: the fused implementation asks for it."""
+
+    found_inf: Tensor | None = None
 
 
 class State:
@@ -40,6 +48,7 @@ class State:
         model: the model on its device, for validation and for its weights.
         network: the module to call in training: `model`, compiled or wrapped for several processes. It has the
             same parameters.
+        compiled_forward: `forward_and_loss`, compiled as one graph for the first size of batch, on one GPU; else None.
         optimizer: Adam.
         scheduler: the one of `--scheduler plateau`, else None.
         scaler: scales the loss in fp16, does nothing in other precisions.
@@ -52,12 +61,20 @@ class State:
         if process.world_size > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(self.device)
+        # One GPU compiles the loss, too. The 1-D models have kernels of their own there.
+        has_kernels = self.model.pixelwise and chain.is_available(self.device)
+        is_single = self.device.type == "cuda" and process.world_size == 1
+        compiles = args.compile and not has_kernels
         # Of a module torch.compile makes a module.
-        self.network = cast(nn.Module, torch.compile(self.model)) if args.compile else self.model
+        self.network = cast(nn.Module, torch.compile(self.model)) if compiles and not is_single else self.model
+        self.compiled_forward = torch.compile(forward_and_loss, dynamic=False) if compiles and is_single else None
+        self._compiled_shape: torch.Size | None = None
         if process.world_size > 1:
             device_ids = [self.device] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.learning_rate, fused=True)
+        self.optimizer = GuardedAdam(self.model.parameters(), lr=args.learning_rate, fused=True)
+        is_gpu = self.device.type == "cuda"
+        self._device_learning_rate = torch.zeros((), device=self.device) if is_gpu else None
         self.scheduler = None
         if args.scheduler == "plateau":
             self.scheduler = ReduceLROnPlateau(self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
@@ -73,6 +90,11 @@ class State:
     def learning_rate(self, value: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = value
+
+    @property
+    def scale(self) -> Tensor:
+        """The current scale of the loss, float64 on the device; 1 where the loss is not scaled."""
+        return self.scaler.scale(torch.ones((), dtype=torch.float64, device=self.device))
 
     @property
     def pixels_per_chunk(self) -> int | None:
@@ -134,7 +156,14 @@ class State:
 
     def backward(self, criterion: nn.Module, x: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Add the gradient of `weight` * loss to that of the parameters; see `loss_and_gradients`."""
-        return loss_and_gradients(self.network, self.model, criterion, x, weight, self.scaler, self.args.precision)
+        forward = forward_and_loss
+        if self.compiled_forward:
+            self._compiled_shape = self._compiled_shape or x.shape
+            if x.shape == self._compiled_shape:  # a shorter last batch would be compiled again
+                forward = self.compiled_forward
+        return loss_and_gradients(
+            self.network, self.model, criterion, x, weight, self.scaler, self.args.precision, forward
+        )
 
     @torch.no_grad()
     def forward(self, criterion: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,23 +179,43 @@ class State:
         self.scaler.unscale_(self.optimizer)
         return clip_grad_norm_(self.model.parameters(), max_norm or math.inf)
 
-    def step(self, norm: Tensor) -> bool:
-        """Update the weights by clipped gradients.
+    def step(self, is_finite: Tensor) -> None:
+        """Update the weights by clipped gradients. Nothing here waits for the device.
 
         In fp16 a gradient that overflows is left out, and the scale of the loss halved.
 
         Args:
-            norm: as `clip_gradients` returned it.
-
-        Returns:
-            False if the gradient is not finite, in fp16 by no scale; the weights are as before.
+            is_finite: whether loss and gradient are finite, a boolean; if not, the weights stay as they are.
         """
-        # The loss may be finite all the same: this step would spoil the weights unseen.
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
-            return False
-        self.scaler.step(self.optimizer)
+        if not self.scaler.is_enabled():  # fp16 looks for itself
+            self.optimizer.found_inf = (~is_finite).float()
+        with self._learning_rate_on_device():
+            self.scaler.step(self.optimizer)
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = None
         self.scaler.update()
-        return not self.scaler.is_enabled() or self.scaler.get_scale() >= 1
+
+    @contextmanager
+    def _learning_rate_on_device(self) -> Iterator[None]:
+        """Let Adam read the learning rate from a GPU: a CUDA graph keeps all other numbers."""
+        if self._device_learning_rate is None:
+            yield
+            return
+        value, groups = self.learning_rate, self.optimizer.param_groups
+        is_captured = torch.cuda.is_current_stream_capturing()
+        for group in groups:
+            group["lr"], group["capturable"] = self._device_learning_rate, is_captured
+        try:
+            yield
+        finally:
+            self.learning_rate = value
+            for group in groups:
+                group["capturable"] = False
+
+    def send_learning_rate(self) -> None:
+        """Copy the learning rate to where `step` reads it."""
+        if self._device_learning_rate is not None:
+            self._device_learning_rate.fill_(self.learning_rate)
 
     def end_epoch(self, val_loss: float) -> bool:
         """Count an epoch and adapt the learning rate; return whether its validation loss is the lowest."""

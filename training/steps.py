@@ -12,7 +12,7 @@ Gradients are those of the whole batch up to rounding: sums over pixels, taken c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -24,6 +24,12 @@ from models.base import HSICompressionModel
 from utils.devices import autocast
 
 
+def forward_and_loss(network: nn.Module, criterion: nn.Module, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """Return the loss of a batch and x_hat (N, C, H, W); of N = 0 images the loss is 0."""
+    x_hat = _forward(network, x, precision)
+    return criterion(x_hat, x) if len(x) else x_hat.sum(), x_hat
+
+
 def loss_and_gradients(
     network: nn.Module,
     model: HSICompressionModel,
@@ -32,6 +38,7 @@ def loss_and_gradients(
     weight: float,
     scaler: GradScaler,
     precision: str = "fp32",
+    forward: Callable = forward_and_loss,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of `weight` * loss, scaled by `scaler`, to that of the parameters.
 
@@ -43,6 +50,7 @@ def loss_and_gradients(
         weight: factor of the gradient.
         scaler: scales the loss in fp16.
         precision: precision of the network, one of `utils.options.PRECISIONS`. The loss is float32 or better.
+        forward: `forward_and_loss`, compiled or not, for a batch that goes through the model at once.
 
     Returns:
         The loss, without `weight`, and x_hat (N, C, H, W), both without a graph. If the loss is not finite,
@@ -50,8 +58,7 @@ def loss_and_gradients(
     """
     chunk = model.pixels_per_chunk(x.device)
     if chunk is None or x[:, 0].numel() <= chunk:
-        x_hat = _forward(network, x, precision)
-        loss = criterion(x_hat, x) if len(x) else x_hat.sum()
+        loss, x_hat = forward(network, criterion, x, precision)
         scaler.scale(loss * weight).backward()
         return loss.detach(), x_hat.detach()
     if getattr(criterion, "pixelwise", False):

@@ -194,9 +194,9 @@ def _unit(spectra: Tensor) -> Tensor:
     """Scale spectra (C, H, W) to length 1; zero ones stay zero."""
     # Divide by the largest value first: its square might overflow, or vanish.
     peak = spectra.abs().amax(dim=0)
-    spectra = spectra / torch.where(peak == 0, 1.0, peak)
+    spectra = spectra / peak.masked_fill(peak == 0, 1.0)
     norm = torch.linalg.vector_norm(spectra, dim=0)
-    return spectra / torch.where(norm == 0, 1.0, norm)
+    return spectra / norm.masked_fill(norm == 0, 1.0)
 
 
 @functools.lru_cache(maxsize=16)
