@@ -22,7 +22,7 @@ import argparse
 import functools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from coding import COMPARED, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
@@ -209,7 +209,7 @@ def words(items: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(word for item in items for word in item.split(",") if word))
 
 
-def check_words(flag: str, given: Sequence[str], possible: Sequence[str], least: int = 0) -> None:
+def check_words(flag: str, given: Sequence[str], possible: Collection[str], least: int = 0) -> None:
     """Check the words of a flag.
 
     Raises:
