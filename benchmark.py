@@ -22,7 +22,7 @@ import argparse
 import functools
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from coding import COMPARED, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
@@ -184,7 +184,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.command == "rd":
         args.codecs, args.coder = words(args.codecs), words(args.coder)
         check_words("--codecs", args.codecs, [name for name, entry in codecs.items() if not entry.has_weights])
-        check_words("--coder", args.coder, PLANE_CODERS, least=1)
+        check_words("--coder", args.coder, list(PLANE_CODERS), least=1)
         if args.resume and not args.name:
             raise UsageError("--resume needs the --name of the run to continue")
     if args.command != "speed":
@@ -209,7 +209,7 @@ def words(items: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(word for item in items for word in item.split(",") if word))
 
 
-def check_words(flag: str, given: Sequence[str], possible: Collection[str], least: int = 0) -> None:
+def check_words(flag: str, given: Sequence[str], possible: Sequence[str], least: int = 0) -> None:
     """Check the words of a flag.
 
     Raises:

@@ -22,9 +22,8 @@ class CAE1DE(TransposedCAE1D):
         src_channels: number of bands.
     """
 
-    @staticmethod
-    def activation() -> nn.Module:
-        return nn.Hardtanh()
+    def __init__(self, src_channels: int = 202) -> None:
+        super().__init__(src_channels, nn.Hardtanh)
 
 
 @register_model("cae1de")

@@ -9,20 +9,18 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
-
-from models.fused import flattened, scale_of
+from torch.autograd.function import once_differentiable
 
 try:
     from models import kernels
 except ImportError:  # torch's builds for CPUs come without Triton
-    kernels = None  # type: ignore[assignment]  # callers check `is_available`
+    kernels = None
 
 _ACTIVATIONS = {nn.LeakyReLU: 1, nn.Hardtanh: 2, nn.Sigmoid: 3}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -172,14 +170,13 @@ def plan(layers: nn.Sequential, length: int, skip_in: int = 0, skip_out: int = 0
     Raises:
         ValueError: layers of another kind.
     """
-    modules = deque(flattened(layers))
+    modules = deque(_flattened(layers))
     found: list[Layer] = []
     while modules:
-        ratio, convolution = 1, modules.popleft()
-        if isinstance(convolution, nn.Upsample):
-            ratio, convolution = scale_of(convolution, 1)[0], modules.popleft()
-        if not isinstance(convolution, nn.Conv1d | nn.ConvTranspose1d) or isinstance(convolution.padding, str):
-            raise ValueError(f"layers of a chain must be 1-D convolutions, padding in numbers, got {convolution}")
+        ratio = int(modules.popleft().scale_factor) if isinstance(modules[0], nn.Upsample) else 1
+        convolution = modules.popleft()
+        if not isinstance(convolution, nn.Conv1d | nn.ConvTranspose1d):
+            raise ValueError(f"layers of a chain must be 1-D convolutions, got {convolution}")
         activation = modules.popleft() if modules and type(modules[0]) in _ACTIVATIONS else None
         is_pooled = bool(modules) and isinstance(modules[0], nn.MaxPool1d)
         if is_pooled:
@@ -224,39 +221,28 @@ def run_chain(x: Tensor, layers: Sequence[Layer], parameters: Sequence[Tensor], 
     return _Chain.apply(x, layers, arithmetic, *parameters)
 
 
-class _Context(FunctionCtx):
-    layers: Sequence[Layer]
-    arithmetic: Arithmetic
-    needs_input_grad: tuple[bool, ...]
-    saved_tensors: tuple[Tensor, ...]
-
-
 class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: _Context, x: Tensor, layers: Sequence[Layer], arithmetic: Arithmetic, *parameters: Tensor
-    ) -> Tensor:
+    def forward(ctx, x, layers, arithmetic, *parameters):
         keeps = any(ctx.needs_input_grad)
         ctx.layers, ctx.arithmetic = layers, arithmetic
         x = out = x.contiguous()
         outputs, winners = [], []
         for index, layer in enumerate(layers):
-            weight, bias = parameters[2 * index : 2 * index + 2]
-            out, winner = _forward(layer, out, weight, bias, arithmetic, keeps)
+            out, winner = _forward(layer, out, *parameters[2 * index : 2 * index + 2], arithmetic, keeps)
             if keeps:
                 outputs.append(out)
                 winners.append(winner)
-        # torch takes None, too, whatever its annotation says.
-        ctx.save_for_backward(x, *outputs, *cast(list[Tensor], winners), *parameters)
+        ctx.save_for_backward(x, *outputs, *winners, *parameters)
         return out.squeeze(-1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, gradient):
         layers, arithmetic, count = ctx.layers, ctx.arithmetic, len(ctx.layers)
         x, *saved = ctx.saved_tensors
         outputs, winners, parameters = saved[:count], saved[count : 2 * count], saved[2 * count :]
-        found: list[Tensor | None] = [None] * len(parameters)
+        found = [None] * len(parameters)
         g = _by_argument(layers[-1], outputs[-1].squeeze(-1), gradient)
         found[-1] = g.sum(dtype=torch.float32).reshape(1)
         for index in reversed(range(count)):
@@ -267,8 +253,8 @@ class _Chain(torch.autograd.Function):
             if index:
                 origin = Origin(layers[index - 1], given, winners[index - 1])
                 g, found[2 * index - 1] = _backward(layer, g, weight, arithmetic, origin)
-        by_x = _backward(layers[0], g, parameters[0], arithmetic)[0].squeeze(-1) if ctx.needs_input_grad[0] else None
-        return by_x, None, None, *found
+        g = _backward(layers[0], g, parameters[0], arithmetic)[0].squeeze(-1) if ctx.needs_input_grad[0] else None
+        return g, None, None, *found
 
 
 # -- one layer ----------------------------------------------------------------------------------
@@ -332,7 +318,7 @@ def _backward(
         PRECISION=arithmetic.precision,
         TF32=arithmetic.is_tf32 and before is not None,
     )
-    return out, sums.sum(0) if sums is not None else None
+    return out, sums.sum(0) if origin else None
 
 
 def _weight_gradient(layer: Layer, x: Tensor, g: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -443,9 +429,7 @@ def _backward_tiles(layer: Layer, arithmetic: Arithmetic, shared_memory: int) ->
     return _tiles(channels, 1, lambda outputs: layer.backward_band(outputs).window, arithmetic, shared_memory)
 
 
-def _tiles(
-    channels: tuple[int, int], least: int, window_of: Callable[[int], int], arithmetic: Arithmetic, shared_memory: int
-) -> Tiles:
+def _tiles(channels, least, window_of, arithmetic, shared_memory) -> Tiles:
     channels_in, channels_out = channels
     outputs = _NARROW_COLUMNS if channels_out == 1 else max(least, _COLUMNS // channels_out)
     while channels_in == 1 and outputs > least and window_of(outputs) > 16:
@@ -484,3 +468,11 @@ def _shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return _SHARED_MEMORY  # of Triton's interpreter
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def _flattened(layers: nn.Sequential) -> Iterator[nn.Module]:
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            yield from _flattened(layer)
+        else:
+            yield layer

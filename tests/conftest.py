@@ -1,8 +1,10 @@
 """Share tiny data sets, finished runs and compiled kernels among the tests of the scripts."""
 
+import argparse
 import contextlib
 import csv
 import functools
+import importlib
 import importlib.util
 import io
 import json
@@ -123,6 +125,35 @@ def scripts():
         spec.loader.exec_module(module)
         setattr(Scripts, name, module)
     return Scripts
+
+
+class Caught(Exception):
+    """A parser, taken where it would have parsed."""
+
+
+@pytest.fixture
+def actions_of(scripts, monkeypatch):
+    """actions_of("benchmark rd") -> {spelling: action} of the command, without its help."""
+
+    def find(command):
+        name, *subcommand = command.split()
+        module = importlib.import_module(name) if "." in name else getattr(scripts, name)
+
+        def catch(parser, *_args):
+            raise Caught(parser)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+            with pytest.raises(Caught) as caught:
+                module.parse_args([])
+        (parser,) = caught.value.args
+        if subcommand:
+            (commands,) = (action for action in parser._actions if action.choices)
+            parser = commands.choices[subcommand[0]]
+        assert parser._actions[0].option_strings == ["-h", "--help"]
+        return {"/".join(action.option_strings) or action.dest: action for action in parser._actions[1:]}
+
+    return find
 
 
 class Run:

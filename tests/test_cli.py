@@ -1,7 +1,5 @@
 """The flags of the scripts, their short forms and defaults: frozen, because people's shell files use them."""
 
-import argparse
-import importlib
 import json
 import subprocess
 import sys
@@ -164,35 +162,6 @@ COMMANDS = {
 def long_form(flags):
     """Return `--num-workers` for `-n/--num-workers` and `--compile` for `--compile/--no-compile`."""
     return next(flag for flag in flags.split("/") if flag.startswith("--"))
-
-
-class Caught(Exception):
-    """A parser, taken where it would have parsed."""
-
-
-@pytest.fixture
-def actions_of(scripts, monkeypatch):
-    """actions_of("benchmark rd") -> {spelling: action} of the command, without its help."""
-
-    def find(command):
-        name, *subcommand = command.split()
-        module = importlib.import_module(name) if "." in name else getattr(scripts, name)
-
-        def catch(parser, *_args):
-            raise Caught(parser)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(argparse.ArgumentParser, "parse_args", catch)
-            with pytest.raises(Caught) as caught:
-                module.parse_args([])
-        (parser,) = caught.value.args
-        if subcommand:
-            (commands,) = (action for action in parser._actions if action.choices)
-            parser = commands.choices[subcommand[0]]
-        assert parser._actions[0].option_strings == ["-h", "--help"]
-        return {"/".join(action.option_strings) or action.dest: action for action in parser._actions[1:]}
-
-    return find
 
 
 @pytest.mark.parametrize("command", COMMANDS)

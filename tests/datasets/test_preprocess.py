@@ -185,7 +185,7 @@ def run(capfd, *argv):
 
 def test_sample_from_tif_to_tensor(tmp_path, capfd):
     root = tmp_path / "sample"
-    shutil.copytree(SAMPLE, root, ignore=shutil.ignore_patterns("*-DATA.npy", "*QL_*"))
+    shutil.copytree(SAMPLE, root, ignore=shutil.ignore_patterns("*-DATA.npy"))
     with pytest.raises(DatasetError, match=r"python -m datasets\.preprocess"):
         HySpecNet11k(root)
     status, stdout, stderr = run(capfd, root)

@@ -1,0 +1,240 @@
+"""Write the figures of README.md and docs/ from the reports, so that no figure there is typed.
+
+    python -m benchmarks.pages            write them (make docs)
+    python -m benchmarks.pages --check    fail if a page differs from what the reports say
+
+A page marks a block by `<!-- results: NAME -->` and `<!-- end -->`; the text between them is the output of the
+function of that name in `BLOCKS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.ablation import tables as ablation_tables
+from benchmarks.curves import curves_table
+from benchmarks.rd.report import Report
+from benchmarks.report import DASH, markdown_table
+from utils.errors import ProjectError, run_script
+from utils.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "results" / "benchmarks"
+PAGES = ("README.md", "docs/results.md", "docs/klt-cm.md")
+LAND, SCENES = "rd-land", "rd-seven-scenes"
+RATES = (0.1, 0.5, 2.0)  # bpppc, of the table in README
+SHORT_LIST = ("klt-cm", "klt-jpeg2000", "sperr", "cae1d", "ccsds123")
+SHORT_NAMES = ("water 1", "water 2", "land 1", "land 2", "land 3", "Indian Pines", "ABU urban-4")
+"""Of the images of `SCENES`, in their order."""
+_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write or check all pages, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description="Write figures into the pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a page is out of date")
+    args = parser.parse_args(argv)
+    stale = [page for page in PAGES if update(ROOT / page, args.check)]
+    if stale and args.check:
+        raise ProjectError(f"{', '.join(stale)}: out of date with results/benchmarks/, run `make docs`")
+    print(f"written: {', '.join(stale)}" if stale else "all pages are up to date")
+    return 0
+
+
+def update(path: Path, check: bool) -> bool:
+    """Replace the blocks of a page, unless `check`; return whether it was out of date."""
+    text = path.read_text(encoding="utf-8")
+    new = fill_blocks(text)
+    if new != text and not check:
+        with atomic_write(path, "w") as file:
+            file.write(new)
+    return new != text
+
+
+def fill_blocks(text: str) -> str:
+    """Return a page's text with the output of `BLOCKS` between its markers."""
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{BLOCKS[match[2]]().strip()}\n\n{match[3]}", text)
+
+
+# -- README ---------------------------------------------------------------------------------------
+
+
+def headline() -> str:
+    """Return the three headline figures."""
+    scenes = read_rd(SCENES)
+    gain = best_deltas(scenes).loc["klt-cm"].mean()
+    bits = {codec: mean_rate(scenes, codec, "lossless") for codec in ("klt-cm", "ccsds123")}
+    rows = cpu_speed()
+    cae1d = rows[(rows["model"] == "cae1d") & (rows["work"] == "encode+decode")].set_index("precision")["speedup"]
+    return "\n".join(
+        [
+            f"- **{gain:+.1f} % rate** at equal PSNR: `klt-cm` against the best of three other Karhunen-Loeve codecs, "
+            "mean of seven scenes.",
+            f"- **{bits['klt-cm']:.2f} bits per sample** lossless on these scenes, where CCSDS 123.0-B-2 takes "
+            f"{bits['ccsds123']:.2f}.",
+            f"- **{cae1d['fp32']:.1f} times as fast** as its textbook form: `cae1d`, encoding and decoding in float32 "
+            "on two CPU cores.",
+        ]
+    )
+
+
+def codecs() -> str:
+    """Return the PSNR of a few codecs at three rates on land, and their lossless rates."""
+    report = read_rd(LAND)
+    cells = []
+    for codec in SHORT_LIST:
+        means = report.means[report.means["codec"] == codec]
+        lossy = means[means["kind"] == "lossy"].set_index("target")["psnr"]
+        lossless = means.loc[means["kind"] == "lossless", "bpppc"]
+        psnrs = [f"{lossy[rate]:.2f}" if rate in lossy.index else DASH for rate in RATES]
+        cells.append([f"`{codec}`", *psnrs, f"{lossless.iloc[0]:.3f}" if len(lossless) else DASH])
+    header = ["PSNR in dB on land (three EnMAP patches)", *(f"{rate:g} bpppc" for rate in RATES), "lossless, bpppc"]
+    return markdown_table(header, cells)
+
+
+# -- docs/results.md ------------------------------------------------------------------------------
+
+
+def index() -> str:
+    """Return the list of all reports with their commands."""
+    parts = []
+    for folder in sorted(path for path in REPORTS.iterdir() if path.is_dir()):
+        content = read_report(folder.name)
+        settings = content["settings"]
+        device = settings.get("device") or "; ".join(settings.get("devices", {}).values())
+        parts.append(
+            f"- [{folder.name}](../results/benchmarks/{folder.name}/): {device}, commit `{settings['git_commit'][:12]}`"
+            f"\n\n  ```bash\n  {settings['command']}\n  ```"
+        )
+    return "\n\n".join(parts)
+
+
+def land() -> str:
+    """Return the tables of the land report."""
+    return _sections(LAND, ("PSNR at target rates", "Lossless", "No error above 10", "Latents"))
+
+
+def scenes() -> str:
+    """Return BD-rates, lossless and bounded rates on each of the seven scenes."""
+    report = read_rd(SCENES)
+    images = report.settings["images"]
+    rows = []
+    deltas = best_deltas(report)
+    anchors = ", ".join(f"`{anchor}`" for anchor in report.deltas["anchor"].unique())
+    rows.append(
+        ["`klt-cm`, BD-rate against the best of the others", *_cells(deltas.loc["klt-cm", images], "{:+.1f} %")]
+    )
+    for title, kind, target, names in (
+        ("lossless", "lossless", None, ("klt-cm", "ccsds123", "jpegxl", "jpegls")),
+        ("no error above 1", "bounded", 1, ("klt-cm", "ccsds123")),
+        ("no error above 10", "bounded", 10, ("klt-cm", "ccsds123")),
+    ):
+        rows += [[f"{title}, `{name}`", *_cells(rates(report, name, kind, target)[images], "{:.3f}")] for name in names]
+    note = f"BD-rates are by PSNR, on each scene against the best of {anchors}; the other rows are bits per sample."
+    return f"{note}\n\n{markdown_table(['', *SHORT_NAMES, 'mean'], rows)}"
+
+
+def speed() -> str:
+    """Return time and memory of the models, compared with their textbook form."""
+    parts = []
+    for folder in sorted(REPORTS.glob("speed-*")):
+        text = (folder / "speed.md").read_text(encoding="utf-8")
+        body = text.split("\n", 1)[1].replace("\n## ", "\n#### ")
+        parts.append(f"### {folder.name}\n{body.rstrip()}")
+    return "\n\n".join(parts)
+
+
+def curves() -> str:
+    """Return how long each training took to reach a PSNR."""
+    return curves_table(pd.DataFrame(**read_report("training-random-pixels")["curves"]))
+
+
+def ablation() -> str:
+    """Return what each part of klt-cm is worth."""
+    return ablation_tables(read_report("ablation-klt-cm")["rows"], SHORT_NAMES)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "codecs": codecs,
+    "index": index,
+    "land": land,
+    "scenes": scenes,
+    "speed": speed,
+    "curves": curves,
+    "ablation": ablation,
+}
+"""What a page can show, by the name in its markers."""
+
+
+# -- reading reports ------------------------------------------------------------------------------
+
+
+def read_report(name: str) -> dict:
+    """Return the content of a report's only JSON.
+
+    Raises:
+        ProjectError: there is no report of that name.
+    """
+    paths = sorted((REPORTS / name).glob("*.json"))
+    if len(paths) != 1:
+        raise ProjectError(f"{REPORTS / name}: must hold one JSON, got {len(paths)}")
+    return json.loads(paths[0].read_text(encoding="utf-8"))
+
+
+def read_rd(name: str) -> Report:
+    """Return a report of `benchmark.py rd`."""
+    return Report(read_report(name))
+
+
+def best_deltas(report: Report) -> pd.DataFrame:
+    """Return the BD-rate in per cent of each codec (rows) on each image (columns) against the best anchor there."""
+    return report.deltas.groupby(["codec", "image"])["bd_rate"].max().unstack()
+
+
+def rates(report: Report, codec: str, kind: str, target: float | None = None) -> pd.Series:
+    """Return the rate of a codec's point on each image, in bpppc."""
+    points = report.points[(report.points["codec"] == codec) & (report.points["kind"] == kind)]
+    if target is not None:
+        points = points[points["target"] == target]
+    return points.set_index("image")["bpppc"]
+
+
+def mean_rate(report: Report, codec: str, kind: str) -> float:
+    """Return the mean rate of a codec's point over the images, in bpppc."""
+    return float(rates(report, codec, kind).mean())
+
+
+def cpu_speed() -> pd.DataFrame:
+    """Return the rows of models on a CPU of the first speed report that has any.
+
+    Raises:
+        ProjectError: there is no such report.
+    """
+    for folder in sorted(REPORTS.glob("speed-*")):
+        rows = pd.DataFrame(read_report(folder.name)["models"])
+        if len(rows) and (rows["device"] == "cpu").any():
+            return rows[rows["device"] == "cpu"]
+    raise ProjectError(f"{REPORTS}: no speed report of a CPU")
+
+
+def _cells(values: pd.Series, form: str) -> list[str]:
+    return [form.format(value) for value in (*values, values.mean())]
+
+
+def _sections(name: str, titles: Sequence[str]) -> str:
+    """Return the sections of a report's text whose titles begin with `titles`, one level deeper."""
+    text = next((REPORTS / name).glob("*.md")).read_text(encoding="utf-8")
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    found = [section for section in sections if section.startswith(tuple(titles))]
+    return "\n\n".join(f"#### {section.strip()}" for section in found)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,95 @@
+"""README and docs are the interface: their links, tables, commands and examples are those of the code."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import models as registry
+from benchmarks import pages
+from models import aliases, models
+from models.published import read_published
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+READMES = ("datasets/sample/README.md", "results/weights/sample/README.md")
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in READMES)]
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def anchors(text):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)):
+        if re.match(r"https?:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(read(target)), link
+
+
+def test_readme_is_short():
+    lines = read(README).splitlines()
+    assert len(read(README).encode()) <= 15_000 and len(lines) <= 250
+    assert max(map(len, lines)) <= 120
+
+
+def test_table_of_published_weights():
+    text = read(README)
+    lines = text[text.index("| method |") :].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len(rows) == 16 <= len(models)
+    numbers = {"1D-CAE": "3", "1D-CAE-Adv": "4", "1D-CAE-Ext": "5", "SSCNet": "6", "3D-CAE": "7"}
+    for cells, row in zip(rows, read_published(), strict=True):
+        assert cells[0] == f"{row.method} [{numbers[row.method]}]"
+        assert cells[1] == f"`{row.model}`" + ("" if row.verified else " ¹")
+        assert cells[2:4] == [f"{row.bpppc:.2f}", f"{row.psnr:.2f}"]
+        assert cells[4] == f"[{row.file}]" and f"\n[{row.file}]: {row.url}\n" in text
+    assert all(f"`{alias}`" in text for alias in aliases)
+
+
+def commands(text):
+    """Yield the commands of a page's shell blocks: the script's name, and the words after it."""
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.search(r"(?:python|torchrun) [^#]*?\b(train|test|compress|decompress|benchmark)\.py(.*)", line)
+            if found:
+                yield found[1], found[2].partition("#")[0].split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_have_the_flags_that_they_name(page, actions_of):
+    for script, words in commands(read(page)):
+        command = f"{script} {words[0]}" if script == "benchmark" else script
+        known = {option for action in actions_of(command).values() for option in action.option_strings}
+        flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+        assert flags <= known, (command, flags - known)
+
+
+def test_figures_are_those_of_the_reports():
+    """`make docs` would change nothing."""
+    for page in pages.PAGES:
+        text = read(ROOT / page)
+        assert pages.fill_blocks(text) == text, page
+
+
+def test_the_model_of_the_docs_trains(data_flags, scripts, tmp_path, monkeypatch):
+    text = read(ROOT / "docs/extending.md")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    module = types.ModuleType("models.linear")
+    monkeypatch.setitem(sys.modules, "models.linear", module)
+    exec(compile(code, "docs/extending.md", "exec"), module.__dict__)
+    monkeypatch.setitem(registry._MODULES, "linear", "linear")
+    flags = ["-m", "linear", "--devices", "cpu", "-n", "0", "-e", "1", "--save-dir", str(tmp_path)]
+    assert scripts.train.main([*data_flags(), *flags]) == 0
