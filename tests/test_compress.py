@@ -76,7 +76,7 @@ def corner(tmp_path_factory):
 
 @pytest.fixture
 def small(tmp_path, weights, make_cube):
-    """A cube of 12 bands as .npy, and the flags that name weights for it."""
+    """Return a cube of 12 bands as .npy, and the flags that name weights for it."""
     path = tmp_path / "small.npy"
     np.save(path, make_cube((12, 40, 50)))
     return path, ["--checkpoint", weights(12), "--num-channels", 12, "--tile-size", 16]

@@ -26,7 +26,6 @@ class Aec(ImageCodec):
     modes = Modes(lossless=INTEGERS)
 
     def encode_images(self, images: np.ndarray) -> bytes:
-        """See `ImageCodec.encode_images`."""
         coded = (
             bytes([number]) + imagecodecs.aec_encode(images.transpose(axes).ravel(), blocksize=_BLOCK, rsi=_INTERVAL)
             for number, axes in enumerate(_ORDERS)
@@ -34,7 +33,6 @@ class Aec(ImageCodec):
         return min(coded, key=len)
 
     def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ImageCodec.decode_images`."""
         if not data or data[0] >= len(_ORDERS):
             raise DamagedError("the order of samples is unknown")
         axes = _ORDERS[data[0]]

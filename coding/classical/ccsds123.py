@@ -304,7 +304,6 @@ class Ccsds123Codec(ClassicalCodec):
         return Ccsds123(self.max_error).encode(cube)
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         cube = read_stream(data)
         if cube.dtype.name != self.dtype:
             raise DamagedError(f"samples must be {self.dtype}, got {cube.dtype}")

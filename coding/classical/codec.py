@@ -111,7 +111,6 @@ class ClassicalCodec(Codec):
         return {} if self.step is None else {"step": self.step}
 
     def encode(self, cube: np.ndarray, valid: np.ndarray) -> bytes:
-        """See `Codec.encode`."""
         try:
             return self.encode_cube(cube)
         except ProjectError:
@@ -122,7 +121,6 @@ class ClassicalCodec(Codec):
             ) from None
 
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
-        """See `Codec.decode`."""
         try:
             cube = self.decode_cube(data, valid.shape)
         except ProjectError:

@@ -27,7 +27,6 @@ class Factorized(ClassicalCodec):
     modes = Modes(lossless=INTEGERS)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
-        """See `ClassicalCodec.encode_cube`."""
         bands = (cube.astype(np.int64) - np.iinfo(self.dtype).min).reshape(len(cube), -1)
         tables, offsets = [], []
         for band in bands:
@@ -42,7 +41,6 @@ class Factorized(ClassicalCodec):
         return join_blocks([_pack_tables(tables, offsets), encoder.flush()])
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         packed, stream = split_blocks(data, 2)
         count, pixels = shape[0], shape[1] * shape[2]
         tables, offsets = _unpack_tables(packed, count)

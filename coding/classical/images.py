@@ -26,7 +26,6 @@ class ImageCodec(ClassicalCodec):
     """
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
-        """See `ClassicalCodec.encode_cube`."""
         pixels = cube.reshape(len(cube), -1).astype(np.int32)
         means = np.rint(pixels.mean(axis=1)).astype(np.int32)
         low, high = pixels.min(axis=1), pixels.max(axis=1)
@@ -36,7 +35,6 @@ class ImageCodec(ClassicalCodec):
         return join_blocks([encode_integers(means), self.encode_images(images)])
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         coded_means, body = split_blocks(data, 2)
         means = decode_integers(coded_means, (shape[0],))
         images = self.decode_images(body, shape)
@@ -57,11 +55,9 @@ class BandCodec(ImageCodec):
     """Codec with one stream for each band; their common header is stored once."""
 
     def encode_images(self, images: np.ndarray) -> bytes:
-        """See `ImageCodec.encode_images`."""
         return join_streams([self.encode_band(image) for image in images])
 
     def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ImageCodec.decode_images`."""
         return np.stack([self.decode_band(stream) for stream in split_streams(data, shape[0])])
 
     @abstractmethod

@@ -39,11 +39,9 @@ class Jpeg2000(BandCodec):
     modes = Modes(lossy=INTEGERS, lossless=INTEGERS)
 
     def encode_band(self, image: np.ndarray) -> bytes:
-        """See `BandCodec.encode_band`."""
         return imagecodecs.jpeg2k_encode(image, **_options(self.step, image.size))
 
     def decode_band(self, stream: bytes) -> np.ndarray:
-        """See `BandCodec.decode_band`."""
         return imagecodecs.jpeg2k_decode(stream, numthreads=1)
 
 
@@ -58,13 +56,11 @@ class Jpeg2000Components(ImageCodec):
     modes = Modes(lossy=INTEGERS, lossless=INTEGERS)
 
     def encode_images(self, images: np.ndarray) -> bytes:
-        """See `ImageCodec.encode_images`."""
         if len(images) > MOST_COMPONENTS:
             raise CodingError(f"JPEG 2000 has at most {MOST_COMPONENTS} components, got {len(images)} bands")
         return imagecodecs.jpeg2k_encode(images, planar=True, colorspace=0, **_options(self.step, images[0].size))
 
     def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ImageCodec.decode_images`."""
         return imagecodecs.jpeg2k_decode(data, planar=True, numthreads=1).reshape(shape)
 
 
@@ -79,21 +75,18 @@ class Htj2k(BandCodec):
     modes = Modes(lossy=INTEGERS, lossless=INTEGERS)
 
     def encode_images(self, images: np.ndarray) -> bytes:
-        """See `ImageCodec.encode_images`."""
         span = int(np.ptp(images, axis=(1, 2)).max())
         if self.step is not None and span + _ROOM * self.step >= _LEVELS:
             raise CodingError(f"a range of {span} leaves HTJ2K no room for errors of a step of {self.step:g}")
         return super().encode_images(images)
 
     def encode_band(self, image: np.ndarray) -> bytes:
-        """See `BandCodec.encode_band`."""
         if self.step is None:
             return imagecodecs.htj2k_encode(image, reversible=True)
         # Below 1e-5 of the range imagecodecs takes OpenJPH's own default.
         return imagecodecs.htj2k_encode(image, level=max(_SHARE * self.step / _LEVELS, 1e-5), reversible=False)
 
     def decode_band(self, stream: bytes) -> np.ndarray:
-        """See `BandCodec.decode_band`."""
         return imagecodecs.htj2k_decode(stream)
 
 

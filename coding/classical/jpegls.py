@@ -20,9 +20,7 @@ class JpegLs(BandCodec):
     bounds_steps = True
 
     def encode_band(self, image: np.ndarray) -> bytes:
-        """See `BandCodec.encode_band`."""
         return imagecodecs.jpegls_encode(image, level=self.max_error)
 
     def decode_band(self, stream: bytes) -> np.ndarray:
-        """See `BandCodec.decode_band`."""
         return imagecodecs.jpegls_decode(stream)

@@ -45,11 +45,9 @@ class JpegXl(ClassicalCodec):
     modes = Modes(lossy=ANY, lossless=INTEGERS)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
-        """See `ClassicalCodec.encode_cube`."""
         return self._encode_lossless(cube) if self.step is None else self._encode_lossy(cube, self.step)
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         return self._decode_lossless(data, shape) if self.step is None else self._decode_lossy(data, shape)
 
     def _encode_lossless(self, cube: np.ndarray) -> bytes:

@@ -35,13 +35,11 @@ class _KltCodec(ClassicalCodec):
     modes = Modes(lossy=ANY)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
-        """See `ClassicalCodec.encode_cube`."""
         klt, transform = fit_klt(cube, self.step**2 / 12)
         components = klt.forward(cube)
         return join_blocks([transform, self._encode(components) if components.size else b""])
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         transform, coded = split_blocks(data, 2)
         klt = unpack_klt(transform, shape[0], shape[1] * shape[2])
         planes = klt.basis.shape[1], *shape[1:]
@@ -136,7 +134,6 @@ class PcaFloat32(ClassicalCodec):
     modes = Modes(lossy=ANY)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
-        """See `ClassicalCodec.encode_cube`."""
         mean, variances, vectors = principal_components(cube)
         left = np.append(variances[::-1].cumsum()[::-1], 0)  # squared error after the first 0, 1, ..., C components
         count = int((left <= self.step**2 / 12 * len(cube)).argmax())
@@ -145,7 +142,6 @@ class PcaFloat32(ClassicalCodec):
         return klt.mean.tobytes() + klt.basis.tobytes() + components.tobytes()
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         bands, pixels = shape[0], shape[1] * shape[2]
         count, rest = divmod(len(data) - 4 * bands, 4 * (bands + pixels))
         if rest or not 0 <= count <= bands:

@@ -22,7 +22,6 @@ class Sperr(VolumeCodec):
     modes = Modes(lossy=ANY, bounded=ANY)
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
-        """See `VolumeCodec.encode_volume`."""
         if volume.size == 1:
             raise CodingError("SPERR takes no single sample")
         if self.step is None:
@@ -32,7 +31,6 @@ class Sperr(VolumeCodec):
         return imagecodecs.sperr_encode(volume.reshape(_long_axes_first(volume.shape)), level, mode, numthreads=1)
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         volume = imagecodecs.sperr_decode(data, shape=_long_axes_first(shape), dtype=np.float32, numthreads=1)
         return volume.reshape(shape)
 

@@ -15,9 +15,7 @@ class Sz3(VolumeCodec):
     modes = Modes(lossy=ANY, bounded=ANY)
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
-        """See `VolumeCodec.encode_volume`."""
         return imagecodecs.sz3_encode(volume, "abs", abs=self.tolerance() if self.step is None else self.step / 2)
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         return imagecodecs.sz3_decode(data, shape, np.float32)

@@ -27,7 +27,6 @@ class Zfp(VolumeCodec):
     modes = Modes(lossy=ANY, bounded=ANY, lossless=ANY)
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
-        """See `VolumeCodec.encode_volume`."""
         if self.step is None and self.max_error == 0:
             exact = volume if self.dtype == "float32" else volume.astype(np.int32)
             return _UNIT.pack(0) + imagecodecs.zfp_encode(exact, mode="reversible", header=False, numthreads=1)
@@ -39,7 +38,6 @@ class Zfp(VolumeCodec):
         return _UNIT.pack(unit) + imagecodecs.zfp_encode(scaled, 1.0, mode="accuracy", header=False, numthreads=1)
 
     def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """See `ClassicalCodec.decode_cube`."""
         (unit,) = _UNIT.unpack_from(data)
         held = np.float32 if unit or self.dtype == "float32" else np.int32
         volume = imagecodecs.zfp_decode(data[_UNIT.size :], shape=shape, dtype=held, numthreads=1)

@@ -1,0 +1,1 @@
+"""Entropy coding with integers alone: a range coder, mixed contexts, arrays of integers."""

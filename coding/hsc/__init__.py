@@ -1,0 +1,1 @@
+"""The file `.hsc`: container, header, records of tiles."""

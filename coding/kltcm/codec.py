@@ -109,7 +109,6 @@ class KltCm(Codec):
         return join_blocks([transform, coded]), to_dtype(klt.inverse(components), self.dtype)
 
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
-        """See `Codec.decode`."""
         if self.numbers.divisor == 0:
             return decode_floats(data, valid.shape)
         if self.numbers.bound is not None:

@@ -1,4 +1,4 @@
-r"""A guaranteed error: whole numbers around a floating point prediction, the same wherever they are decoded.
+r"""A guaranteed error: whole numbers around a floating point prediction, the same on every machine.
 
 ::
 
@@ -6,10 +6,10 @@ r"""A guaranteed error: whole numbers around a floating point prediction, the sa
     samples v ─────────────────────────────► r = v - p ─► q = round(r / (2 E + 1)) ─► coded
     decoded: p + q (2 E + 1), within E of v
 
-The decoder makes x_hat anew, on another machine perhaps, whose sums round differently; a sample that lies next
-to a rounding boundary may then fall to the other side. The encoder therefore lists the samples within `MARGIN`
-of a boundary, with their side: as long as machines differ by less than that, all round alike. A coarse grid
-has few boundaries, and costs little as long as it is fine beside the errors of the prediction.
+The decoder computes x_hat again, perhaps on another machine whose sums round differently. A sample next to a rounding
+boundary may then fall to the other side. The encoder therefore lists the samples within `MARGIN` of a boundary, with
+their side: as long as machines differ by less than that, all of them round in the same way. A coarse grid has few
+boundaries, and costs little as long as it is fine compared with the errors of the prediction.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 from coding.base import DamagedError, deflate, inflate, join_blocks, split_blocks
 
 MARGIN = 0.02
-"""Half the width, in steps of the samples, of the strip around a rounding boundary whose samples are listed."""
+"""Distance from a rounding boundary, in steps of the samples, up to which samples are listed."""
 
 _ESCAPE = 255
 MAX_GRID = 2**15
 
 
 def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, bound: int) -> int:
-    """A grid that is fine beside both the step of the residuals and the errors of the prediction.
+    """Return a grid that is fine compared with the step of the residuals and the errors of the prediction.
 
     Args:
         prediction: float64 (C, H, W), in steps of the samples.
@@ -40,7 +40,7 @@ def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, 
 
 
 def round_to_grid(prediction: np.ndarray, grid: int) -> tuple[np.ndarray, bytes]:
-    """Multiples of `grid` next to `prediction`, int32, and the list by which others round alike."""
+    """Return the multiples of `grid` next to `prediction`, int32, and the list by which others round alike."""
     scaled = prediction / grid
     rounded = np.floor(scaled + 0.5)
     # Distance from a boundary, which lies half-way between whole numbers.
@@ -52,7 +52,7 @@ def round_to_grid(prediction: np.ndarray, grid: int) -> tuple[np.ndarray, bytes]
 
 
 def round_as_listed(prediction: np.ndarray, grid: int, listed: bytes) -> np.ndarray:
-    """What `round_to_grid` returned for about the same prediction.
+    """Return the multiples of `round_to_grid` for about the same prediction.
 
     Raises:
         DamagedError: a list that does not fit.
@@ -64,20 +64,20 @@ def round_as_listed(prediction: np.ndarray, grid: int, listed: bytes) -> np.ndar
     if len(sides) != -(-len(close) // 8):
         raise DamagedError("the list of samples at rounding boundaries is damaged")
     upper = np.unpackbits(np.frombuffer(sides, np.uint8), count=len(close))
-    # The whole number below the boundary: both machines find the same one, whichever side they are on.
+    # The whole number below the boundary: machines on either side find the same one.
     below = np.floor(2 * scaled.ravel()[close] + 0.5) // 2
     rounded.ravel()[close] = below + upper
     return rounded.astype(np.int32) * np.int32(grid)
 
 
 def quantize(residual: np.ndarray, bound: int) -> np.ndarray:
-    """Whole numbers q with |residual - q (2 bound + 1)| <= bound."""
+    """Return whole numbers q with |residual - q (2 bound + 1)| <= bound."""
     step = 2 * bound + 1
     return (residual + bound) // step
 
 
 def _pack_positions(positions: np.ndarray) -> bytes:
-    """Rising positions as gaps: a byte each, of which 255 says that 255 and more are to be added."""
+    """Pack rising positions as gaps: a byte each, of which 255 stands for 255 and the next byte."""
     gaps = np.diff(positions, prepend=-1) - 1
     escapes, rest = np.divmod(gaps, _ESCAPE)
     content = np.full(len(gaps) + int(escapes.sum()), _ESCAPE, np.uint8)

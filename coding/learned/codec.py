@@ -194,7 +194,6 @@ class LearnedCodec(Codec):
         return self.to_samples(self.restore(self.levels(self.latents(cube, valid)), cube.shape[1:]))
 
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
-        """See `Codec.decode`."""
         size = valid.shape[1:]
         if self.settings.numbers.bound is None:
             return self.to_samples(self.restore(self._decode_latents(data, size), size))

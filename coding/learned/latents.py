@@ -23,14 +23,12 @@ class LatentCodec(Codec):
         self.network, self.dtype, self.scale = network, dtype, scale
 
     def encode(self, cube: np.ndarray, valid: np.ndarray) -> bytes:
-        """See `Codec.encode`."""
         if len(cube) != self.network.num_bands:
             raise CodingError(f"{self.network.name} takes {self.network.num_bands} bands, got {len(cube)}")
         x = np.clip(cube.astype(np.float32) / np.float32(self.scale), 0, 1)
         return self.network.encode(x).astype("<f4").tobytes()
 
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
-        """See `Codec.decode`."""
         shape = self.network.latent_size(*valid.shape[1:])
         if len(data) != 4 * int(np.prod(shape)):
             raise DamagedError(f"{self.network.name} has {4 * int(np.prod(shape))} bytes of latents, got {len(data)}")

@@ -1,4 +1,4 @@
-"""A model of the registry with its weights, between arrays: a cube to planes of latents and back."""
+"""A model of the registry with its weights, on arrays: a cube to planes of latents and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
 
-_SENSED = 64  # pixels a side by which sensitivities are judged
+_SENSED_SIDE = 64  # pixels by which sensitivities are judged
 _PROBES = 4
 
 SAMPLE_WEIGHTS = Path(__file__).resolve().parents[2] / "results/weights/sample/cae1d.pth.tar"
@@ -35,14 +35,14 @@ class Network:
     """Encoder and decoder on one device, in float32.
 
     Args:
-        name: the model's, in the registry.
-        model: with its weights.
-        device: to run on.
+        name: name of the model in the registry.
+        model: model with its weights.
+        device: device to run on.
 
     Attributes:
-        sha256: of the weights, see `weights_sha256`.
-        num_bands: of the cubes.
-        channels: of the latents; several planes may belong to one.
+        sha256: hash of the weights, see `weights_sha256`.
+        num_bands: bands of the cubes.
+        channels: channels of the latents; several planes may belong to one.
         multiple: tiles are padded to a multiple of this.
     """
 
@@ -55,7 +55,7 @@ class Network:
 
     @torch.no_grad()
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """Cube (C, H, W) of reflectances in [0, 1] to latents (planes, h, w), both float32."""
+        """Return the latents (planes, h, w) of a cube (C, H, W) of reflectances in [0, 1], both float32."""
         height, width = x.shape[1:]
         rows, columns = -height % self.multiple, -width % self.multiple
         padded = np.pad(x, ((0, 0), (0, rows), (0, columns)), mode="edge") if rows or columns else x
@@ -64,17 +64,20 @@ class Network:
 
     @torch.no_grad()
     def decode(self, y: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Latents (planes, h, w) to the cube (C, height, width), float32."""
+        """Return the cube (C, height, width) of latents (planes, h, w), both float32."""
         latents = torch.from_numpy(y).reshape(1, *self.model.latent_shape, *y.shape[-2:])
         return self.model.decode(latents.to(self.device))[0, :, :height, :width].cpu().numpy()
 
     def sensitivity(self, y: np.ndarray) -> np.ndarray:
-        """How far a latent moves the reconstruction: root of the summed squares, per unit, for each channel.
+        """Return how far a latent of each channel moves the reconstruction: the root of the summed squares, per unit.
 
-        The mean over some latents (planes, h, w). For random signs e on the outputs, the square of the gradient of
-        e x_hat has the summed squares of the derivatives as its mean (Hutchinson, doi 10.1080/03610919008812866).
+        For random signs e on the outputs, the square of the gradient of e x_hat has the summed squares of the
+        derivatives as its mean (Hutchinson, doi 10.1080/03610919008812866).
+
+        Args:
+            y: latents (planes, h, w) over which the mean is taken.
         """
-        size = -(-_SENSED // self.multiple)
+        size = -(-_SENSED_SIDE // self.multiple)
         latents = torch.from_numpy(np.ascontiguousarray(y[:, :size, :size])).to(self.device)
         latents = latents.reshape(1, *self.model.latent_shape, *latents.shape[1:]).requires_grad_()
         squares = torch.zeros_like(latents, requires_grad=False)
@@ -87,15 +90,15 @@ class Network:
         return (squares / _PROBES).reshape(self.channels, -1).mean(dim=1).sqrt().cpu().numpy().astype(np.float64)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int, int]:
-        """Planes, rows and columns of the latents of a tile."""
+        """Return planes, rows and columns of the latents of a tile."""
         count = int(np.prod(self.model.latent_shape))
         return count, -(-height // self.multiple), -(-width // self.multiple)
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the tensors, sorted by key: each its key, type and shape as a line of text, then its bytes.
+    """Return a SHA-256 over the tensors, sorted by key: key, type and shape as a line of text, then the bytes.
 
-    Two files with the same weights have the same, whatever else they hold.
+    Two files with the same weights have the same one, whatever else they hold.
     """
     digest = hashlib.sha256()
     for key in sorted(state_dict):
@@ -107,14 +110,17 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def load_network(name: str, checkpoint: str | None, num_channels: int, device: str) -> Network:
-    """A model of the registry with the weights of a file, on a device by its name on the command line.
+    """Load a model of the registry with the weights of a file.
 
     Args:
-        checkpoint: None takes those of the bundled sample, and says so on stderr.
+        name: name of the model.
+        checkpoint: the file; None for the weights of the bundled sample, with a note on stderr.
+        num_channels: bands that the model was made for.
+        device: cpu, or the number of a GPU.
 
     Raises:
         UsageError: no weights for this model, or no such device.
-        CheckpointError: a file that holds none for it.
+        CheckpointError: a file that holds no weights of the model.
     """
     if checkpoint is None:
         if (name, num_channels) != ("cae1d", 202):
@@ -123,7 +129,7 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
             )
         checkpoint = SAMPLE_WEIGHTS
         print(f"note: {SAMPLE_CAUTION}", file=sys.stderr)
-    # float32 without TF32: what is coded here may be decoded elsewhere.
+    # float32 without TF32: a file that is coded here may be decoded elsewhere.
     configure_backends(deterministic=False, tf32=False)
     used = use_device(device, "--device")
     state_dict = load_state_dict(checkpoint)
@@ -133,7 +139,7 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
 
 
 def recognize(checkpoint: str, num_channels: int) -> str:
-    """The name in the registry of the model whose weights a file holds, by their keys and shapes.
+    """Return the name of the model whose weights a file holds, by their keys and shapes.
 
     Raises:
         CheckpointError: a file of no model of `num_channels` bands, or of several that have the same layers.

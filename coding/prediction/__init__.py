@@ -1,0 +1,1 @@
+"""Bands as integers, each predicted from those before it."""

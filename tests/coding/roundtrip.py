@@ -17,7 +17,7 @@ from coding.samples import Samples, SceneSamples
 
 
 def header_of(cube, codec="klt-cm", nodata=None, scale=10000.0, max_error=None, tile_size=16) -> Header:
-    """The header of a file of `cube`, but for the codec's parameters."""
+    """Return the header of a file of `cube`, but for the codec's parameters."""
     return Header(codec, {}, None, ArrayScene(cube, nodata).info, scale, {}, tile_size, max_error)
 
 
@@ -32,11 +32,14 @@ def encode(
     make_factory: Callable[[Samples], CodecFactory] | None = None,
     num_workers: int = 1,
 ) -> tuple[bytes, Written]:
-    """The bytes of a file, and the figures of the encoder.
+    """Return the bytes of a file, and the figures of the encoder.
 
     Args:
+        cube: (C, H, W).
+        header: of the file, but for the codec's parameters and model.
         choose: takes the factory and returns a codec; by default that of the header's bound.
         make_factory: of the codec; by default that of the registry.
+        num_workers: threads.
     """
     factory = (make_factory or codecs[header.codec].make_factory)(samples_of(cube, header))
     codec = choose(factory) if choose else factory.bounded(header.max_error)
@@ -50,10 +53,12 @@ def read(data: bytes) -> Reader:
 
 
 def decode(data: bytes, codec: Codec | None = None, num_workers: int = 1) -> tuple[np.ndarray, Problems]:
-    """The cube of a file, and what went wrong with its tiles.
+    """Return the cube of a file, and what went wrong with its tiles.
 
     Args:
+        data: the file.
         codec: by default that of the registry.
+        num_workers: threads.
     """
     reader = read(data)
     info = reader.header.scene
@@ -67,7 +72,7 @@ def decode(data: bytes, codec: Codec | None = None, num_workers: int = 1) -> tup
 
 
 def decoded(data: bytes, codec: Codec | None = None) -> np.ndarray:
-    """The cube of a file without problems."""
+    """Return the cube of a file without problems."""
     cube, problems = decode(data, codec)
     assert not problems.damaged and not problems.unguaranteed
     return cube

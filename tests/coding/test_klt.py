@@ -24,7 +24,7 @@ def land():
 
 
 def coded(cube, squared_error):
-    """What comes back if the components are rounded to whole steps, and the transform."""
+    """Return what comes back if the components are rounded to whole steps, and the transform."""
     klt, data = fit_klt(cube, squared_error)
     return klt.inverse(np.rint(klt.forward(cube))), klt, data
 

@@ -13,7 +13,7 @@ LIMITS = 2.0**-10, 2.0**4
 
 
 def linear(calls, slope=6.02):
-    """A figure that falls by `slope` where the step doubles, 30 at 1; notes the steps it is asked for."""
+    """Return a figure that falls by `slope` where the step doubles, 30 at 1; notes the steps it is asked for."""
 
     def figure(step):
         calls.append(step)

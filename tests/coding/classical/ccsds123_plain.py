@@ -92,7 +92,7 @@ class PlainImage:
         return updated
 
     def predict(self):
-        """delta of every sample, and the samples that a decoder gets."""
+        """Return delta of every sample, and the samples that a decoder gets."""
         codec, m, s_min, s_max = self.codec, self.m, self.s_min, self.s_max
         Omega, Theta, phi = codec.weight_resolution, codec.representative_resolution, codec.damping
         self.representatives = np.zeros(self.cube.shape, object)
@@ -143,7 +143,7 @@ class PlainImage:
     # -- sample-adaptive entropy coder -------------------------------------------------------------
 
     def codewords(self, deltas):
-        """The bits of one band, from its deltas in order of t."""
+        """Return the bits of one band, from its deltas in order of t."""
         codec, D = self.codec, self.D
         bits = f"{deltas[0]:0{D}b}"
         for t in range(1, len(deltas)):
@@ -186,7 +186,7 @@ class PlainImage:
 
 
 def plain_encode(cube, codec):
-    """The compressed image of `cube`, and the cube that a decoder makes of it."""
+    """Return the compressed image of `cube`, and the cube that a decoder makes of it."""
     image = PlainImage(cube, codec)
     deltas, decoded = image.predict()
     bits = image.header() + "".join(image.codewords(band.ravel()) for band in deltas)

@@ -65,7 +65,7 @@ EDGES = dict(edges())
 
 
 def coded(codec, cube):
-    """What the codec makes of the cube, which it may refuse."""
+    """Return what the codec makes of the cube; skip the test if it refuses."""
     try:
         data = encode(codec, cube)
     except CodingError as error:

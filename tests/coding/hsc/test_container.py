@@ -97,7 +97,7 @@ def split(data: bytes) -> Parts:
 
 
 def pack(text: bytes) -> bytes:
-    """A header's text as docs/format.md wants it stored."""
+    """Return a header's text as docs/format.md wants it stored."""
     stored = zlib.compress(text, 9)
     return stored if len(text) <= 2**16 + 32 * len(stored) else zlib.compress(text, 0)
 
@@ -152,7 +152,7 @@ def with_value(path: str, value) -> bytes:
 
 
 def refusal(data: bytes) -> str:
-    """The message with which a file is not opened."""
+    """Return the message with which a file is not opened."""
     with pytest.raises(DamagedError) as info:
         read(data)
     message = str(info.value)
@@ -161,7 +161,7 @@ def refusal(data: bytes) -> str:
 
 
 def damaged_tiles(data: bytes) -> set[int]:
-    """The tiles that are reported as damaged; the others, and the header, are as they were written."""
+    """Return the tiles that are reported as damaged; the others, and the header, are as they were written."""
     reader, damaged = read(data), set()
     assert reader.header == a_header() and reader.shared == SHARED
     for number, payload in enumerate(PAYLOADS):

@@ -115,7 +115,7 @@ def cases():
 
 
 def holed(dtype, nodata):
-    """A cube of a coarse grid of values, so that many are decoded as nodata, with gaps of several shapes."""
+    """Return a cube of a coarse grid of values, so that many are decoded as nodata, with gaps of several shapes."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:20, :18]
     cube = 600 + 40 * np.rint(2 * np.sin(y / 5) + 2 * np.cos(x / 4))[None] + 20 * np.arange(5)[:, None, None]

@@ -18,7 +18,7 @@ class Damaged(Exception):
 
 
 def decode_record(parameters, dtype, nodata, record, shape):
-    """Samples of a tile as nested lists [band][row][column], nodata where there is no data.
+    """Return the samples of a tile as nested lists [band][row][column], nodata where there is no data.
 
     Args:
         parameters: of the header.
@@ -40,7 +40,7 @@ def decode_record(parameters, dtype, nodata, record, shape):
 
 
 def decode_tile(parameters, dtype, data, shape):
-    """Samples of the codec's bytes, before they are moved and masked."""
+    """Return the samples of the codec's bytes, before they are moved and masked."""
     if "bound" not in parameters:
         first, second = blocks(data, 2)
         return [
@@ -62,7 +62,7 @@ def float_of_bits(number):
 
 
 def first_block(data):
-    """A block with a short frame, and the bytes after it."""
+    """Split off a block with a short frame, and the bytes after it."""
     (length,) = struct.unpack_from("<I", data)
     return data[4 : 4 + length], data[4 + length :]
 
@@ -508,7 +508,7 @@ def synthesize(coefficients, sizes):
 
 
 def join(values):
-    """A row or column of its low and high halves."""
+    """Return a row or column of its low and high halves."""
     if len(values) == 1:
         return values
     count = (len(values) + 1) // 2
@@ -668,7 +668,7 @@ def decode_number(stream, y, x, planes, sizes, coefficients, limits, bound):
 
 
 def float32(number):
-    """The nearest float32."""
+    """Return the nearest float32."""
     try:
         return struct.unpack("<f", struct.pack("<f", number))[0]
     except OverflowError:
@@ -676,7 +676,7 @@ def float32(number):
 
 
 def next_float32(number, up):
-    """The float32 next to another one, above or below it."""
+    """Return the float32 next to another one, above or below it."""
     if number == 0:
         return 2.0**-149 if up else -(2.0**-149)
     (bits,) = struct.unpack("<i", struct.pack("<f", number))

@@ -41,14 +41,14 @@ def noisy_cube(shape, dtype, deviation, seed=0):
 
 
 def with_gaps(cube, nodata, seed=0):
-    """The cube with nodata at a third of its samples and in a whole band, and its mask."""
+    """Return the cube with nodata at a third of its samples and in a whole band, and its mask."""
     valid = np.random.default_rng(seed).random(cube.shape) > 0.3
     valid[len(cube) // 2] = False
     return np.where(valid, cube, np.array(nodata, cube.dtype)), valid
 
 
 def decode_both(cube, step=None, bound=None, divisor=1, nodata=None, valid=None):
-    """What the codec says that its decoder will return, what the plain decoder returns, and the codec's bytes."""
+    """Return the encoder's decoded cube, the plain decoder's, and the codec's bytes."""
     dtype = cube.dtype.name
     valid = np.ones(cube.shape, bool) if valid is None else valid
     codec = KltCm(Numbers(dtype, divisor, bound), step)
@@ -59,7 +59,7 @@ def decode_both(cube, step=None, bound=None, divisor=1, nodata=None, valid=None)
 
 
 def used_factors(data):
-    """Number of components, and how many factors of features are not 0."""
+    """Return the number of components, and how many factors of features are not 0."""
     transform, components = plain_decoder.blocks(data, 2)
     _, count = struct.unpack_from("<fI", transform)
     factors, _ = plain_decoder.blocks(components, 2)

@@ -297,7 +297,7 @@ def test_latents_as_floats(linear, make_cube):
 
 
 def shaken(network, size):
-    """A network whose reconstructions differ by up to `size` in reflectance, as another machine's would."""
+    """Return a network whose reconstructions differ by up to `size`, as another machine's would."""
     original = network.decode
 
     def decode(y, height, width):
