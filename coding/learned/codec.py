@@ -6,8 +6,7 @@ r"""Any model of the registry as a codec: its latents are quantized and entropy-
                                                                         │
     samples ◄── x_hat ◄── decoder ◄── y_hat ◄── times the step ◄────────┘
 
-With a bound on the error, x_hat is rounded to whole numbers (see `coding.learned.bounds`), the quantized difference to
-the samples is coded after it, and the bands that the model does not take are coded by themselves.
+With a bound on the error, the difference to the samples is coded as well (see `coding.learned.residuals`).
 
 The step of a channel is its unit times one `step` for all, see `units_of`. Units are stored as eighths of powers of
 two, a byte each.
@@ -15,7 +14,6 @@ two, a byte each.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +21,11 @@ from typing import Any
 import numpy as np
 
 from coding import PLANE_CODERS
-from coding.base import (
-    BoundNotGuaranteed,
-    Codec,
-    CodingError,
-    DamagedError,
-    join_blocks,
-    split_blocks,
-    to_dtype,
-)
+from coding.base import Codec, CodingError, DamagedError, join_blocks, split_blocks, to_dtype
 from coding.hsc.header import Header, check_parameters, is_bound, is_divisor, is_step
 from coding.hsc.masks import fill_gaps
-from coding.learned.bounds import MAX_GRID, choose_grid, quantize, round_as_listed, round_to_grid
 from coding.learned.network import Network, load_network
+from coding.learned.residuals import NUM_BLOCKS, ResidualCoder
 from coding.numbers import Numbers
 from coding.planes import decode_planes, encode_planes
 from models import models
@@ -46,7 +36,6 @@ MAX_LEVEL = 2**23
 """Of a quantized latent: beyond it float32 skips whole numbers."""
 
 _UNIT_STEPS, _UNIT_ZERO = 8, 128  # a unit u has the code 8 log2(u) + 128
-_BOUNDED_BLOCKS = 5  # of a tile's bytes with a bound
 
 
 @dataclass(frozen=True)
@@ -99,6 +88,8 @@ class LearnedCodec(Codec):
             raise CodingError(f"the step must be a number above 0 and below {MAX_STEP:g}, got {settings.step:g}")
         if settings.numbers.bound is None and (self.extra_bands or settings.step is None):
             raise CodingError("bands that the model does not take, and latents that are not coded, need a bound")
+        unit = settings.scale * settings.numbers.divisor
+        self._residuals = ResidualCoder(settings.numbers, unit, settings.model_bands, self.extra_bands)
 
     @property
     def dtype(self) -> str:
@@ -168,8 +159,6 @@ class LearnedCodec(Codec):
         steps = (units * (self.settings.step or 0.0)).astype(np.float32)
         return np.repeat(steps, num_planes // len(steps))[:, None, None]
 
-    # -- the interface --------------------------------------------------------------------------
-
     def encode(self, cube: np.ndarray, valid: np.ndarray) -> bytes:
         """See `Codec.encode`.
 
@@ -185,7 +174,8 @@ class LearnedCodec(Codec):
         x_hat = self.restore(levels, cube.shape[1:])
         if self.settings.numbers.bound is None:
             return coded, self.to_samples(x_hat)
-        return self._encode_bounded(coded, x_hat, cube, valid)
+        blocks, decoded = self._residuals.encode(x_hat, cube, valid)
+        return join_blocks([coded, *blocks]), decoded
 
     def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """See `Codec.reconstruct`; without a bound, the latents are not entropy-coded."""
@@ -197,9 +187,9 @@ class LearnedCodec(Codec):
         size = valid.shape[1:]
         if self.settings.numbers.bound is None:
             return self.to_samples(self.restore(self._decode_latents(data, size), size))
-        coded, *rest = split_blocks(data, _BOUNDED_BLOCKS)
+        coded, *blocks = split_blocks(data, 1 + NUM_BLOCKS)
         x_hat = self.restore(self._decode_latents(coded, size), size)
-        return self._decode_bounded(rest, x_hat, valid)
+        return self._residuals.decode(blocks, x_hat, valid)
 
     def _decode_latents(self, data: bytes, size: Sequence[int]) -> np.ndarray:
         shape = self.network.latent_size(*size)
@@ -215,102 +205,6 @@ class LearnedCodec(Codec):
         if self.dtype == "float32":
             return to_dtype(x_hat * np.float32(self.settings.scale), self.dtype)
         return to_dtype(x_hat.astype(np.float64) * self.settings.scale, self.dtype)
-
-    # -- with a bound ---------------------------------------------------------------------------
-
-    def _predict(self, x_hat: np.ndarray) -> np.ndarray:
-        """Return the model's bands as numbers that are not rounded yet, float64, within their range."""
-        settings = self.settings
-        prediction = x_hat.astype(np.float64) * (settings.scale * settings.numbers.divisor)
-        return settings.numbers.clip(np.nan_to_num(prediction))
-
-    def _encode_bounded(
-        self, coded: bytes, x_hat: np.ndarray, cube: np.ndarray, valid: np.ndarray
-    ) -> tuple[bytes, np.ndarray]:
-        numbers, bands = self.settings.numbers, list(self.settings.model_bands)
-        targets = numbers.of(np.where(valid, cube, 0))
-        prediction = self._predict(x_hat)
-        grid = choose_grid(prediction, targets[bands], valid[bands], numbers.bound)
-        rounded, listed = round_to_grid(prediction, grid)
-        levels = quantize(self._wrap(targets[bands] - rounded), numbers.bound)
-        levels[~valid[bands]] = 0
-        decoded = np.zeros(cube.shape, np.int32)
-        decoded[bands] = self._add(rounded, levels)
-        extra, kinds = [], []
-        for band in self.extra_bands:
-            kind, level = self._encode_extra(targets, decoded, valid, band)
-            kinds.append(kind)
-            extra.append(level)
-            decoded[band] = self._add(_extra_prediction(decoded, band, kind), level)
-        decoded[~valid] = 0
-        facts = grid.to_bytes(4, "little") + _checksum(decoded).to_bytes(4, "little")
-        extra_planes = np.array(extra, np.int64).reshape(-1, *cube.shape[1:])
-        blocks = [
-            coded,
-            listed,
-            facts,
-            encode_planes(levels, DEFAULT_CODER),
-            bytes(kinds) + encode_planes(extra_planes, DEFAULT_CODER),
-        ]
-        return join_blocks(blocks), numbers.samples(decoded)
-
-    def _encode_extra(
-        self, targets: np.ndarray, decoded: np.ndarray, valid: np.ndarray, band: int
-    ) -> tuple[int, np.ndarray]:
-        """Return the better of two predictions of a band without the model, 0 or the band before, and its levels."""
-        candidates = []
-        for kind in (0, 1):
-            residual = self._wrap(targets[band] - _extra_prediction(decoded, band, kind))
-            level = quantize(np.where(valid[band], residual, 0), self.settings.numbers.bound)
-            roughness = int(np.abs(np.diff(level, axis=0)).sum() + np.abs(np.diff(level, axis=1)).sum())
-            candidates.append((roughness, kind, level))
-        _, kind, level = min(candidates, key=lambda candidate: candidate[:2])
-        return kind, level
-
-    @property
-    def _wraps(self) -> bool:
-        """Whether residuals are taken modulo 2^16: of integers without loss twice the range would not fit 16 bits."""
-        return self.settings.numbers.bound == 0 and self.dtype != "float32"
-
-    def _wrap(self, residual: np.ndarray) -> np.ndarray:
-        return (residual + 2**15) % 2**16 - 2**15 if self._wraps else residual
-
-    def _add(self, prediction: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """Return the numbers of a prediction and quantized residuals."""
-        numbers = self.settings.numbers
-        value = prediction + levels.astype(np.int64) * (2 * numbers.bound + 1)
-        if self._wraps:
-            low = int(numbers.clip(np.int64(-(2**40))))
-            return (value - low) % 2**16 + low
-        return numbers.clip(value)
-
-    def _decode_bounded(self, blocks: Sequence[bytes], x_hat: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        listed, facts, residuals, extra = blocks
-        shape, bands, num_extra = valid.shape, list(self.settings.model_bands), len(self.extra_bands)
-        if len(facts) != 8 or len(extra) < num_extra:
-            raise DamagedError("the bytes of a tile with a bound are damaged")
-        grid, checksum = int.from_bytes(facts[:4], "little"), int.from_bytes(facts[4:], "little")
-        if not 1 <= grid <= MAX_GRID:
-            raise DamagedError(f"a grid must be from 1 to {MAX_GRID}, got {grid}")
-        rounded = round_as_listed(self._predict(x_hat), grid, listed)
-        decoded = np.zeros(shape, np.int32)
-        decoded[bands] = self._add(rounded, decode_planes(residuals, (len(bands), *shape[1:])))
-        extra_levels = decode_planes(extra[num_extra:], (num_extra, *shape[1:]))
-        for band, kind, level in zip(self.extra_bands, extra[:num_extra], extra_levels, strict=True):
-            decoded[band] = self._add(_extra_prediction(decoded, band, kind), level)
-        decoded[~valid] = 0
-        samples = self.settings.numbers.samples(decoded)
-        if _checksum(decoded) != checksum:
-            raise BoundNotGuaranteed(samples)
-        return samples
-
-
-def _extra_prediction(decoded: np.ndarray, band: int, kind: int) -> np.ndarray:
-    return decoded[band - 1] if kind and band else np.zeros_like(decoded[band])
-
-
-def _checksum(numbers: np.ndarray) -> int:
-    return zlib.crc32(numbers.astype("<i4", copy=False))
 
 
 def _coarsen(mask: np.ndarray, multiple: int) -> np.ndarray:
