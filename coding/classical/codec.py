@@ -6,7 +6,7 @@ import functools
 import math
 import struct
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class ClassicalCodec(Codec):
 
     def __init__(self, dtype: str, step: float | None = None, max_error: float = 0) -> None:
         self.dtype, self.step, self.max_error = dtype, step, max_error
+        self.parameters = {} if step is None else {"step": step}
         mode = "lossy" if step is not None else "lossless" if self.modes.lossless and max_error == 0 else "bounded"
         dtypes = getattr(self.modes, mode)
         if not dtypes:
@@ -104,11 +105,6 @@ class ClassicalCodec(Codec):
             return cls(header.scene.dtype, header.parameters.get("step"), header.max_error or 0)
         except CodingError as error:
             raise DamagedError(f"the header names {header.codec}: {error}") from None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Plain JSON values for the header of a file."""
-        return {} if self.step is None else {"step": self.step}
 
     def encode(self, cube: np.ndarray, valid: np.ndarray) -> bytes:
         try:

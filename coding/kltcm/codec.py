@@ -7,9 +7,6 @@ from those before it (`coding.prediction.samples`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from coding.base import Codec, CodecFactory, CodingError, DamagedError, join_blocks, split_blocks, to_dtype
@@ -22,11 +19,10 @@ from coding.prediction.samples import decode_samples, encode_samples
 from coding.samples import Samples
 
 
-@dataclass(frozen=True)
 class KltCm(Codec):
     """Codec of uint16, int16 and float32.
 
-    Attributes:
+    Args:
         numbers: how samples become whole numbers, with the bound on their error.
         step: of the quantizer without a bound, in the samples' units; None with one. On images the squared error is
             0.9 to 1.1 times step^2 / 12; rounding to integers adds 1 / 12.
@@ -35,14 +31,16 @@ class KltCm(Codec):
         CodingError: a step that is no number above 0, or not exactly one of step and bound.
     """
 
-    numbers: Numbers
-    step: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.step is None) == (self.numbers.bound is None):
+    def __init__(self, numbers: Numbers, step: float | None = None) -> None:
+        self.numbers, self.step, self.dtype = numbers, step, numbers.dtype
+        if (step is None) == (numbers.bound is None):
             raise CodingError("klt-cm needs a step or a bound, and not both")
-        if self.step is not None and not is_step(self.step):
-            raise CodingError(f"the step must be a number above 0, got {self.step:g}")
+        if step is None:
+            self.parameters = {"divisor": numbers.divisor, "bound": numbers.bound}
+        elif is_step(step):
+            self.parameters = {"step": step}
+        else:
+            raise CodingError(f"the step must be a number above 0, got {step:g}")
 
     @classmethod
     def factory(cls, samples: Samples) -> CodecFactory:
@@ -75,18 +73,6 @@ class KltCm(Codec):
         by_bits = dtype == "float32" and parameters.get("bound") == 0 and parameters.get("divisor") == 0
         check_parameters(header, {"divisor": (lambda value: value == 0) if by_bits else is_divisor, "bound": is_bound})
         return cls(Numbers(dtype, parameters["divisor"], parameters["bound"]))
-
-    @property
-    def dtype(self) -> str:
-        """Type of the samples."""
-        return self.numbers.dtype
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Plain JSON values for the header of a file."""
-        if self.step is not None:
-            return {"step": self.step}
-        return {"divisor": self.numbers.divisor, "bound": self.numbers.bound}
 
     def encode(self, cube: np.ndarray, valid: np.ndarray) -> bytes:
         """See `Codec.encode`.

@@ -88,36 +88,14 @@ class LearnedCodec(Codec):
             raise CodingError(f"the step must be a number above 0 and below {MAX_STEP:g}, got {settings.step:g}")
         if settings.numbers.bound is None and (self.extra_bands or settings.step is None):
             raise CodingError("bands that the model does not take, and latents that are not coded, need a bound")
-        unit = settings.scale * settings.numbers.divisor
-        self._residuals = ResidualCoder(settings.numbers, unit, settings.model_bands, self.extra_bands)
-
-    @property
-    def dtype(self) -> str:
-        """Type of the samples."""
-        return self.settings.numbers.dtype
-
-    @property
-    def clips_to_scale(self) -> bool:
-        """Whether errors count against samples clipped to 0 and the scale."""
-        return self.settings.numbers.bound is None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Plain JSON values for the header of a file."""
-        settings = self.settings
-        parameters = {"coder": settings.coder, "step": settings.step}
-        if settings.numbers.bound is None:
-            return parameters
-        return parameters | {
-            "divisor": settings.numbers.divisor,
-            "bound": settings.numbers.bound,
-            "extra_bands": [band + 1 for band in self.extra_bands],
-        }
-
-    @property
-    def shared(self) -> bytes:
-        """Side information that all tiles share: the units."""
-        return self.units.tobytes()
+        numbers = settings.numbers
+        unit = settings.scale * numbers.divisor
+        self._residuals = ResidualCoder(numbers, unit, settings.model_bands, self.extra_bands)
+        self.dtype, self.shared, self.clips_to_scale = numbers.dtype, units.tobytes(), numbers.bound is None
+        self.parameters = {"coder": settings.coder, "step": settings.step}
+        if numbers.bound is not None:
+            extra_bands = [band + 1 for band in self.extra_bands]
+            self.parameters |= {"divisor": numbers.divisor, "bound": numbers.bound, "extra_bands": extra_bands}
 
     # -- latents --------------------------------------------------------------------------------
 
