@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
 
+    from datasets.loading import ThreadLoader
     from training.run import Run
     from training.stepper import Stepper
 
@@ -65,7 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--devices", default="0", help="cpu, or the numbers of the GPUs, such as 0 or 0,2,5,7")
     add("--train-batch-size", type=positive_int, default=2, help="patches in a step, over all devices together")
     add("--val-batch-size", type=positive_int, default=4, help="patches validated at once, over all devices together")
-    add("-n", "--num-workers", type=natural_number, default=4, help="processes that load data, for each device")
+    add(
+        "-n",
+        "--num-workers",
+        type=natural_number,
+        default=4,
+        help="processes (for a GPU, threads) that load data, per device",
+    )
     add("-d", "--dataset", default="./datasets/hyspecnet-11k/", help="folder that holds patches/ and splits/")
     add("--mode", default="easy", help="the splits to use: easy, hard, or another folder under splits/")
     add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
@@ -237,7 +244,7 @@ def validate(run: Run) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
     return metrics, example
 
 
-def test(run: Run, loader: DataLoader) -> dict[str, float]:
+def test(run: Run, loader: DataLoader | ThreadLoader) -> dict[str, float]:
     """Return the mean metrics over the images of `loader`, coded to bytes and back.
 
     Raises:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from tqdm import tqdm
 
 from datasets import HySpecNet11k
 from datasets.hyspecnet11k import read_split
+from datasets.loading import ThreadLoader
 from models import models
 from models.base import HSICompressionModel
 from training.run_folder import read_settings
@@ -52,9 +53,12 @@ class Test:
     def run(self) -> list[dict]:
         """Code every image to bytes and back and return its figures, see `utils.evaluation.evaluate`."""
         args = self.args
-        loader = DataLoader(
-            self.dataset, args.batch_size, num_workers=args.num_workers, pin_memory=self.device.type == "cuda"
-        )
+        loader: DataLoader | ThreadLoader
+        if self.device.type == "cuda":
+            batches = BatchSampler(SequentialSampler(self.dataset), args.batch_size, drop_last=False)
+            loader = ThreadLoader(self.dataset, batches, self.device, args.num_workers, pin_memory=True)
+        else:
+            loader = DataLoader(self.dataset, args.batch_size, num_workers=args.num_workers)
         return evaluate(self.model, _with_bar(loader), self.device, args.precision)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ def result_name(checkpoint: str) -> str:
     return f"{path.parent.name}-{stem}" if stem in ("last", "best", "final") else stem
 
 
-def _with_bar(loader: DataLoader) -> Iterator[Tensor]:
+def _with_bar(loader: DataLoader | ThreadLoader) -> Iterator[Tensor]:
     """Yield the batches of `loader`, with a progress bar over its images on a terminal."""
     with tqdm(total=len(loader.dataset), unit="image", leave=False, disable=not sys.stdout.isatty()) as bar:
         for x in loader:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,6 +27,9 @@ from datasets import npy
 from datasets.enmap import DTYPES, MAX_VALUE, NPY_SUFFIX, NUM_CHANNELS, tif_path_of, to_reflectance
 from datasets.transforms import PixelTransform
 from utils.errors import DatasetError
+
+Key = int | tuple[int, int]
+"""An index, or a pair (epoch, index)."""
 
 DOWNLOAD_PAGE = "https://hyspecnet.rsim.berlin"
 
@@ -96,25 +99,64 @@ class HySpecNet11k(Dataset):
     def __len__(self) -> int:
         return self.repeats * len(self.paths)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Tensor:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: Key) -> Tensor:
+        path, transform = self._path_of(key), self.transform
+        values = self._pick(self._open(path), key)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        self._check_values(path, values)
+        x = torch.from_numpy(to_reflectance(values) if values.dtype == np.uint16 else values)
+        return x if transform is None or isinstance(transform, PixelTransform) else transform(x)
+
+    def read_batch(self, keys: Sequence[Key], pin_memory: bool = False) -> Tensor:
+        """Read patches into one tensor, without a transform or with one that picks pixels.
+
+        Args:
+            keys: of the patches.
+            pin_memory: whether the tensor is to lie in memory that a GPU copies from by itself.
+
+        Returns:
+            (N, *image_shape): digital numbers, uint16, if all files hold them, else reflectances, float32.
+
+        Raises:
+            DatasetError: as on access to one patch.
+        """
+        paths = [self._path_of(key) for key in keys]
+        cubes = [self._open(path) for path in paths]
+        is_uint16 = all(cube.dtype == np.uint16 for cube in cubes)
+        dtype = torch.uint16 if is_uint16 else torch.float32
+        batch = torch.empty((len(keys), *self.image_shape), dtype=dtype, pin_memory=pin_memory)
+        for key, path, cube, out in zip(keys, paths, cubes, batch.numpy(), strict=True):
+            is_whole = self.transform is None and cube.dtype == out.dtype and cube.flags.c_contiguous
+            if is_whole:  # a file is read faster than it is mapped
+                with open(path, "rb", buffering=0) as file:
+                    file.seek(cube.offset)
+                    is_whole = file.readinto(memoryview(out).cast("B")) == out.nbytes
+            if not is_whole:
+                values = self._pick(cube, key)
+                out[:] = to_reflectance(values) if cube.dtype != out.dtype and cube.dtype == np.uint16 else values
+            self._check_values(path, out)
+        return batch
+
+    def _path_of(self, key: Key) -> Path:
+        index = key[1] if isinstance(key, tuple) else key
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a data set of {len(self)}")
-        path, transform = self.paths[index % len(self.paths)], self.transform
-        cube = self._open(path)
-        if isinstance(transform, PixelTransform):
-            values = transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
-        else:
-            values = np.array(cube, order="C")
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        return self.paths[index % len(self.paths)]
+
+    def _pick(self, cube: np.memmap, key: Key) -> np.ndarray:
+        """Return a copy of the pixels that belong to `key`; all of them if no transform picks some."""
+        if not isinstance(self.transform, PixelTransform):
+            return np.array(cube, order="C")
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        return self.transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
+
+    def _check_values(self, path: Path, values: np.ndarray) -> None:
         if values.dtype == np.uint16:
             if values.max() > MAX_VALUE:
                 raise DatasetError(f"{path}: contains digital numbers above {MAX_VALUE}; {self._remedy()}")
-            values = to_reflectance(values)
-        elif not np.isfinite(values).all():
+        elif not np.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
+            # The first test takes one pass and no memory, but large numbers fail it, too.
             raise DatasetError(f"{path}: contains NaN or infinite values; {self._remedy()}")
-        x = torch.from_numpy(values)
-        return x if transform is None or isinstance(transform, PixelTransform) else transform(x)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of the split's relative paths in order: the same wherever the data set lies."""

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from datasets.hyspecnet11k import HySpecNet11k
+from datasets.loading import ThreadLoader
 from datasets.transforms import PixelTransform, get_transform
 from training.distributed import Process
 from training.sampler import EpochBatchSampler
@@ -84,7 +85,7 @@ class SplitLoader:
         shuffle: whether to draw a new order in each epoch.
 
     Attributes:
-        loader: the torch loader.
+        loader: of torch, by processes; for a GPU by threads.
         num_images: images in an epoch.
         has_ssim: whether the images have an SSIM: they keep neighbors together and are large enough.
     """
@@ -105,14 +106,19 @@ class SplitLoader:
             rank=process.rank,
             world_size=process.world_size,
         )
-        self.loader = DataLoader(
-            dataset,
-            batch_sampler=self.sampler,
-            persistent_workers=args.persistent_workers and args.num_workers > 0,
-            # A generator of its own: the default one would advance with every epoch begun, and a
-            # resumed run begins its epoch twice.
-            generator=torch.Generator().manual_seed(args.seed),
-            **_loading(args, process),
+        # A generator of its own: the default one would advance with every epoch begun, and a resumed run
+        # begins its epoch twice.
+        generator = torch.Generator().manual_seed(args.seed)
+        self.loader: DataLoader | ThreadLoader = (
+            ThreadLoader(dataset, self.sampler, process.device, args.num_workers, args.prefetch, args.pin_memory)
+            if process.device.type == "cuda"
+            else DataLoader(
+                dataset,
+                batch_sampler=self.sampler,
+                persistent_workers=args.persistent_workers and args.num_workers > 0,
+                generator=generator,
+                **_loading(args),
+            )
         )
 
     def batches(self, epoch: int, samples_seen: int = 0) -> Iterator[Batch]:
@@ -132,15 +138,17 @@ class SplitLoader:
             yield Batch(x[:share].to(self.process.device, non_blocking=True), size, weight)
 
 
-def image_loader(args: argparse.Namespace, dataset: HySpecNet11k, process: Process) -> DataLoader:
+def image_loader(args: argparse.Namespace, dataset: HySpecNet11k, process: Process) -> DataLoader | ThreadLoader:
     """Return a loader of all images in their order, for one process alone."""
-    return DataLoader(dataset, args.val_batch_size, **_loading(args, process))
+    if process.device.type == "cuda":
+        batches = BatchSampler(SequentialSampler(dataset), args.val_batch_size, drop_last=False)
+        return ThreadLoader(dataset, batches, process.device, args.num_workers, args.prefetch, args.pin_memory)
+    return DataLoader(dataset, args.val_batch_size, **_loading(args))
 
 
-def _loading(args: argparse.Namespace, process: Process) -> dict:
+def _loading(args: argparse.Namespace) -> dict:
     return {
         "num_workers": args.num_workers,
         "prefetch_factor": args.prefetch if args.num_workers else None,
-        "pin_memory": args.pin_memory and process.device.type == "cuda",
         "worker_init_fn": ignore_signals,
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from datasets.loading import ThreadLoader
 from models import models
 from training.checkpoints import Checkpoints
 from training.checks import check_run
@@ -55,7 +56,7 @@ class Run:
     criterion: nn.Module
     train_loader: SplitLoader
     val_loader: SplitLoader
-    test_loader: DataLoader | None
+    test_loader: DataLoader | ThreadLoader | None
     checkpoints: Checkpoints
     reporter: SilentReporter
     stop: StopRequest

@@ -31,7 +31,7 @@ def evaluate(model: Model, batches: Iterable[Tensor], device: torch.device, prec
 
     Args:
         model: on `device`, in evaluation mode. Images are converted to the type of its weights.
-        batches: float32 tensors (N, C, H, W) in [0, 1] on the CPU.
+        batches: float32 tensors (N, C, H, W) in [0, 1] on any device.
         device: of the model.
         precision: of autocast, one of `utils.options.PRECISIONS`. Metrics are float32 or better against the
             float32 image in every precision of the model.

@@ -1,0 +1,98 @@
+"""Batches read by threads are those of torch's DataLoader, value for value."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datasets import HySpecNet11k
+from datasets.enmap import to_reflectance
+from datasets.loading import ThreadLoader, reflectances
+from datasets.transforms import get_transform
+from training.sampler import EpochBatchSampler
+from utils.errors import DatasetError
+
+CPU = torch.device("cpu")
+DEVICES = [
+    CPU,
+    pytest.param(torch.device("cuda"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+]
+
+
+def save_digital_numbers(paths, seed=0):
+    for index, path in enumerate(paths):
+        np.save(path, np.random.default_rng(seed + index).integers(0, 10001, (202, 12, 10), dtype=np.uint16))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_digital_numbers_become_the_nearest_reflectances(device):
+    numbers = np.arange(10001, dtype=np.uint16)
+    x = reflectances(torch.from_numpy(numbers).to(device))
+    assert x.dtype == torch.float32 and x.device.type == device.type
+    np.testing.assert_array_equal(x.cpu().numpy(), to_reflectance(numbers))
+    np.testing.assert_array_equal(x.cpu().numpy(), (numbers.astype(np.float64) / 10000).astype(np.float32))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("transform", ["none", "random_4x4", "randomcrop_8x8"])
+@pytest.mark.parametrize("is_uint16", [False, True])
+def test_batches_are_those_of_a_data_loader(dataset_root, num_workers, transform, is_uint16):
+    dataset = HySpecNet11k(dataset_root, transform=get_transform(transform), seed=3, repeats=2)
+    if is_uint16:
+        save_digital_numbers(dataset.paths)
+    sampler = EpochBatchSampler(len(dataset), 4, shuffle=True, seed=5)
+    loader = ThreadLoader(dataset, sampler, CPU, num_workers, prefetch=1)
+    for epoch, seen in ((0, 0), (1, 4)):
+        sampler.set_position(epoch, seen)
+        expected = list(DataLoader(dataset, batch_sampler=sampler))
+        found = list(loader)
+        assert [len(x) for x in found] == [len(x) for x in expected]
+        assert all(torch.equal(own, other) for own, other in zip(found, expected, strict=True))
+
+
+def test_files_of_both_types_and_orders_in_one_batch(dataset_root):
+    dataset = HySpecNet11k(dataset_root)
+    save_digital_numbers(dataset.paths[:2])
+    np.save(dataset.paths[2], np.load(dataset.paths[2]).astype(">f4"))
+    np.save(dataset.paths[3], np.asfortranarray(np.load(dataset.paths[3])))
+    batch = dataset.read_batch(range(5))
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch, torch.stack([dataset[index] for index in range(5)]))
+    save_digital_numbers(dataset.paths)
+    assert dataset.read_batch(range(5)).dtype == torch.uint16
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("cube", "message"),
+    [
+        (np.full((202, 12, 10), 0.5, np.float32), None),
+        (np.full((202, 12, 10), 1e30, np.float32), None),  # finite, its square is not
+        (np.full((202, 12, 10), np.nan, np.float32), "NaN or infinite"),
+        (np.full((202, 12, 10), -np.inf, np.float32), "NaN or infinite"),
+        (np.full((202, 12, 10), 10001, np.uint16), "above 10000"),
+        (np.zeros((202, 12, 11), np.float32), "shape"),
+    ],
+)
+def test_patches_that_cannot_be_used(dataset_root, num_workers, cube, message):
+    dataset = HySpecNet11k(dataset_root)
+    if cube.dtype == np.uint16:
+        save_digital_numbers(dataset.paths)
+    np.save(dataset.paths[4], cube)
+    loader = ThreadLoader(dataset, [[0, 1], [2, 3], [4]], CPU, num_workers)
+    if message is None:
+        assert len(list(loader)) == 3
+        return
+    with pytest.raises(DatasetError, match=message):
+        list(loader)
+    with pytest.raises(DatasetError, match=message):
+        dataset[4]
+
+
+def test_an_iteration_that_is_left_leaves_nothing_behind(dataset_root):
+    loader = ThreadLoader(HySpecNet11k(dataset_root), [[0], [1], [2], [3], [4]], CPU, 2)
+    for _ in range(3):
+        iterator = iter(loader)
+        next(iterator)
+        iterator.close()
+    assert len(list(loader)) == 5
