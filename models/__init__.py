@@ -13,8 +13,12 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from models.published import read_published
+
+if TYPE_CHECKING:
+    from models.base import HSICompressionModel
 
 # torch_geometric, which CompressAI imports, uses a deprecated part of torch.
 warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
@@ -45,7 +49,7 @@ class _Registry(Mapping):
         return importlib.import_module("compressai.registry").MODELS[name]
 
     def __contains__(self, name: object) -> bool:
-        return aliases.get(name, name) in _MODULES
+        return isinstance(name, str) and aliases.get(name, name) in _MODULES
 
     def __iter__(self) -> Iterator[str]:
         return iter(_MODULES)
@@ -54,7 +58,7 @@ class _Registry(Mapping):
         return len(_MODULES)
 
 
-models: Mapping[str, Callable] = _Registry()
+models: Mapping[str, Callable[..., HSICompressionModel]] = _Registry()
 
 
 def names_for_help() -> str:

@@ -48,6 +48,8 @@ class HSICompressionModel(CompressionModel):
         bpppc: bits per pixel per channel, 32 / compression_ratio.
     """
 
+    encoder: torch.nn.Sequential
+    decoder: torch.nn.Sequential
     pixelwise = False
     verified = True
 
@@ -169,6 +171,7 @@ class HSICompressionModel(CompressionModel):
             if out is None:
                 out = part.new_empty((len(x), *part.shape[1:]))
             out[start : start + chunk] = part
+        assert out is not None  # there are more images than one chunk has
         return out
 
     # -- CompressAI's contract ------------------------------------------------------------------

@@ -7,7 +7,9 @@ doi 10.1109/WHISPERS56178.2022.9955109.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Self
 
 from compressai.registry import register_model
 from torch import Tensor, nn
@@ -25,13 +27,13 @@ class TransposedCAE1D(SpectralAutoencoder):
 
     Args:
         src_channels: number of bands.
-        activation: makes a hidden activation.
     """
 
     verified = False
 
-    def __init__(self, src_channels: int, activation: Callable[[], nn.Module]) -> None:
+    def __init__(self, src_channels: int = 202) -> None:
         super().__init__(src_channels, halvings=2)
+        activation = self.activation
         self.encoder = nn.Sequential(
             conv1d(1, 64, 11),
             activation(),
@@ -55,8 +57,13 @@ class TransposedCAE1D(SpectralAutoencoder):
             nn.Sigmoid(),
         )
 
+    @staticmethod
+    @abstractmethod
+    def activation() -> nn.Module:
+        """Make a hidden activation."""
+
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> TransposedCAE1D:
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> Self:
         net = cls(src_channels)
         net.load_state_dict(state_dict)
         return net
@@ -77,8 +84,9 @@ class CAE1DA(TransposedCAE1D):
         src_channels: number of bands.
     """
 
-    def __init__(self, src_channels: int = 202) -> None:
-        super().__init__(src_channels, lambda: nn.LeakyReLU(inplace=True))
+    @staticmethod
+    def activation() -> nn.Module:
+        return nn.LeakyReLU(inplace=True)
 
 
 @register_model("cae1da")

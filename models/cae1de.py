@@ -22,8 +22,9 @@ class CAE1DE(TransposedCAE1D):
         src_channels: number of bands.
     """
 
-    def __init__(self, src_channels: int = 202) -> None:
-        super().__init__(src_channels, nn.Hardtanh)
+    @staticmethod
+    def activation() -> nn.Module:
+        return nn.Hardtanh()
 
 
 @register_model("cae1de")

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from models.base import HSICompressionModel
 from models.fused import fast_layers
 
+Size = int | tuple[int, int, int]
+
 
 class ResidualBlock3D(nn.Module):
     """Residual block: x + two 3 x 3 x 3 convolutions with batch norm, leaky ReLU after the addition."""
@@ -90,9 +92,11 @@ class CAE3D(HSICompressionModel):
         return self._map_images(lambda part: decoder(part).squeeze(1)[:, self.padding :], y, self.size_multiple)
 
 
-def _convolution(in_channels: int, out_channels: int, **geometry: int | tuple[int, ...]) -> tuple[nn.Module, ...]:
+def _convolution(
+    in_channels: int, out_channels: int, kernel_size: Size, stride: Size, padding: Size
+) -> tuple[nn.Module, ...]:
     return (
-        nn.Conv3d(in_channels, out_channels, **geometry),
+        nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding),
         nn.BatchNorm3d(out_channels),
         nn.LeakyReLU(inplace=True),
     )

@@ -9,18 +9,20 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from models.fused import flattened, scale_of
 
 try:
     from models import kernels
 except ImportError:  # torch's builds for CPUs come without Triton
-    kernels = None
+    kernels = None  # type: ignore[assignment]  # callers check `is_available`
 
 _ACTIVATIONS = {nn.LeakyReLU: 1, nn.Hardtanh: 2, nn.Sigmoid: 3}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -170,13 +172,14 @@ def plan(layers: nn.Sequential, length: int, skip_in: int = 0, skip_out: int = 0
     Raises:
         ValueError: layers of another kind.
     """
-    modules = deque(_flattened(layers))
+    modules = deque(flattened(layers))
     found: list[Layer] = []
     while modules:
-        ratio = int(modules.popleft().scale_factor) if isinstance(modules[0], nn.Upsample) else 1
-        convolution = modules.popleft()
-        if not isinstance(convolution, nn.Conv1d | nn.ConvTranspose1d):
-            raise ValueError(f"layers of a chain must be 1-D convolutions, got {convolution}")
+        ratio, convolution = 1, modules.popleft()
+        if isinstance(convolution, nn.Upsample):
+            ratio, convolution = scale_of(convolution, 1)[0], modules.popleft()
+        if not isinstance(convolution, nn.Conv1d | nn.ConvTranspose1d) or isinstance(convolution.padding, str):
+            raise ValueError(f"layers of a chain must be 1-D convolutions, padding in numbers, got {convolution}")
         activation = modules.popleft() if modules and type(modules[0]) in _ACTIVATIONS else None
         is_pooled = bool(modules) and isinstance(modules[0], nn.MaxPool1d)
         if is_pooled:
@@ -221,28 +224,39 @@ def run_chain(x: Tensor, layers: Sequence[Layer], parameters: Sequence[Tensor], 
     return _Chain.apply(x, layers, arithmetic, *parameters)
 
 
+class _Context(FunctionCtx):
+    layers: Sequence[Layer]
+    arithmetic: Arithmetic
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+
+
 class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, layers, arithmetic, *parameters):
+    def forward(
+        ctx: _Context, x: Tensor, layers: Sequence[Layer], arithmetic: Arithmetic, *parameters: Tensor
+    ) -> Tensor:
         keeps = any(ctx.needs_input_grad)
         ctx.layers, ctx.arithmetic = layers, arithmetic
         x = out = x.contiguous()
         outputs, winners = [], []
         for index, layer in enumerate(layers):
-            out, winner = _forward(layer, out, *parameters[2 * index : 2 * index + 2], arithmetic, keeps)
+            weight, bias = parameters[2 * index : 2 * index + 2]
+            out, winner = _forward(layer, out, weight, bias, arithmetic, keeps)
             if keeps:
                 outputs.append(out)
                 winners.append(winner)
-        ctx.save_for_backward(x, *outputs, *winners, *parameters)
+        # torch takes None, too, whatever its annotation says.
+        ctx.save_for_backward(x, *outputs, *cast(list[Tensor], winners), *parameters)
         return out.squeeze(-1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layers, arithmetic, count = ctx.layers, ctx.arithmetic, len(ctx.layers)
         x, *saved = ctx.saved_tensors
         outputs, winners, parameters = saved[:count], saved[count : 2 * count], saved[2 * count :]
-        found = [None] * len(parameters)
+        found: list[Tensor | None] = [None] * len(parameters)
         g = _by_argument(layers[-1], outputs[-1].squeeze(-1), gradient)
         found[-1] = g.sum(dtype=torch.float32).reshape(1)
         for index in reversed(range(count)):
@@ -253,8 +267,8 @@ class _Chain(torch.autograd.Function):
             if index:
                 origin = Origin(layers[index - 1], given, winners[index - 1])
                 g, found[2 * index - 1] = _backward(layer, g, weight, arithmetic, origin)
-        g = _backward(layers[0], g, parameters[0], arithmetic)[0].squeeze(-1) if ctx.needs_input_grad[0] else None
-        return g, None, None, *found
+        by_x = _backward(layers[0], g, parameters[0], arithmetic)[0].squeeze(-1) if ctx.needs_input_grad[0] else None
+        return by_x, None, None, *found
 
 
 # -- one layer ----------------------------------------------------------------------------------
@@ -318,7 +332,7 @@ def _backward(
         PRECISION=arithmetic.precision,
         TF32=arithmetic.is_tf32 and before is not None,
     )
-    return out, sums.sum(0) if origin else None
+    return out, sums.sum(0) if sums is not None else None
 
 
 def _weight_gradient(layer: Layer, x: Tensor, g: Tensor, weight: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -429,7 +443,9 @@ def _backward_tiles(layer: Layer, arithmetic: Arithmetic, shared_memory: int) ->
     return _tiles(channels, 1, lambda outputs: layer.backward_band(outputs).window, arithmetic, shared_memory)
 
 
-def _tiles(channels, least, window_of, arithmetic, shared_memory) -> Tiles:
+def _tiles(
+    channels: tuple[int, int], least: int, window_of: Callable[[int], int], arithmetic: Arithmetic, shared_memory: int
+) -> Tiles:
     channels_in, channels_out = channels
     outputs = _NARROW_COLUMNS if channels_out == 1 else max(least, _COLUMNS // channels_out)
     while channels_in == 1 and outputs > least and window_of(outputs) > 16:
@@ -468,11 +484,3 @@ def _shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return _SHARED_MEMORY  # of Triton's interpreter
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-
-
-def _flattened(layers: nn.Sequential) -> Iterator[nn.Module]:
-    for layer in layers:
-        if isinstance(layer, nn.Sequential):
-            yield from _flattened(layer)
-        else:
-            yield layer

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Step = Callable[[Tensor], Tensor]
@@ -44,18 +44,18 @@ def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
         be channels-last.
     """
     lay_out = _to_channels_last if channels_last else (lambda x: x)
-    modules = deque(_flattened(layers))
+    modules = deque(flattened(layers))
     steps: list[Step] = []
     while modules:
         module = modules.popleft()
         following = modules[0] if modules else None
-        if isinstance(module, nn.Upsample) and isinstance(following, _CONVOLUTIONS):
-            convolution = modules.popleft()
-            scale = _per_axis(module.scale_factor, convolution)
-            steps.append(_convolution(convolution, _batch_norm_of(modules), lay_out, scale))
-        elif isinstance(module, _CONVOLUTIONS):
+        if isinstance(module, nn.Upsample) and isinstance(following, Convolution):
+            modules.popleft()
+            scale = scale_of(module, len(following.kernel_size))
+            steps.append(_convolution(following, _batch_norm_of(modules), lay_out, scale))
+        elif isinstance(module, Convolution):
             steps.append(_convolution(module, _batch_norm_of(modules), lay_out))
-        elif isinstance(module, _TRANSPOSED):
+        elif isinstance(module, TransposedConvolution):
             steps.append(_transposed_convolution(module, lay_out))
         elif isinstance(following, nn.MaxPool1d) and _is_monotonic(module):
             modules.popleft()
@@ -138,7 +138,7 @@ _cached_sums_of_taps = functools.cache(_sums_of_taps)
 
 
 def _convolution(
-    module: nn.Module, batch_norm: nn.Module | None, lay_out: Step, scale: Sequence[int] | None = None
+    module: Convolution, batch_norm: nn.BatchNorm3d | None, lay_out: Step, scale: Sequence[int] | None = None
 ) -> Step:
     """Make a step of a convolution, with batch norm after it and up-sampling before it if they are given."""
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
@@ -146,9 +146,10 @@ def _convolution(
     with torch.autocast(module.weight.device.type, enabled=False):
         weight, bias = _as_stored(module.weight), module.bias
         if batch_norm is not None:
+            mean, variance = batch_norm.running_mean, batch_norm.running_var
+            assert mean is not None and variance is not None
             weight, bias = fuse_conv_bn_weights(
-                *(weight, bias, batch_norm.running_mean, batch_norm.running_var),
-                *(batch_norm.eps, batch_norm.weight, batch_norm.bias),
+                weight, bias, mean, variance, batch_norm.eps, batch_norm.weight, batch_norm.bias
             )
         if weight.dim() == 3:
             weight = weight.unsqueeze(2)
@@ -157,7 +158,7 @@ def _convolution(
             weight, padding_of_fold, leading = fold_upsampling(weight, _on_a_row(scale, 1), stride, padding)
             phases = [u // s for u, s in zip(_on_a_row(scale, 1), stride, strict=True)]
             bias = bias.repeat(math.prod(phases)) if bias is not None else None
-            stride, padding = [1] * len(stride), padding_of_fold
+            stride, padding = (1,) * len(stride), tuple(padding_of_fold)
     convolve = F.conv3d if weight.dim() == 5 else F.conv2d
 
     def run(x: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ def _convolution(
     return run
 
 
-def _transposed_convolution(module: nn.Module, lay_out: Step) -> Step:
+def _transposed_convolution(module: TransposedConvolution, lay_out: Step) -> Step:
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
     output_padding = _on_a_row(module.output_padding, 0)
     weight = _as_stored(module.weight)
@@ -230,26 +231,38 @@ def _as_stored(weight: Tensor) -> Tensor:
     return weight.flatten(1).unflatten(1, weight.shape[1:])
 
 
-def _batch_norm_of(modules: deque) -> nn.Module | None:
-    """Remove and return the next module if it is a batch norm in evaluation mode."""
-    if modules and isinstance(modules[0], nn.BatchNorm3d) and not modules[0].training:
-        return modules.popleft()
-    return None
+def _batch_norm_of(modules: deque[nn.Module]) -> nn.BatchNorm3d | None:
+    """Remove and return the next module if it is a batch norm in evaluation mode, which uses its running statistics."""
+    following = modules[0] if modules else None
+    if not isinstance(following, nn.BatchNorm3d) or following.training or not following.track_running_stats:
+        return None
+    modules.popleft()
+    return following
 
 
-def _on_a_row(per_axis: Sequence[int], of_rows: int) -> tuple[int, ...]:
+def _on_a_row(per_axis: str | Sequence[int], of_rows: int) -> tuple[int, ...]:
     """Extend the geometry of a 1-D layer to that of a 2-D layer on one row; return others unchanged."""
+    if isinstance(per_axis, str):
+        raise ValueError(f"padding must be integers, got {per_axis!r}")
     return (of_rows, *per_axis) if len(per_axis) == 1 else tuple(per_axis)
 
 
-def _per_axis(scale: float | Sequence[float], convolution: nn.Module) -> tuple[int, ...]:
-    axes = len(convolution.kernel_size)
-    return tuple(map(int, scale)) if isinstance(scale, Sequence) else (int(scale),) * axes
+def scale_of(module: nn.Upsample, axes: int) -> tuple[int, ...]:
+    """Return the factor of an up-sampling on each of its axes.
+
+    Raises:
+        ValueError: it has a size instead.
+    """
+    scale = module.scale_factor
+    if scale is None:
+        raise ValueError(f"up-sampling must have a scale factor, got {module}")
+    return tuple(map(int, scale)) if isinstance(scale, tuple) else (int(scale),) * axes
 
 
-def _flattened(layers: nn.Sequential) -> Iterator[nn.Module]:
+def flattened(layers: nn.Sequential) -> Iterator[nn.Module]:
+    """Yield all layers in order, those of nested `nn.Sequential`s one by one."""
     for layer in layers:
         if isinstance(layer, nn.Sequential):
-            yield from _flattened(layer)
+            yield from flattened(layer)
         else:
             yield layer

@@ -100,8 +100,8 @@ class SpectralAutoencoder(HSICompressionModel):
         chunk = self.pixels_per_chunk(x.device)
         if torch.is_grad_enabled() or x.numel() == 0:
             rows = x.movedim(1, -1).reshape(-1, 1, 1, length)
-            out = torch.cat([function(part) for part in rows.split(chunk)])
-            return out.reshape(n, height, width, out.shape[-1]).movedim(-1, 1).contiguous()
+            rows = torch.cat([function(part) for part in rows.split(chunk)])
+            return rows.reshape(n, height, width, rows.shape[-1]).movedim(-1, 1).contiguous()
 
         # Each image begins a new chunk, so that no result depends on the batch; chunks are written straight
         # into the output, so that there is no copy of the whole batch.
@@ -113,6 +113,7 @@ class SpectralAutoencoder(HSICompressionModel):
                 if out is None:
                     out = part.new_empty((n, part.shape[1], height * width))
                 out[index, :, start : start + chunk] = part.t()
+        assert out is not None  # x has values
         return out.reshape(n, -1, height, width)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +17,11 @@ from benchmarks.rd.results import (
     incomplete_points,
     mean_bands,
     mean_points,
+    merged_notes,
     notes_of,
     points_of,
     targets_of,
+    with_names,
 )
 from benchmarks.report import DASH, Columns, markdown_table, short, table
 from utils.files import atomic_write
@@ -31,7 +32,6 @@ from utils.results import write_json
 PUBLISHED = Path(__file__).resolve().parents[2] / "models" / "published.csv"
 NEAR = 0.03
 """Relative distance to the target beyond which the rates table names a point's own rate."""
-_DECIMAL = re.compile(r"\d+\.\d+")
 
 
 def _psnr(value: float) -> str:
@@ -95,11 +95,11 @@ class Report:
         content: of rd.json.
     """
 
-    def __init__(self, content: dict):
+    def __init__(self, content: dict) -> None:
         self.name, self.settings, self.rate = content["name"], content["settings"], content["rate"]
         self.num_images = len(self.settings["images"])
-        self.points = pd.DataFrame(**content["points"])
-        self.notes = pd.DataFrame(content["notes"], columns=list(NOTES))
+        self.points = with_names(pd.DataFrame(**content["points"]))
+        self.notes = with_names(pd.DataFrame(content["notes"], columns=list(NOTES)))
         self.deltas = pd.DataFrame(**content["deltas"])
         self.bands = content["bands"]
         self.means = mean_points(self.points, self.num_images)
@@ -141,18 +141,16 @@ class Report:
             figures: names of those that were drawn.
             per_image: whether to list the points of each image, too.
         """
-        sections = [
-            [f"# Rate and distortion: {self.name}", self._machine(), self._protocol()],
-            self._lossy(),
-            self._lossless(),
-            self._bounded(),
-            self._latents(),
-            self._each_image() if per_image else [],
-            self._published(),
-            ["## Figures", *(f"![{CAPTIONS[name]}]({name}.png)" for name in figures)] if figures else [],
-            self._left_out(),
-        ]
-        return "\n\n".join(part for section in sections for part in section) + "\n"
+        parts = [f"# Rate and distortion: {self.name}", self._machine(), self._protocol(), *self._lossy()]
+        for title, frame, columns in self._sections(per_image):
+            if len(frame):
+                parts += [title, _table(frame, *columns)]
+        if figures:
+            parts += ["## Figures", *(f"![{CAPTIONS[name]}]({name}.png)" for name in figures)]
+        left_out = self._left_out()
+        if left_out:
+            parts += ["## Left out", "\n".join(left_out)]
+        return "\n\n".join(parts) + "\n"
 
     def _machine(self) -> str:
         settings = self.settings
@@ -202,9 +200,8 @@ class Report:
         for anchor in anchors:
             parts += [f"### Against {anchor}", _deltas_table(self.deltas[self.deltas["anchor"] == anchor], codecs)]
         if len(anchors) > 1:
-            best = self.deltas.sort_values("bd_rate", ascending=False, kind="stable").drop_duplicates(
-                ["codec", "image"]
-            )
+            best = self.deltas.sort_values("bd_rate", ascending=False, kind="stable")
+            best = best.drop_duplicates(["codec", "image"])
             title = f"### On each image against the best of {', '.join(anchors)}"
             parts += [title, _deltas_table(best, codecs)]
         return parts
@@ -222,63 +219,33 @@ class Report:
         cells = cells.reindex(index=codecs, columns=targets_of(self.points, "lossy")).fillna(DASH)
         return markdown_table(["codec", *(f"{rate:g} bpppc" for rate in cells)], cells.itertuples(name=None))
 
-    def _lossless(self) -> list[str]:
-        means = self._means("lossless")
-        means = means.assign(of_16_bits=16 / means["bpppc"])
-        return _section("## Lossless", means, "codec", "bpppc", "of_16_bits", *_SPEEDS)
-
-    def _bounded(self) -> list[str]:
-        columns = ("codec", "bpppc", "largest_error", "psnr", *_SPEEDS)
-        return [
-            part
-            for bound in targets_of(self.points, "bounded")
-            for part in _section(f"## No error above {bound:g}", self._means("bounded", bound), *columns)
-        ]
-
-    def _latents(self) -> list[str]:
-        float32, quantized = (
-            means.assign(model=means["codec"]) for means in (self._means("fixed"), self._means("quantized"))
-        )
-        return [
-            *_section(
-                "## Latents as float32, as published models count them",
-                float32,
-                *("model", "bpppc", "psnr", "sa", *_SPEEDS),
-            ),
-            *_section(
-                "## Latents quantized, with a PSNR up to 0.1 dB lower",
-                quantized,
-                *("model", "bpppc", "psnr", "sa", "largest_error", *_SPEEDS),
-            ),
-        ]
-
-    def _each_image(self) -> list[str]:
-        columns = ("codec", "point", "bpppc", "psnr", "largest_error", *_SPEEDS)
-        points = self.points.assign(point=_point_names(self.points))
-        parts = ["## Each image"]
-        for image, found in points.groupby("image", sort=False):
-            parts += _section(f"### {image}", found, *columns)
-        return parts
-
-    def _published(self) -> list[str]:
-        return _section(
+    def _sections(self, per_image: bool) -> Iterator[tuple[str, pd.DataFrame, tuple[str, ...]]]:
+        """Yield title, rows and columns of the tables of all points but the lossy ones."""
+        yield "## Lossless", self._means("lossless"), ("codec", "bpppc", "of_16_bits", *_SPEEDS)
+        for bound in targets_of(self.points, "bounded"):
+            columns = ("codec", "bpppc", "largest_error", "psnr", *_SPEEDS)
+            yield f"## No error above {bound:g}", self._means("bounded", bound), columns
+        columns = ("codec", "bpppc", "psnr", "sa", *_SPEEDS)
+        yield "## Latents as float32, as published models count them", self._means("fixed"), columns
+        columns = ("codec", "bpppc", "psnr", "sa", "largest_error", *_SPEEDS)
+        yield "## Latents quantized, with a PSNR up to 0.1 dB lower", self._means("quantized"), columns
+        if per_image:
+            for image, points in self.points.groupby("image", sort=False):
+                yield f"## {image}", points, ("codec", "point", "bpppc", "psnr", "largest_error", *_SPEEDS)
+        title = (
             "## Published, not measured here\n\n"
             "By their authors, on the test set of HySpecNet-11k, easy split: other images than those above, unless "
-            "this run is of that split.",
-            self.published,
-            *("model", "method", "published_bpppc", "psnr", "reference"),
+            "this run is of that split."
         )
+        yield title, self.published, ("model", "method", "published_bpppc", "psnr", "reference")
 
     def _left_out(self) -> list[str]:
         incomplete = incomplete_points(self.points, self.num_images)
         lines = [
             f"- {codec}, {point}: on {count} of {self.num_images} images only, in no mean"
-            for codec, point, count in zip(
-                incomplete["codec"], _point_names(incomplete), incomplete["images"], strict=True
-            )
+            for codec, point, count in incomplete.itertuples(index=False)
         ]
-        lines += _merged_notes(self.notes)
-        return ["## Left out", "\n".join(lines)] if lines else []
+        return lines + merged_notes(self.notes)
 
     def _means(self, kind: str, target: float | None = None) -> pd.DataFrame:
         means = self.means[self.means["kind"] == kind]
@@ -299,13 +266,8 @@ def published_points() -> pd.DataFrame:
 
 
 def _table(frame: pd.DataFrame, *columns: str) -> str:
-    frame = frame.assign(psnr=height(frame["psnr"]))
+    frame = frame.assign(psnr=height(frame["psnr"]), of_16_bits=16 / frame["bpppc"])
     return table(frame, {column: _CELLS[column] for column in columns})
-
-
-def _section(title: str, frame: pd.DataFrame, *columns: str) -> list[str]:
-    """Return a title and the table of `frame`; nothing if it has no rows."""
-    return [title, _table(frame, *columns)] if len(frame) else []
 
 
 def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
@@ -328,29 +290,3 @@ def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
         else:
             cells.append([codec, DASH, DASH, DASH, f"0 of {row['total']}: {row['reasons']}"])
     return markdown_table(("codec", "BD-rate", "of single images", "BD-PSNR dB", "images"), cells)
-
-
-def _point_names(frame: pd.DataFrame) -> list[str]:
-    return [
-        kind if pd.isna(target) else f"{kind} {target:g}"
-        for kind, target in zip(frame["kind"], frame["target"], strict=True)
-    ]
-
-
-def _merged_notes(notes: pd.DataFrame) -> list[str]:
-    """Return a line for all notes that differ in their decimals only, with the range of each."""
-    notes = notes.assign(point=_point_names(notes))
-    pattern = notes["note"].str.replace(_DECIMAL, "", regex=True)
-    return [
-        f"- {codec}, {point}, {len(found)} images: {_merged(list(found['note']))}"
-        for (codec, point, _), found in notes.groupby(["codec", "point", pattern], sort=False)
-    ]
-
-
-def _merged(notes: Sequence[str]) -> str:
-    ranges = []
-    for numbers in zip(*map(_DECIMAL.findall, notes), strict=True):
-        low, high = min(numbers, key=float), max(numbers, key=float)
-        ranges.append(low if low == high else f"{low} to {high}")
-    remaining = iter(ranges)
-    return _DECIMAL.sub(lambda _: next(remaining), notes[0])

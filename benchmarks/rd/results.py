@@ -23,6 +23,7 @@ POINT = ("kind", "target")
 COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", *METRICS, *COSTS)
 NOTES = ("codec", "image", *POINT, "note")
 DELTAS = ("anchor", "codec", "image", "bd_rate", "bd_psnr", "overlap", "reason")
+DECIMAL = re.compile(r"\d+\.\d+")
 FLOAT32 = " float32"
 """Appended to a model's name: its latents as float32 are no point of the model's curve."""
 
@@ -73,10 +74,35 @@ def mean_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
     return means[groups.size() == num_images].reset_index().sort_values("bpppc", kind="stable", ignore_index=True)
 
 
+def with_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add a column `point` of texts such as "lossy 0.5" and "lossless", from kind and target."""
+    names = [
+        kind if pd.isna(target) else f"{kind} {target:g}"
+        for kind, target in zip(frame["kind"], frame["target"], strict=True)
+    ]
+    return frame.assign(point=pd.Series(names, frame.index, dtype=object))
+
+
 def incomplete_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
-    """Count the images of the points that some images lack: columns codec, kind, target and `images`."""
-    counts = points.groupby(["codec", *POINT], dropna=False, sort=False).size()
-    return counts[counts < num_images].rename("images").reset_index()
+    """Count the images of the points that some images lack: columns codec, point and images."""
+    counts = points.groupby(["codec", "point"], sort=False).size()
+    return counts[counts < num_images].reset_index()
+
+
+def merged_notes(notes: pd.DataFrame) -> list[str]:
+    """Return a line for all notes that differ in their decimals only, with the range of each decimal."""
+    pattern = notes["note"].str.replace(DECIMAL, "", regex=True)
+    groups = notes.groupby(["codec", "point", pattern], sort=False)["note"]
+    return [f"- {codec}, {point}, {len(found)} images: {_merged(list(found))}" for (codec, point, _), found in groups]
+
+
+def _merged(notes: Sequence[str]) -> str:
+    ranges = []
+    for numbers in zip(*map(DECIMAL.findall, notes), strict=True):
+        low, high = min(numbers, key=float), max(numbers, key=float)
+        ranges.append(low if low == high else f"{low} to {high}")
+    remaining = iter(ranges)
+    return DECIMAL.sub(lambda _: next(remaining), notes[0])
 
 
 def height(psnr: pd.Series) -> pd.Series:

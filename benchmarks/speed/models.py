@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -260,10 +260,8 @@ def measure_work(name: str, side: int, work: str, device: torch.device, limits: 
     baseline, ours = contenders(name, work, device, precision)
     x, y = inputs(ours.net, work, largest, device)
     deviation, flops, calls, slowest = _compare(baseline, ours, work, x, y)
-    repeats = min(repeats, SLOW_REPEATS) if slowest > SLOW_SECONDS else repeats
-    all_seconds = [[seconds / len(x) for seconds in times] for times in interleaved(calls, repeats, device)]
-    baseline_seconds, seconds = map(statistics.median, all_seconds)
-    spread = max(max(times) / min(times) for times in all_seconds)
+    times = _times(calls, min(repeats, SLOW_REPEATS) if slowest > SLOW_SECONDS else repeats, x)
+    spread = max(max(times[key]) / min(times[key]) for key in ("all_baseline_seconds", "all_seconds"))
     if spread > NOTED_SPREAD:
         notes.append(f"equal calls differ by a factor of {spread:.1f} in time, was the machine busy?")
     limit_seconds, limited_by = least_seconds(
@@ -276,12 +274,7 @@ def measure_work(name: str, side: int, work: str, device: torch.device, limits: 
         **row,
         "side": largest,
         "batch": len(x),
-        "repeats": repeats,
-        "baseline_seconds": baseline_seconds,
-        "seconds": seconds,
-        "speedup": baseline_seconds / seconds,
-        "images_per_second": 1 / seconds,
-        "megabytes_per_second": 4 * x[0].numel() / 1e6 / seconds,
+        **times,
         "deviation": deviation,
         "baseline_peak_bytes": peaks[0],
         "peak_bytes": peaks[1],
@@ -290,10 +283,26 @@ def measure_work(name: str, side: int, work: str, device: torch.device, limits: 
         "flops": flops / len(x),
         "limit_seconds": limit_seconds,
         "limited_by": limited_by,
-        "limit_share": limit_seconds / seconds,
-        "all_baseline_seconds": all_seconds[0],
-        "all_seconds": all_seconds[1],
+        "limit_share": limit_seconds / times["seconds"],
         "note": "; ".join(notes) or None,
+    }
+
+
+def _times(calls: Sequence[Callable], repeats: int, x: Tensor) -> dict:
+    """Time the textbook form and ours in turn, and return the figures of one image of the batch `x`."""
+    all_baseline, all_ours = (
+        [seconds / len(x) for seconds in times] for times in interleaved(calls, repeats, x.device)
+    )
+    baseline_seconds, seconds = statistics.median(all_baseline), statistics.median(all_ours)
+    return {
+        "repeats": repeats,
+        "baseline_seconds": baseline_seconds,
+        "seconds": seconds,
+        "speedup": baseline_seconds / seconds,
+        "images_per_second": 1 / seconds,
+        "megabytes_per_second": 4 * x[0].numel() / 1e6 / seconds,
+        "all_baseline_seconds": all_baseline,
+        "all_seconds": all_ours,
     }
 
 

@@ -82,7 +82,7 @@ class Report:
         content: `name`, `settings`, and a list of rows for each of `PARTS`.
     """
 
-    def __init__(self, folder: Path, content: dict):
+    def __init__(self, folder: Path, content: dict) -> None:
         self.folder, self.content = folder, content
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -57,7 +57,7 @@ class Textbook(nn.Module):
         multiple: int = 1,
         rows: bool = False,
         volume: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
         self.pad = -bands % multiple
