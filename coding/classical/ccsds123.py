@@ -30,7 +30,7 @@ import numpy as np
 
 from coding.base import CodingError, DamagedError
 from coding.classical.ccsds123_header import MAX_SIZE, pack_header, unpack_header
-from coding.classical.ccsds123_kernels import CODE_BITS, Settings, code_band
+from coding.classical.ccsds123_kernels import CODE_BITS, Settings, code_band, new_state
 from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 
 LOCAL_SUMS = ("wide neighbor", "narrow neighbor", "wide column", "narrow column")
@@ -136,10 +136,10 @@ class Ccsds123:
         settings = codec._settings(dynamic_range, cube.dtype)
         out = np.zeros((7 + height * width * (self.unary_limit + CODE_BITS)) // 8 + 2, np.uint8)
         chunks, bit = [codec._pack_header(dynamic_range, cube)], 0
-        state = _initial_state(settings, height, width)
+        state = new_state(settings, height, width)
         for band in cube:
             samples = np.ascontiguousarray(band, np.int32)
-            whole, bit = divmod(code_band(False, samples, *state, settings, out, bit), 8)
+            whole, bit = divmod(code_band(False, samples, state, settings, out, bit), 8)
             chunks.append(out[:whole].tobytes())
             out[0] = out[whole]
         if bit:
@@ -162,10 +162,10 @@ class Ccsds123:
         settings = codec._settings(dynamic_range, dtype)
         cube = np.empty((bands, height, width), dtype)
         samples = np.empty((height, width), np.int32)
-        state = _initial_state(settings, height, width)
+        state = new_state(settings, height, width)
         stream, bit = np.frombuffer(bytearray(body), np.uint8), 0
         for band in cube:
-            bit = code_band(True, samples, *state, settings, stream, bit)
+            bit = code_band(True, samples, state, settings, stream, bit)
             if not 0 <= bit <= 8 * len(body):
                 raise DamagedError("the codewords of a compressed image are damaged or end early")
             band[:] = samples
@@ -275,12 +275,6 @@ def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int
     if dynamic_range < 2 or codec.max_error >= limit or codec != codec._for_image(dynamic_range, shape[2]):
         raise DamagedError("the header of a compressed image is damaged: parameters that such an image cannot have")
     return codec, dynamic_range, _DTYPES[values["signed"]], shape, data
-
-
-def _initial_state(settings: Settings, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors of local differences and sample representatives, as the loops take them before the first band."""
-    vectors = np.zeros((height * width, settings.directions + settings.bands), np.int32)
-    return vectors, np.full((height, width), settings.middle, np.int32)
 
 
 def read_stream(data: bytes) -> np.ndarray:

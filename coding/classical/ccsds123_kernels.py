@@ -1,31 +1,29 @@
-"""The loop of CCSDS 123.0-B-2 over the samples of a band: prediction, quantization and codewords, compiled.
+"""The kernel of CCSDS 123.0-B-2 that codes a band: prediction, quantization and codewords.
 
 The names in the comments are those of the standard: s" is a sample representative, sigma a local sum, d a central
 local difference, U the vector of local differences, delta the mapped quantizer index, Sigma and Gamma the accumulator
 and the counter of the sample-adaptive coder, t the index of a sample within its band.
 
-All arithmetic is that of 64-bit integers. With samples of 16 bits and at most 18 weights of at most 22 bits the largest
-intermediate takes less than 50, so that the register of R = 64 bits never wraps.
-
-Arrays are touched by `code_band` alone: numba counts references to those that are passed on, for every sample, which
-took two thirds of the time.
+All arithmetic is that of 64-bit integers. With samples of 16 bits and at most 18 weights of at most 22 bits, the
+largest intermediate takes less than 50 bits, so that the register of R = 64 bits never wraps.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from coding.entropy.compiled import compiled
+from coding.entropy.compiled import compiled, inlined
 
 CODE_BITS = 16
-"""Bits of a codeword beyond its zeros, at most: the largest D."""
+"""Bits of a codeword behind its zeros, at most: the largest D."""
+
+_MAX_CODEWORD_BITS = 48
 
 
 class Settings(NamedTuple):
-    """What the loops need to know, as whole numbers; by the symbols of the standard.
+    """The parameters of an image, as integers; by the symbols of the standard.
 
     Attributes:
         range_bits: D.
@@ -72,14 +70,70 @@ class Settings(NamedTuple):
     accumulator_bits: int
 
 
-@numba.njit(forceinline=True)
+class State(NamedTuple):
+    """What bands leave for the next one.
+
+    Attributes:
+        vectors: int32 (H * W, C), U of each sample, C = P and three more in full mode; the central differences of the
+            preceding bands are in place, 0 where there are none.
+        representatives: int32 (H, W), s" of the band before, s_mid before the first band.
+        below: int32 (W,), scratch: the first row of these.
+        weights: int64 (C,), scratch.
+    """
+
+    vectors: np.ndarray
+    representatives: np.ndarray
+    below: np.ndarray
+    weights: np.ndarray
+
+
+class Prediction(NamedTuple):
+    """The prediction of a sample.
+
+    Attributes:
+        high_resolution: the high-resolution predicted sample value.
+        double: the double-resolution predicted sample value.
+    """
+
+    high_resolution: int
+    double: int
+
+
+class Counts(NamedTuple):
+    """What the sample-adaptive coder carries on: Sigma, Gamma, and k of the last codeword."""
+
+    accumulator: int
+    counter: int
+    k: int
+
+
+class Bits(NamedTuple):
+    """A place in a stream: the lowest `held` bits of `window` come next, and then the byte at `position`."""
+
+    window: int
+    held: int
+    position: int
+
+
+def new_state(settings: Settings, height: int, width: int) -> State:
+    """Return the state before the first band of an image of this size."""
+    count = settings.directions + settings.bands
+    return State(
+        np.zeros((height * width, count), np.int32),
+        np.full((height, width), settings.middle, np.int32),
+        np.zeros(width, np.int32),
+        np.zeros(count, np.int64),
+    )
+
+
+@inlined
 def _clip(value, low, high):
     return min(max(value, low), high)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _local_sum(north, west, northwest, northeast, x, last, settings):
-    """sigma of a sample that has a row above."""
+    """Return sigma of a sample that has a row above."""
     if settings.column:
         return 4 * north
     if x == 0:
@@ -91,87 +145,88 @@ def _local_sum(north, west, northwest, northeast, x, last, settings):
     return 2 * (northwest + north)
 
 
-@numba.njit(forceinline=True)
-def _high_resolution(difference, local_sum, settings):
-    """The high-resolution predicted sample value from the predicted central local difference."""
-    bits, half = settings.weight_bits, 1 << (settings.weight_bits + 1)
-    value = difference + ((local_sum - 4 * settings.middle) << bits) + (settings.middle << (bits + 2)) + half
-    return _clip(value, settings.low << (bits + 2), (settings.high << (bits + 2)) + half)
-
-
-@numba.njit(forceinline=True)
+@inlined
 def _quantize(residual, max_error):
-    """The quantizer index."""
+    """Return the quantizer index."""
     if max_error == 0:
         return residual
     size = (abs(residual) + max_error) // (2 * max_error + 1)
     return size if residual > 0 else -size
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _map(index, double, max_error, settings):
-    """delta of the quantizer index."""
-    below, above = (double >> 1) - settings.low, settings.high - (double >> 1)
-    size, step, reach = abs(index), 2 * max_error + 1, min(below, above) + max_error
-    # theta = reach // step; the comparison saves the division where it does not matter, far from the type's limits.
+    """Return delta of the quantizer index."""
+    _, _, step, reach = _reach(double, max_error, settings)
+    size = abs(index)
+    # theta = reach // step; the comparison saves the division far from the limits of the type.
     if size * step > reach:
         return size + reach // step
     return 2 * size - (1 if index != 0 and (index > 0) == (double & 1) else 0)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _unmap(mapped, double, max_error, settings):
-    """The quantizer index of delta."""
-    below, above = (double >> 1) - settings.low, settings.high - (double >> 1)
-    size, step, reach = (mapped + 1) >> 1, 2 * max_error + 1, min(below, above) + max_error
+    """Return the quantizer index of delta."""
+    below, above, step, reach = _reach(double, max_error, settings)
+    size = (mapped + 1) >> 1
     if size * step > reach:
         size = mapped - reach // step
         return size if below < above else -size
     return -size if (mapped & 1) != (double & 1) else size
 
 
-@numba.njit(forceinline=True)
-def _representative(center, index, high_resolution, settings):
-    """s" of a sample from its clipped quantizer bin center."""
+@inlined
+def _reach(double, max_error, settings):
+    """Return the distances to s_min and s_max, the step of the quantizer, and theta times that step at least."""
+    below, above = (double >> 1) - settings.low, settings.high - (double >> 1)
+    return below, above, 2 * max_error + 1, min(below, above) + max_error
+
+
+@inlined
+def _representative(center, index, prediction, settings):
+    """Return s" of a sample from its clipped quantizer bin center."""
     bits, resolution = settings.weight_bits, settings.representative_bits
     sign = (index > 0) - (index < 0)
     shifted = (center << bits) - sign * settings.max_error * (settings.offset << (bits - resolution))
     value = 4 * ((1 << resolution) - settings.damping) * shifted
-    value += settings.damping * (high_resolution - (1 << (bits + 1)))
+    value += settings.damping * (prediction.high_resolution - (1 << (bits + 1)))
     return ((value >> (bits + resolution + 1)) + 1) >> 1
 
 
-@numba.njit(forceinline=True)
-def _scaling_exponent(age, settings):
-    """rho of t - N_X."""
+@inlined
+def _scaling(age, settings):
+    """Return by how much local differences are shifted to the left and to the right, from rho of t - N_X."""
     exponent = settings.exponent_first + (age >> settings.interval_bits)
     exponent = _clip(exponent, settings.exponent_first, settings.exponent_last)
-    return exponent + settings.range_bits - settings.weight_bits
+    exponent += settings.range_bits - settings.weight_bits
+    return max(-exponent, 0), max(exponent, 0)
 
 
-@numba.njit(forceinline=True)
-def _code_parameter(k, accumulator, counter, settings):
-    """k of the next codeword, looked for from that of the last, which is near."""
-    target = accumulator + (49 * counter >> 7)
+@inlined
+def _adapt(counts, settings):
+    """Return the `Counts` with k of the next codeword, which is searched from that of the last."""
+    counter, k = counts.counter, counts.k
+    target = counts.accumulator + (49 * counter >> 7)
     while k < settings.range_bits - 2 and counter << (k + 1) <= target:
         k += 1
     while k > 0 and counter << k > target:
         k -= 1
-    return k
+    return Counts(counts.accumulator, counter, k)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _codeword(mapped, k, settings):
-    """The codeword of delta, and how many bits it has."""
+    """Return the codeword of delta and the number of its bits."""
     zeros = mapped >> k
     if zeros < settings.unary_limit:
         return (1 << k) | (mapped & ((1 << k) - 1)), zeros + 1 + k
     return mapped, settings.unary_limit + settings.range_bits
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _read_codeword(window, held, k, settings):
-    """delta of the codeword at the front of the lowest `held` bits of `window`, and how many bits remain."""
+    """Return delta of the codeword at the front of the lowest `held` bits of `window`, and how many bits remain."""
     zeros = 0
     while zeros < settings.unary_limit and not (window >> (held - 1 - zeros)) & 1:
         zeros += 1
@@ -183,16 +238,22 @@ def _read_codeword(window, held, k, settings):
     return (window >> held) & ((1 << settings.range_bits) - 1), held
 
 
-@numba.njit(forceinline=True)
-def _count(accumulator, counter, mapped, settings):
-    """Sigma and Gamma after a sample."""
-    if counter == (1 << settings.rescale_bits) - 1:
-        return (accumulator + mapped + 1) >> 1, (counter + 1) >> 1
-    return accumulator + mapped, counter + 1
+@inlined
+def _first_counts(settings):
+    accumulator = ((3 * (1 << (settings.accumulator_bits + 6)) - 49) << settings.count_bits) >> 7
+    return Counts(accumulator, 1 << settings.count_bits, 0)
+
+
+@inlined
+def _count(counts, mapped, settings):
+    """Return the `Counts` after a sample."""
+    if counts.counter == (1 << settings.rescale_bits) - 1:
+        return Counts((counts.accumulator + mapped + 1) >> 1, (counts.counter + 1) >> 1, counts.k)
+    return Counts(counts.accumulator + mapped, counts.counter + 1, counts.k)
 
 
 @compiled
-def code_band(decode, samples, vectors, representatives, settings, stream, bit):
+def code_band(decode, samples, state, settings, stream, bit):
     """Append the codewords of a band to `stream`, or read them from it.
 
     One loop for both, since all but the codewords is the same. To a decoder the bytes behind the end of `stream` are 0,
@@ -201,9 +262,7 @@ def code_band(decode, samples, vectors, representatives, settings, stream, bit):
     Args:
         decode: whether to read.
         samples: int32 (H, W), filled by a decoder.
-        vectors: int32 (H * W, C): the vectors of local differences, C = P and three more in full mode; the central
-            differences of the preceding bands are in place, 0 where there are none. Left ready for the next band.
-        representatives: int32 (H, W): s" of the band before, s_mid everywhere before the first. Left as this band's.
+        state: a `State`, left ready for the next band.
         settings: a `Settings`.
         stream: uint8. An encoder's has (7 + H * W * (U_max + CODE_BITS)) / 8 bytes and one more; the first starts with
             the bits so far.
@@ -212,93 +271,155 @@ def code_band(decode, samples, vectors, representatives, settings, stream, bit):
     Returns:
         The first bit behind the band, for a decoder maybe behind the end, -1 where a codeword stands for no sample.
     """
-    height, width = samples.shape
-    directions, bands = settings.directions, settings.bands
-    below = representatives[0].copy()
-    weights = np.zeros(directions + bands, np.int64)
-    for i in range(bands):
-        weights[directions + i] = (7 << settings.weight_bits) >> (3 * (i + 1))
-    limit = 1 << (settings.weight_bits + 2)
-    accumulator = ((3 * (1 << (settings.accumulator_bits + 6)) - 49) << settings.count_bits) >> 7
-    counter, k = 1 << settings.count_bits, 0
-    if decode:
-        window, held, position = 0, -(bit & 7), bit >> 3
-    else:
-        window, held, position = np.int64(stream[0]) >> (8 - bit), bit, 0
+    bits, is_sample = _start(decode, samples, state, settings, stream, bit)
+    if not is_sample:
+        return -1
+    bits, is_sample = _code_samples(decode, samples, state, settings, bits, stream)
+    if not is_sample:
+        return -1
+    if not decode:
+        stream[bits.position] = (bits.window << (8 - bits.held)) & 255
+    return 8 * bits.position + (-bits.held if decode else bits.held)
 
+
+@inlined
+def _start(decode, samples, state, settings, stream, bit):
+    """Code the first sample of a band; returns the `Bits` behind it, and whether its codeword stands for a sample."""
+    for x in range(len(state.below)):
+        state.below[x] = state.representatives[0, x]
+    state.weights[:] = 0
+    for i in range(settings.bands):
+        state.weights[settings.directions + i] = (7 << settings.weight_bits) >> (3 * (i + 1))
+    predicted = np.int64(state.below[0]) if settings.bands else settings.middle
+    if decode:
+        bits = _fill(Bits(0, -(bit & 7), bit >> 3), stream)
+        bits = Bits(bits.window, bits.held - settings.range_bits, bits.position)
+        mapped = (bits.window >> bits.held) & ((1 << settings.range_bits) - 1)
+        sample = predicted + _unmap(mapped, 2 * predicted, 0, settings)
+        if sample < settings.low or sample > settings.high:
+            return bits, False
+        samples[0, 0] = sample
+    else:
+        mapped = _map(samples[0, 0] - predicted, 2 * predicted, 0, settings)
+        bits = _write(Bits(np.int64(stream[0]) >> (8 - bit), bit, 0), stream, mapped, settings.range_bits)
+    state.representatives[0, 0] = samples[0, 0]
+    _shift(state.vectors[0], 4 * samples[0, 0], settings)
+    return bits, True
+
+
+@inlined
+def _code_samples(decode, samples, state, settings, bits, stream):
+    """Code the other samples; returns the `Bits` behind them, and whether all codewords stand for samples."""
+    weights = state.weights
+    height, width = samples.shape
+    limit = 1 << (settings.weight_bits + 2)
+    counts = _first_counts(settings)
     for y in range(height):
         for x in range(width):
             t = y * width + x
-            max_error = settings.max_error if t else 0
-            local_sum, high_resolution = 0, 0
             if t == 0:
-                double = 2 * (below[0] if bands else settings.middle)
-            else:
-                if y == 0:
-                    local_sum = 4 * (below[x - 1] if settings.narrow else representatives[0, x - 1])
-                    for i in range(directions):
-                        vectors[t, i] = 0
-                else:
-                    north = representatives[y - 1, x]
-                    west = representatives[y, x - 1] if x > 0 else north
-                    northwest = representatives[y - 1, x - 1] if x > 0 else north
-                    northeast = representatives[y - 1, x + 1] if x + 1 < width else north
-                    local_sum = _local_sum(north, west, northwest, northeast, x, width - 1, settings)
-                    if directions:
-                        vectors[t, 0] = 4 * north - local_sum
-                        vectors[t, 1] = 4 * west - local_sum
-                        vectors[t, 2] = 4 * northwest - local_sum
-                difference = 0
-                for i in range(directions + bands):
-                    difference += weights[i] * vectors[t, i]
-                high_resolution = _high_resolution(difference, local_sum, settings)
-                double = high_resolution >> (settings.weight_bits + 1)
-                k = _code_parameter(k, accumulator, counter, settings)
-            predicted = double >> 1
-
-            if decode:
-                while held <= 48:  # bits of the longest codeword
-                    window = (window << 8) | (stream[position] if position < len(stream) else 0)
-                    position += 1
-                    held += 8
-                if t == 0:
-                    held -= settings.range_bits
-                    mapped = (window >> held) & ((1 << settings.range_bits) - 1)
-                else:
-                    mapped, held = _read_codeword(window, held, k, settings)
-                index = _unmap(mapped, double, max_error, settings)
-            else:
-                index = _quantize(samples[y, x] - predicted, max_error)
-                mapped = _map(index, double, max_error, settings)
-                word, length = _codeword(mapped, k, settings) if t else (mapped, settings.range_bits)
-                window, held = (window << length) | word, held + length
-                while held >= 8:
-                    held -= 8
-                    stream[position] = (window >> held) & 255
-                    position += 1
-
-            value = predicted + index * (2 * max_error + 1)
-            if value < settings.low - max_error or value > settings.high + max_error:
-                return -1
+                continue
+            vector = state.vectors[t]
+            local_sum = _differences(state, vector, y, x, settings)
+            # The two loops over the weights stand here, since they are slower as functions of their own.
+            difference = 0
+            for i in range(settings.directions + settings.bands):
+                difference += weights[i] * vector[i]
+            prediction = _predict(difference, local_sum, settings)
+            counts = _adapt(counts, settings)
+            index, mapped, bits = _code_index(decode, samples[y, x], prediction, counts.k, settings, bits, stream)
+            value = (prediction.double >> 1) + index * (2 * settings.max_error + 1)
+            if value < settings.low - settings.max_error or value > settings.high + settings.max_error:
+                return bits, False
             center = _clip(value, settings.low, settings.high)
             if decode:
                 samples[y, x] = center
-            if t == 0:
-                representatives[0, 0] = center
-            else:
-                accumulator, counter = _count(accumulator, counter, mapped, settings)
-                representatives[y, x] = _representative(center, index, high_resolution, settings)
-                exponent = _scaling_exponent(t - width, settings)
-                left, right = max(-exponent, 0), max(exponent, 0)
-                sign = 1 if 2 * center >= double else -1
-                for i in range(directions + bands):
-                    step = ((((sign * vectors[t, i]) << left) >> right) + 1) >> 1
-                    weights[i] = _clip(weights[i] + step, -limit, limit - 1)
-            for i in range(directions + bands - 1, directions, -1):
-                vectors[t, i] = vectors[t, i - 1]
-            if bands:
-                vectors[t, directions] = 4 * representatives[y, x] - local_sum
+            state.representatives[y, x] = _representative(center, index, prediction, settings)
+            counts = _count(counts, mapped, settings)
+            left, right = _scaling(t - width, settings)
+            sign = 1 if 2 * center >= prediction.double else -1
+            for i in range(settings.directions + settings.bands):
+                step = ((((sign * vector[i]) << left) >> right) + 1) >> 1
+                weights[i] = _clip(weights[i] + step, -limit, limit - 1)
+            _shift(vector, 4 * state.representatives[y, x] - local_sum, settings)
+    return bits, True
+
+
+@inlined
+def _code_index(decode, sample, prediction, k, settings, bits, stream):
+    """Return the quantizer index of a sample, its delta, and the `Bits` behind its codeword."""
     if decode:
-        return 8 * position - held
-    stream[position] = (window << (8 - held)) & 255
-    return 8 * position + held
+        mapped, bits = _read(bits, stream, k, settings)
+        return _unmap(mapped, prediction.double, settings.max_error, settings), mapped, bits
+    index = _quantize(sample - (prediction.double >> 1), settings.max_error)
+    mapped = _map(index, prediction.double, settings.max_error, settings)
+    word, length = _codeword(mapped, k, settings)
+    return index, mapped, _write(bits, stream, word, length)
+
+
+@inlined
+def _predict(difference, local_sum, settings):
+    """Return the `Prediction` of a sample from its predicted central local difference."""
+    bits, half = settings.weight_bits, 1 << (settings.weight_bits + 1)
+    value = difference + ((local_sum - 4 * settings.middle) << bits) + (settings.middle << (bits + 2)) + half
+    value = _clip(value, settings.low << (bits + 2), (settings.high << (bits + 2)) + half)
+    return Prediction(value, value >> (bits + 1))
+
+
+@inlined
+def _differences(state, vector, y, x, settings):
+    """Fill in the local differences within the band, and return the local sum."""
+    representatives, below = state.representatives, state.below
+    if y == 0:
+        for i in range(settings.directions):
+            vector[i] = 0
+        return 4 * (below[x - 1] if settings.narrow else representatives[0, x - 1])
+    north = representatives[y - 1, x]
+    west = representatives[y, x - 1] if x > 0 else north
+    northwest = representatives[y - 1, x - 1] if x > 0 else north
+    northeast = representatives[y - 1, x + 1] if x + 1 < len(below) else north
+    local_sum = _local_sum(north, west, northwest, northeast, x, len(below) - 1, settings)
+    if settings.directions:
+        vector[0] = 4 * north - local_sum
+        vector[1] = 4 * west - local_sum
+        vector[2] = 4 * northwest - local_sum
+    return local_sum
+
+
+@inlined
+def _shift(vector, difference, settings):
+    """Move the central local differences of a sample on by a band."""
+    for i in range(settings.directions + settings.bands - 1, settings.directions, -1):
+        vector[i] = vector[i - 1]
+    if settings.bands:
+        vector[settings.directions] = difference
+
+
+@inlined
+def _write(bits, stream, word, length):
+    """Append a codeword of `length` bits; returns the `Bits` behind it."""
+    window, held, position = (bits.window << length) | word, bits.held + length, bits.position
+    while held >= 8:
+        held -= 8
+        stream[position] = (window >> held) & 255
+        position += 1
+    return Bits(window, held, position)
+
+
+@inlined
+def _fill(bits, stream):
+    """Return the `Bits` with enough of them in the window for any codeword."""
+    window, held, position = bits
+    while held <= _MAX_CODEWORD_BITS:
+        window = (window << 8) | (stream[position] if position < len(stream) else 0)
+        position += 1
+        held += 8
+    return Bits(window, held, position)
+
+
+@inlined
+def _read(bits, stream, k, settings):
+    """Return delta of the next codeword, and the `Bits` behind it."""
+    bits = _fill(bits, stream)
+    mapped, held = _read_codeword(bits.window, bits.held, k, settings)
+    return mapped, Bits(bits.window, held, bits.position)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numba
+from numba.core import types
 from numba.core.dispatcher import Dispatcher
 
 
@@ -29,10 +30,27 @@ def compiled(function: Callable) -> Callable:
 def inlined(function: Callable) -> Callable:
     """Compile `function` with numba as a part of the kernels that call it.
 
-    It does not count references to arrays, which would take half of the time of a kernel. So it cannot create arrays;
-    slices are allowed, as they are views.
+    It does not count references to arrays, which would take half of the time of a kernel. So it must neither create nor
+    return arrays, since its caller would free them. Slices are allowed, as they are views.
+
+    Raises:
+        TypeError: when a kernel is compiled, for a function that returns arrays.
     """
-    return numba.njit(forceinline=True, _nrt=False)(function)
+    kernel = numba.njit(forceinline=True, _nrt=False)(function)
+    compile_kernel = kernel.compile
+
+    def compile_checked(signature: tuple) -> object:
+        entry = compile_kernel(signature)
+        if any(_holds_arrays(found.return_type) for found in kernel.nopython_signatures):
+            raise TypeError(f"an inlined function must not return arrays, got {function.__qualname__}")
+        return entry
+
+    kernel.compile = compile_checked
+    return kernel
+
+
+def _holds_arrays(kind: types.Type) -> bool:
+    return isinstance(kind, types.Array) or (isinstance(kind, types.BaseTuple) and any(map(_holds_arrays, kind.types)))
 
 
 def _checksum(module: ModuleType) -> int:

@@ -38,6 +38,16 @@ def test_inlined_functions_count_no_references():
     assert "NRT_incref" not in ir and "NRT_decref" not in ir
 
 
+@inlined
+def pair_of(array):
+    return 1, (array[1:], 2)
+
+
+def test_inlined_functions_cannot_return_arrays():
+    with pytest.raises(TypeError, match="must not return arrays, got pair_of"):
+        numba.njit(lambda array: pair_of(array)[0])(np.zeros(3))
+
+
 def test_kernels_are_compiled_again_when_what_they_inline_changes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     head = "from coding.entropy.compiled import compiled, inlined\n"
