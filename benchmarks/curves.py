@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     with atomic_write(folder / "curves.md", "w") as file:
         file.write(f"# Training curves: {folder.name}\n\n{curves_table(curves)}\n\n![PSNR over time](curves.png)\n")
     points = {
-        name: list(zip(curve["seconds"], curve["val_psnr"], strict=True))
+        str(name): list(zip(curve["seconds"], curve["val_psnr"], strict=True))
         for name, curve in curves.groupby("run", sort=False)
     }
     with atomic_write(folder / "curves.png") as file:

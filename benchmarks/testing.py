@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Test:
             loader = ThreadLoader(self.dataset, batches, self.device, args.num_workers, pin_memory=True)
         else:
             loader = DataLoader(self.dataset, args.batch_size, num_workers=args.num_workers)
-        return evaluate(self.model, _with_bar(loader), self.device, args.precision)
+        return evaluate(self.model, _with_bar(loader, len(self.dataset)), self.device, args.precision)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Code an image (C, H, W) to bytes and back."""
@@ -152,9 +152,9 @@ def result_name(checkpoint: str) -> str:
     return f"{path.parent.name}-{stem}" if stem in ("last", "best", "final") else stem
 
 
-def _with_bar(loader: DataLoader | ThreadLoader) -> Iterator[Tensor]:
+def _with_bar(loader: Iterable[Tensor], num_images: int) -> Iterator[Tensor]:
     """Yield the batches of `loader`, with a progress bar over its images on a terminal."""
-    with tqdm(total=len(loader.dataset), unit="image", leave=False, disable=not sys.stdout.isatty()) as bar:
+    with tqdm(total=num_images, unit="image", leave=False, disable=not sys.stdout.isatty()) as bar:
         for x in loader:
             yield x
             bar.update(len(x))

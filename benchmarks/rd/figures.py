@@ -92,7 +92,7 @@ def write_figures(
     figures = {name: _over_rate(means, styles, *labels, published[:0]) for name, labels in QUALITIES.items()}
     figures["psnr"] = _over_rate(means, styles, *QUALITIES["psnr"], published)
     figures |= {name: _over_speed(means, styles, *labels) for name, labels in SPEEDS.items()}
-    figures["bands"] = _along_bands(bands, styles, rate) if bands else None
+    figures["bands"] = _along_bands(bands, styles, rate) if bands and rate is not None else None
     for name, figure in figures.items():
         path = folder / f"{name}.png"
         if figure is None:
@@ -210,9 +210,17 @@ def _mark(axes: Axes, published: pd.DataFrame) -> list[Line2D]:
     """Draw published points in gray below those that were measured, a marker for each method; return the lines."""
     marks = []
     for index, (method, points) in enumerate(published.groupby("method", sort=False)):
-        marker = PUBLISHED_MARKERS[index % len(PUBLISHED_MARKERS)]
-        style = {"mfc": "none", "mec": "gray", "ms": 7, "mew": 0.8, "zorder": 1}
-        marks += axes.plot(points["bpppc"], points["psnr"], marker, label=method, **style)
+        marks += axes.plot(
+            points["bpppc"],
+            points["psnr"],
+            PUBLISHED_MARKERS[index % len(PUBLISHED_MARKERS)],
+            label=method,
+            markerfacecolor="none",
+            markeredgecolor="gray",
+            markersize=7,
+            markeredgewidth=0.8,
+            zorder=1,
+        )
     return marks
 
 

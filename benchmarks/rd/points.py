@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ from utils.errors import one_line
 from utils.evaluation import timed
 from utils.metrics import psnr_from_mse, valid_metrics
 from utils.processes import OutOfMemory, in_fresh_process
+
+if TYPE_CHECKING:
+    from benchmarks.rd.images import Image
+
+Result = TypeVar("Result")
 
 TOLERANCE = 0.03
 """Of a target rate, as a share of it."""
@@ -56,7 +62,7 @@ class Job:
     Attributes:
         codec, image: names.
         make_factory: returns the codec's factory for samples.
-        load: returns the image: an object with `cube`, `valid` and `peak` as of `benchmarks.rd.images.Image`.
+        load: returns the image.
         rates: in bpppc, of lossy points.
         bounds: on the error, in units of the samples, of bounded points.
         path: of the file that keeps the points, a line of JSON each.
@@ -66,7 +72,7 @@ class Job:
     codec: str
     image: str
     make_factory: Callable[[Samples], CodecFactory]
-    load: Callable[[], object]
+    load: Callable[[], Image]
     rates: Sequence[float]
     bounds: Sequence[int]
     path: Path
@@ -188,7 +194,7 @@ def measured(
             yield kind, target, ""
             continue
         try:
-            if kind == "lossy":
+            if curve and kind == "lossy":
                 trial = curve.seek(target)
             else:
                 arguments = () if target is None else (target,)
@@ -304,14 +310,14 @@ class Bench:
         }
 
 
-def _measured(function: Callable) -> tuple:
+def _measured(function: Callable[[], Result]) -> tuple[Result, float, int | None]:
     """Return the result of `function`, its seconds, and the bytes by which memory grew, None if unknown."""
     release_memory()
     before = resident_bytes()
     reset_peak()
     value, seconds = timed(function, torch.device("cpu"))
     peak = peak_bytes()
-    return value, seconds, None if peak is None else max(peak - before, 0)
+    return value, seconds, None if peak is None or before is None else max(peak - before, 0)
 
 
 def _repeated(seconds: float, function: Callable) -> float:

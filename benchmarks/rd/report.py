@@ -216,19 +216,19 @@ class Report:
         text = text.where(near, text + " at " + means["bpppc"].map("{:.3g}".format))
         text = text.where(~is_best, "**" + text + "**")
         cells = means.assign(text=text).pivot(index="codec", columns="target", values="text")
-        cells = cells.reindex(index=codecs, columns=targets_of(self.points, "lossy")).fillna(DASH)
+        cells = cells.reindex(index=list(codecs), columns=targets_of(self.points, "lossy")).fillna(DASH)
         return markdown_table(["codec", *(f"{rate:g} bpppc" for rate in cells)], cells.itertuples(name=None))
 
     def _sections(self, per_image: bool) -> Iterator[tuple[str, pd.DataFrame, tuple[str, ...]]]:
         """Yield title, rows and columns of the tables of all points but the lossy ones."""
         yield "## Lossless", self._means("lossless"), ("codec", "bpppc", "of_16_bits", *_SPEEDS)
         for bound in targets_of(self.points, "bounded"):
-            columns = ("codec", "bpppc", "largest_error", "psnr", *_SPEEDS)
-            yield f"## No error above {bound:g}", self._means("bounded", bound), columns
-        columns = ("codec", "bpppc", "psnr", "sa", *_SPEEDS)
-        yield "## Latents as float32, as published models count them", self._means("fixed"), columns
-        columns = ("codec", "bpppc", "psnr", "sa", "largest_error", *_SPEEDS)
-        yield "## Latents quantized, with a PSNR up to 0.1 dB lower", self._means("quantized"), columns
+            title = f"## No error above {bound:g}"
+            yield title, self._means("bounded", bound), ("codec", "bpppc", "largest_error", "psnr", *_SPEEDS)
+        title = "## Latents as float32, as published models count them"
+        yield title, self._means("fixed"), ("codec", "bpppc", "psnr", "sa", *_SPEEDS)
+        title = "## Latents quantized, with a PSNR up to 0.1 dB lower"
+        yield title, self._means("quantized"), ("codec", "bpppc", "psnr", "sa", "largest_error", *_SPEEDS)
         if per_image:
             for image, points in self.points.groupby("image", sort=False):
                 yield f"## {image}", points, ("codec", "point", "bpppc", "psnr", "largest_error", *_SPEEDS)

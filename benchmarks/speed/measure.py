@@ -75,14 +75,14 @@ def peak_growth(function: Callable, device: torch.device) -> int | None:
         grown = torch.cuda.max_memory_allocated(device) - before
         del value
         return grown
-    before = resident_bytes()
-    if before is None:
+    resident = resident_bytes()
+    if resident is None:
         return None
     reset_peak()
     value = function()
-    grown = peak_bytes() - before
+    peak = peak_bytes()
     del value
-    return max(grown, 0)
+    return None if peak is None else max(peak - resident, 0)
 
 
 def release_memory() -> None:

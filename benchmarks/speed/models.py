@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,9 @@ from benchmarks.speed.measure import (
     matmul_rate,
     peak_growth,
 )
-from benchmarks.speed.textbook import textbook
+from benchmarks.speed.textbook import Textbook, textbook
 from models import models
+from models.base import HSICompressionModel
 from training.losses import losses
 from training.steps import loss_and_gradients
 from utils.devices import autocast, has_native_bf16
@@ -48,20 +50,20 @@ NOTED_SPREAD = 1.5
 """Ratio of the slowest to the fastest of equal calls above which a row gets a note."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+Net = TypeVar("Net", bound=HSICompressionModel | Textbook)
+
 
 @dataclass
-class Contender:
+class Contender(Generic[Net]):
     """A network that is measured.
 
     Attributes:
-        net: with `encode` and `decode`, on its device, weights in float32.
+        net: on its device, weights in float32. A model trains as in train.py, a textbook form as in torch's tutorials.
         precision: of autocast.
-        is_ours: whether it trains as train.py does; the textbook form trains as torch's tutorials do.
     """
 
-    net: nn.Module
+    net: Net
     precision: str
-    is_ours: bool
 
     def work(self, name: str, x: Tensor, y: Tensor) -> Callable:
         """Return a function without arguments that does a work on images `x` or latent `y`.
@@ -90,16 +92,16 @@ class Contender:
         """Compute the gradients of the mean squared error on batch `x`, scaled by `scaler` if given."""
         for parameter in self.net.parameters():
             parameter.grad = None
-        if self.is_ours:
+        if isinstance(self.net, Textbook):
+            F.mse_loss(self.net(x), x).backward()
+        else:
             scaler = scaler or torch.amp.GradScaler(x.device.type, enabled=False)
             loss_and_gradients(self.net, self.net, losses["mse"](), x, 1.0, scaler, self.precision)
-        else:
-            F.mse_loss(self.net(x), x).backward()
 
     def training_step(self, x: Tensor) -> Callable[[], None]:
         """Return a function that trains on batch `x` once: gradients, clipping, Adam, whose moments it keeps."""
         parameters = list(self.net.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True if self.is_ours else None)
+        optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=None if isinstance(self.net, Textbook) else True)
         scaler = torch.amp.GradScaler(x.device.type, enabled=self.precision == "fp16")
 
         def step() -> None:
@@ -113,19 +115,26 @@ class Contender:
 
     def flat_gradient(self) -> Tensor:
         """Return the gradients of all parameters, in their order, as one vector of float64."""
-        return torch.cat([parameter.grad.double().flatten() for parameter in self.net.parameters()])
+
+        def flat(parameter: nn.Parameter) -> Tensor:
+            assert parameter.grad is not None  # a model has no parameters that it does not use
+            return parameter.grad.double().flatten()
+
+        return torch.cat([flat(parameter) for parameter in self.net.parameters()])
 
 
-def contenders(name: str, work: str, device: torch.device, precision: str) -> tuple[Contender, Contender]:
+def contenders(
+    name: str, work: str, device: torch.device, precision: str
+) -> tuple[Contender[Textbook], Contender[HSICompressionModel]]:
     """Return the textbook form of a model in float32 and ours in `precision`, both with the weights of seed 0."""
     # As test.py and train.py do.
     configure_backends(deterministic=False, tf32=work == "train")
     torch.manual_seed(SEED)
     model = models[name](src_channels=BANDS).train(work == "train").to(device)
-    return Contender(textbook(model, name), "fp32", False), Contender(model, precision, True)
+    return Contender(textbook(model, name), "fp32"), Contender(model, precision)
 
 
-def inputs(model: nn.Module, work: str, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def inputs(model: HSICompressionModel, work: str, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Generate a batch (N, 202, side, side) and a latent (1, *latent_shape, h, w) of the size that belongs to it."""
     generator = torch.Generator().manual_seed(SEED)
     x = torch.rand(TRAIN_BATCH if work == "train" else 1, BANDS, side, side, generator=generator).to(device)
@@ -165,9 +174,9 @@ def peak(name: str, work: str, side: int, device: torch.device, precision: str, 
         raise
 
 
-def peak_in_this_process(name: str, work: str, side: int, device: str, precision: str, ours: bool) -> int | None:
+def peak_in_this_process(name: str, work: str, side: int, device_name: str, precision: str, ours: bool) -> int | None:
     """Return the bytes by which memory grows; on the CPU the process should be a fresh one, see `peak`."""
-    device = torch.device(device)
+    device = torch.device(device_name)
     pair = contenders(name, work, device, precision)
     model, contender = pair[1].net, pair[ours]
     x, y = inputs(model, work, side, device)
@@ -208,12 +217,12 @@ def measure_limits(device: torch.device, precision: str) -> dict[str, float]:
 
 def textbook_flops(baseline: Contender, work: str, x: Tensor, y: Tensor) -> int:
     """Count the FLOPs of the baseline from its shapes alone, on torch's meta device."""
-    shadow = Contender(copy.deepcopy(baseline.net).to("meta"), "fp32", False)
+    shadow = Contender(copy.deepcopy(baseline.net).to("meta"), "fp32")
     x, y = x.to("meta"), y.to("meta")
     return count_flops((lambda: shadow.gradients(x)) if work == "train" else shadow.work(work, x, y))[1]
 
 
-def compulsory_bytes(model: nn.Module, work: str, x: Tensor, y: Tensor, itemsize: int) -> int:
+def compulsory_bytes(model: HSICompressionModel, work: str, x: Tensor, y: Tensor, itemsize: int) -> int:
     """Return the bytes that must be read or written at least.
 
     These are input, output and weights once; in training the batch once, and weights and both moments of Adam read

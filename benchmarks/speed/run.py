@@ -172,7 +172,7 @@ def training_rate(save_dir: Path, processes: int, flags: Sequence[str]) -> float
         ProjectError: train.py failed.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = [ROOT / "train.py", "--devices", "cpu", "--save-dir", save_dir]
+    script = [str(ROOT / "train.py"), "--devices", "cpu", "--save-dir", str(save_dir)]
     done = subprocess.run(
         [sys.executable, *launcher, *script, "--train-batch-size", str(SCALING_BATCH), *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

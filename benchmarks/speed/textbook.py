@@ -7,7 +7,7 @@ share no layout of keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
+    from models.spectral import SpectralAutoencoder
+
+Size = int | tuple[int, int, int]
 
 
 def textbook(model: HSICompressionModel, name: str) -> Textbook:
@@ -94,7 +97,7 @@ def _conv1d(before: int, after: int, taps: int) -> nn.Conv1d:
     return nn.Conv1d(before, after, taps, stride=1, padding=(taps - 1) // 2)
 
 
-def _cae1d(model: HSICompressionModel) -> Textbook:
+def _cae1d(model: SpectralAutoencoder) -> Textbook:
     b = model.halvings
     encoder, width = [], 1
     for step in range(b):
@@ -152,8 +155,8 @@ class _Residual(nn.Module):
 def _cae3d(model: HSICompressionModel) -> Textbook:
     latent = model.latent_shape[0]
 
-    def conv(before: int, after: int, *geometry: int | tuple[int, ...]) -> list[nn.Module]:
-        return [nn.Conv3d(before, after, *geometry), nn.BatchNorm3d(after), nn.LeakyReLU(0.01)]
+    def conv(before: int, after: int, taps: Size, stride: Size, padding: Size) -> list[nn.Module]:
+        return [nn.Conv3d(before, after, taps, stride, padding), nn.BatchNorm3d(after), nn.LeakyReLU(0.01)]
 
     encoder = conv(1, 16, (2, 5, 5), (1, 2, 2), (0, 2, 2)) + conv(16, 32, 5, 2, 2)
     encoder += [_Residual(), _Residual(), _Residual(), *conv(32, latent, 5, 2, 2)]
@@ -164,7 +167,7 @@ def _cae3d(model: HSICompressionModel) -> Textbook:
 
 
 # In this order: the first prefix that fits a model's name decides.
-_BUILDERS = {
+_BUILDERS: Mapping[str, Callable[..., Textbook]] = {
     "cae1da": lambda model: _transposed(model, lambda: nn.LeakyReLU(0.01)),
     "cae1de": lambda model: _transposed(model, lambda: nn.Hardtanh(-1.0, 1.0)),
     "cae1d": _cae1d,
