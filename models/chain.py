@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from models.fused import flattened, scale_of
 
 try:
+    import triton
+
     from models import kernels
 except ImportError:  # torch's builds for CPUs come without Triton
     kernels = None  # type: ignore[assignment]  # callers check `is_available`
@@ -38,6 +42,8 @@ _BLOCK_K_BYTES = 128  # of a window at a time
 _PROGRAMS = 264  # that share a sum over rows: two for each of the multiprocessors
 _EXPAND_BLOCK = (16, 64)
 _COLLECT_BLOCK = (32, 32)
+
+_MAX_COMPILERS = 16
 
 
 class Arithmetic(NamedTuple):
@@ -221,7 +227,43 @@ def run_chain(x: Tensor, layers: Sequence[Layer], parameters: Sequence[Tensor], 
         parameters: weight and bias of each layer in turn.
         arithmetic: of the layers. The output is of its type.
     """
+    if x.device.type == "cuda":
+        needs_gradients = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        _compile(x.shape, x.dtype, parameters[0].dtype, tuple(layers), arithmetic, needs_gradients)
     return _Chain.apply(x, layers, arithmetic, *parameters)
+
+
+@functools.cache
+def _compile(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    parameter_dtype: torch.dtype,
+    layers: tuple[Layer, ...],
+    arithmetic: Arithmetic,
+    needs_gradients: bool,
+) -> None:
+    """Compile the kernels of a chain all at once, by threads; one after the other they take half a minute."""
+    mode = getattr(triton, "AsyncCompileMode", None)  # since Triton 3.5
+    if mode is None:
+        return
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    parameters = []
+    for layer in layers:
+        channels = layer.channels if layer.is_transposed else layer.channels[::-1]
+        for size in ((*channels, layer.taps), (layer.channels[1],)):
+            parameters.append(torch.empty(size, dtype=parameter_dtype, device="meta", requires_grad=needs_gradients))
+    with ThreadPoolExecutor(min(_MAX_COMPILERS, os.cpu_count() or 1)) as threads, mode(threads), torch.enable_grad():
+        out = _Chain.apply(x, layers, arithmetic, *parameters)
+        if needs_gradients:
+            torch.autograd.grad(out, parameters, torch.empty_like(out))
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Start a kernel; on the meta device only compile it."""
+    if args[0].device.type == "meta":
+        kernel.warmup(*args, grid=grid, **constants)
+    else:
+        kernel[grid](*args, **constants)
 
 
 class _Context(FunctionCtx):
@@ -283,7 +325,9 @@ def _forward(
     matrix = _expand(layer, band, tiles, weight, arithmetic, is_backward=False)
     out = x.new_empty((layer.length_out - layer.skip_out, x.shape[1], layer.channels[1]), dtype=arithmetic.dtype)
     winners = torch.empty_like(out, dtype=torch.uint8) if keeps and layer.is_pooled else None
-    kernels.apply_band[_grid(x.shape[1], layer.length, matrix, tiles)](
+    _launch(
+        kernels.apply_band,
+        _grid(x.shape[1], layer.length, matrix, tiles),
         *(x, matrix, bias, out, winners, None, None, None),
         *(x.shape[1], len(x), band.first - layer.skip_in, layer.length, layer.skip_out),
         **_constants(band, tiles, layer.channels, matrix),
@@ -317,7 +361,9 @@ def _backward(
         out = g.new_empty((positions, rows, channels[1]))
     grid = _grid(rows, layer.length_in, matrix, tiles)
     sums = g.new_empty((grid[0] * tiles.block_n // channels[1], channels[1]), dtype=torch.float32) if origin else None
-    kernels.apply_band[grid](
+    _launch(
+        kernels.apply_band,
+        grid,
         *(g, matrix, None, out, None, origin and origin.output, origin and origin.winners, sums),
         *(rows, len(g), band.first - layer.skip_out, layer.length_in, layer.skip_in),
         **_constants(band, tiles, channels, matrix),
@@ -347,14 +393,18 @@ def _weight_gradient(layer: Layer, x: Tensor, g: Tensor, weight: Tensor, arithme
     terms = 1 if arithmetic.dtype != torch.float32 else 2 if arithmetic.is_tf32 else 3
     constants = _constants(band, tiles, layer.channels, parts[0])
     constants["BLOCK_R"] = constants.pop("BLOCK_M")
-    kernels.band_gradient[num_tiles, len(parts)](
+    _launch(
+        kernels.band_gradient,
+        (num_tiles, len(parts)),
         *(x, g, parts, rows, len(x), band.first - layer.skip_in, layer.length, layer.skip_out, steps_per_part),
         **constants,
         TERMS=terms,
     )
     gradient = torch.empty_like(weight)
     block, part_block = _COLLECT_BLOCK
-    kernels.collect_band[math.ceil(weight.numel() / block),](
+    _launch(
+        kernels.collect_band,
+        (math.ceil(weight.numel() / block),),
         *(parts, gradient, *layer.strides, layer.taps, band.gamma, band.window, num_k, num_n, len(parts)),
         weight.numel(),
         **_taps_constants(band, layer.channels),
@@ -374,7 +424,9 @@ def _expand(
     num_n, num_k = _sizes(band, tiles, channels)
     matrix = weight.new_empty((num_n, num_k), dtype=arithmetic.dtype)
     block_n, block_k = _EXPAND_BLOCK
-    kernels.expand_band[math.ceil(num_n / block_n), math.ceil(num_k / block_k)](
+    _launch(
+        kernels.expand_band,
+        (math.ceil(num_n / block_n), math.ceil(num_k / block_k)),
         *(weight, matrix, *strides, layer.taps, band.gamma, num_k, num_n),
         **_taps_constants(band, channels),
         PAIRS=layer.is_pooled and not is_backward,
@@ -481,6 +533,8 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 @functools.cache
 def _shared_memory(device: torch.device) -> int:
-    if device.type != "cuda":
+    if device.type == "cpu":
         return _SHARED_MEMORY  # of Triton's interpreter
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    # On the meta device kernels are compiled for the current GPU.
+    index = torch.cuda.current_device() if device.type == "meta" else device
+    return torch.cuda.get_device_properties(index).shared_memory_per_block_optin

@@ -72,7 +72,7 @@ def expand_band(
     tl.store(band + n * num_k + k, value, mask=is_inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def collect_band(
     parts,
     gradient,
@@ -269,7 +269,7 @@ def _load_pair(
     return a, tl.load(gradient + (r * CY)[:, None] + column[None, :], mask=mask, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps_per_part"])
 def band_gradient(
     x,
     gradient,
