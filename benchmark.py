@@ -2,6 +2,7 @@
 
 a first look, three minutes     python benchmark.py speed --quick
 all default models, long        python benchmark.py speed
+a GPU, under four minutes       python benchmark.py speed --devices 0 --only gpu
 a GPU, several precisions       python benchmark.py speed --devices 0 --precision fp32 bf16 fp16
 one model, nothing else         python benchmark.py speed --models sscnet --only models
 a narrow model on a small image python benchmark.py speed --models cae1d cae1d_1bpppc@32
@@ -39,6 +40,10 @@ models    encoding, decoding, both (one image of SIDE x SIDE, no gradients) and 
           test.py does. The deviation is the largest absolute one of the output; in training the relative one of
           the whole gradient. Where float64 and float32 differ already, as in the gradients of cae3d (3e-3), this
           implementation may differ as much.
+gpu       on GPUs: a training step of 2 and of 16 images of 128 x 128 as train.py takes it, and encoding and decoding
+          as test.py does; the textbook form in TF32 (coding: float32) and in bf16, ours in both and with --compile;
+          time and memory of the first call and of the steady state. The deviation is relative to the textbook form in
+          float32, of the whole gradient or of the output
 data      preprocessing compared with reading and decoding the same TIFs; loading patches compared with reading them
 scripts   seconds of --help, compared with importing torch
 scaling   train.py on patches of 64 x 64 by one process of one thread, and by two that share each batch of four
@@ -76,7 +81,7 @@ Every codec is measured where it has a point: at the target --rates (by a search
 comes within 15 %), at the --bounds on the error, and lossless. Learned models are measured with their latents as
 float32 and with latents quantized so that the PSNR is up to 0.1 dB lower, too.
 """
-PARTS = ("models", "data", "scripts", "scaling")
+PARTS = ("models", "gpu", "data", "scripts", "scaling")
 WORKS = ("encode", "decode", "encode+decode", "train")
 DEFAULTS = {
     "models": ["cae1d", "cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "sscnet", "cae3d"],

@@ -19,7 +19,7 @@ def test_all_codecs_are_in_the_help():
 def test_quick_changes_defaults_only():
     quick = benchmark.parse_args(["speed", "--quick"])
     assert (quick.models, quick.size, quick.repeats) == (["cae1d", "sscnet", "cae3d", "cae1d_1bpppc@16"], 64, 2)
-    assert quick.only == ["models", "data", "scripts"]
+    assert quick.only == ["models", "gpu", "data", "scripts"]
     given = benchmark.parse_args(["speed", "--quick", "--models", "cae1d", "--size", "128"])
     assert (given.models, given.size, given.repeats) == (["cae1d"], 128, 2)
 

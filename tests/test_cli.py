@@ -99,7 +99,7 @@ SPEED = {
     "--works": ["encode", "decode", "encode+decode", "train"],
     "--quick": False,
     "--repeats": 5,
-    "--only": ["models", "data", "scripts", "scaling"],
+    "--only": ["models", "gpu", "data", "scripts", "scaling"],
     "-d/--dataset": "./datasets/sample/",
     "--name": None,
     "--save-dir": "./results/benchmarks/",

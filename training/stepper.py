@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,10 @@ from utils.metrics import image_metrics
 _STEPS_BEFORE_CAPTURE = 2  # they choose algorithms, compile kernels and make the moments of Adam
 
 
-def sum_metrics(loss: Tensor, x_hat: Tensor, x: Tensor, process: Process) -> Tensor:
+Metrics = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+
+
+def sum_metrics(loss: Tensor, x_hat: Tensor, x: Tensor, process: Process, metrics: Metrics = image_metrics) -> Tensor:
     """Return the sums of the metrics over a batch of all processes: float64, in the order of `Totals`.
 
     Args:
@@ -33,11 +36,12 @@ def sum_metrics(loss: Tensor, x_hat: Tensor, x: Tensor, process: Process) -> Ten
         x_hat: (N, C, H, W), reconstruction of `x`; N may be 0.
         x: (N, C, H, W) in [0, 1], the images of this process.
         process: this process.
+        metrics: makes one value per image of (x_hat, x), by the names of `Totals`.
     """
     nothing = torch.zeros((), dtype=torch.float64, device=x.device)
     sums = {}
     if len(x):
-        sums = {name: values.sum() for name, values in image_metrics(x_hat, x).items()}
+        sums = {name: values.sum() for name, values in metrics(x_hat, x).items()}
         sums |= {"images": torch.full_like(nothing, len(x)), "loss": loss.double() * len(x)}
     return process.sum(torch.stack([sums.get(name, nothing) for name in Totals._fields]))
 
@@ -65,6 +69,7 @@ class Stepper:
         process: this process.
         max_norm: largest norm of the gradient; 0 does not clip.
         diverged: makes the error for a loss or gradient that is not finite, of its name and value.
+        metrics: see `sum_metrics`.
     """
 
     def __init__(
@@ -74,9 +79,10 @@ class Stepper:
         process: Process,
         max_norm: float,
         diverged: Callable[[str, float], ProjectError],
+        metrics: Metrics = image_metrics,
     ) -> None:
         self.state, self.criterion, self.process, self.max_norm = state, criterion, process, max_norm
-        self._diverged = diverged
+        self._diverged, self._metrics = diverged, metrics
         self._is_gpu = process.device.type == "cuda"
         self._results: deque[_Result] = deque()
         self._may_capture = self._is_gpu and process.world_size == 1
@@ -127,7 +133,7 @@ class Stepper:
         state = self.state
         state.optimizer.zero_grad()
         loss, x_hat = state.backward(self.criterion, x, weight)
-        sums = sum_metrics(loss, x_hat, x, self.process)
+        sums = sum_metrics(loss, x_hat, x, self.process, self._metrics)
         norm = state.clip_gradients(self.max_norm)
         state.step(sums[1].isfinite() & norm.isfinite())
         return torch.cat([sums, torch.stack([norm.double(), state.scale])])

@@ -13,7 +13,7 @@ from benchmarks.report import Columns, short, table
 from utils.files import atomic_write
 from utils.results import write_json
 
-PARTS = ("left_out", "limits", "models", "preprocessing", "loading", "scripts", "scaling")
+PARTS = ("left_out", "limits", "models", "gpu", "preprocessing", "loading", "scripts", "scaling")
 
 
 def _percent(share: float) -> str:
@@ -44,6 +44,19 @@ _RATES: Columns = {
     "patches_per_second": ("patches/s", short),
     "reading_patches_per_second": ("reading alone, patches/s", short),
     "share_of_reading": ("share", _percent),
+}
+_GPU: Columns = {
+    "model": ("model", str),
+    "work": ("work", str),
+    "size": ("size", str),
+    "form": ("form", str),
+    "milliseconds": ("ms", short),
+    "speedup": ("speed-up", "{:.2f}".format),
+    "images_per_second": ("images/s", short),
+    "deviation": ("deviation", "{:.1e}".format),
+    "first_seconds": ("first call s", short),
+    "first_peak_bytes": ("first call GB", _GIGA),
+    "peak_bytes": ("GB", _GIGA),
 }
 _TABLES: dict[str, tuple[str, Columns]] = {
     "preprocessing": ("Preprocessing", {"processes": ("processes", str), "patches": ("patches", str), **_RATES}),
@@ -125,11 +138,22 @@ class Report:
         parts = [f"# Speed: {content['name']}", "; ".join(machine)]
         for limits in content["limits"]:
             parts += self._models(limits)
+        parts += self._gpus()
         parts += [f"Left out: {text}." for text in content["left_out"]]
         for part, (title, columns) in _TABLES.items():
             if content[part]:
                 parts += [f"## {title}", table(pd.DataFrame(content[part]), columns)]
         return "\n\n".join(parts) + "\n"
+
+    def _gpus(self) -> list[str]:
+        """Return the tables of the part `gpu`, one for each GPU."""
+        parts = []
+        rows = self.content.get("gpu", [])
+        for device in dict.fromkeys(row["device"] for row in rows):
+            own = [_of_gpu(row) for row in rows if row["device"] == device]
+            parts += [f"## Training and coding on GPU {device}", table(pd.DataFrame(own, columns=[*_GPU]), _GPU)]
+            parts += [f"{row['model']}, {row['work']}, {row['form']}: {row['note']}" for row in rows if row["note"]]
+        return parts
 
     def _models(self, limits: Mapping) -> list[str]:
         device, precision = limits["device"], limits["precision"]
@@ -148,3 +172,10 @@ def _size(row: Mapping) -> str | None:
     if "side" not in row:
         return None
     return str(row["side"]) if row["batch"] == 1 else f"{row['batch']} x {row['side']}"
+
+
+def _of_gpu(row: Mapping) -> dict:
+    seconds = row.get("seconds")
+    milliseconds = seconds and 1000 * seconds
+    rate = seconds and row["batch"] / seconds
+    return {**row, "size": f"{row['batch']} x {row['side']}", "milliseconds": milliseconds, "images_per_second": rate}

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.report import command_line, read_report, report_folder
 from benchmarks.speed.data import make_patches, measure_loading, measure_preprocessing
+from benchmarks.speed.gpu import measure_gpu
 from benchmarks.speed.measure import SEED, interleaved
 from benchmarks.speed.models import BANDS, MIN_SIDE, measure_limits, measure_work, reason_to_leave_out
 from benchmarks.speed.report import Report
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         folder = Path(args.save_dir) / args.redraw
         return publish(Report(folder, read_report(folder / "speed.json")))
     devices = {name: get_device(name, "--devices") for name in args.devices}
-    tasks = [model_and_side(name, args.size) for name in args.models] if "models" in args.only else []
+    tasks = [model_and_side(name, args.size) for name in args.models] if {"models", "gpu"} & {*args.only} else []
     origin = provenance(devices[args.devices[0]])
     slug = re.sub(r"[^a-z0-9]+", "-", origin.pop("device").lower()).strip("-")
     folder = report_folder(args, origin["git_commit"], slug)
@@ -65,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
         **origin,
     }
     report = Report.of_run(folder, settings)
-    if tasks:
+    if "models" in args.only:
         measure_models(report, tasks, devices, args)
+    if "gpu" in args.only:
+        measure_gpus(report, [name for name, _ in tasks], devices)
     if "data" in args.only:
         measure_data(report, args)
     if "scripts" in args.only:
@@ -121,6 +124,14 @@ def measure_models(report: Report, tasks: Sequence, devices: Mapping, args: argp
                     side = min(MAX_TRAIN_SIDE, max(MIN_SIDE, side // 2) if args.quick else side)
                 report.say(f"{name}, {side} px, {work}, {limits['device']}, {limits['precision']}")
                 report.add("models", measure_work(name, side, work, device, limits, args.repeats))
+
+
+def measure_gpus(report: Report, names: Sequence[str], devices: Mapping[str, torch.device]) -> None:
+    """Measure training and coding on every GPU among `devices`."""
+    for number, device in devices.items():
+        if device.type == "cuda":
+            for row in measure_gpu(names, device, report.say):
+                report.add("gpu", {"device": number, **row})
 
 
 def measure_data(report: Report, args: argparse.Namespace) -> None:

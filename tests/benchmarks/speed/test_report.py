@@ -39,7 +39,7 @@ def test_every_row_is_on_the_disk(report):
         assert [row["command"] for row in content(report)["scripts"]] == ["python 1", "python 2"][:count]
         assert [cells(line) for line in lines(report)[-count:]][-1] == [f"python {count}", "0.500"]
     assert list(content(report)) == [
-        *("name", "settings", "left_out", "limits", "models", "preprocessing", "loading", "scripts", "scaling")
+        *("name", "settings", "left_out", "limits", "models", "gpu", "preprocessing", "loading", "scripts", "scaling")
     ]
     assert content(report)["settings"] == SETTINGS
 
@@ -92,3 +92,17 @@ def test_shares_are_percentages(report):
         ["model", "one process, images/s", "two, images/s", "efficiency"],
         ["cae1d", "10.0", "15.0", "75 %"],
     ]
+
+
+def test_rows_of_gpus(report):
+    row = {"device": "0", "model": "cae1d", "work": "train", "batch": 2, "side": 128, "note": None}
+    figures = {"deviation": 1e-3, "first_seconds": 8.0, "first_peak_bytes": 3e9, "peak_bytes": 2e9}
+    report.add("gpu", {**row, "form": "textbook, TF32", "seconds": 0.116, "speedup": 1.0, **figures})
+    report.add("gpu", {**row, "form": "ours, bf16", "seconds": 0.006, "speedup": 116 / 6, **figures})
+    report.add("gpu", {**row, "form": "ours, fp32", "speedup": None, "note": "out of memory"})
+    title, _, header, _, first, second, third, _, note = lines(report)[-9:]
+    assert title == "## Training and coding on GPU 0"
+    assert cells(header)[:5] == ["model", "work", "size", "form", "ms"]
+    assert cells(first)[2:7] == ["2 x 128", "textbook, TF32", "116", "1.00", "17.2"]
+    assert cells(second)[4:] == ["6.00", "19.33", "333", "1.0e-03", "8.00", "3.00", "2.00"]
+    assert cells(third)[4] == "–" and note == "cae1d, train, ours, fp32: out of memory"
