@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import zlib
 from collections.abc import Callable
@@ -36,7 +37,7 @@ def inlined(function: Callable) -> Callable:
     Raises:
         TypeError: when a kernel is compiled, for a function that returns arrays.
     """
-    kernel = numba.njit(forceinline=True, _nrt=False)(function)
+    kernel = numba.njit(forceinline=True, _nrt=False)(function)  # type: ignore[call-overload]
     compile_kernel = kernel.compile
 
     def compile_checked(signature: tuple) -> object:
@@ -50,7 +51,7 @@ def inlined(function: Callable) -> Callable:
 
 
 def _holds_arrays(kind: types.Type) -> bool:
-    return isinstance(kind, types.Array) or (isinstance(kind, types.BaseTuple) and any(map(_holds_arrays, kind.types)))
+    return isinstance(kind, types.Array) or any(map(_holds_arrays, getattr(kind, "types", ())))
 
 
 def _checksum(module: ModuleType) -> int:
@@ -62,4 +63,4 @@ def _checksum(module: ModuleType) -> int:
                 found[value.py_func.__module__] = source = sys.modules[value.py_func.__module__]
                 pending.append(source)
     found.pop(module.__name__, None)
-    return zlib.crc32(b"".join(Path(found[name].__file__).read_bytes() for name in sorted(found)))
+    return zlib.crc32(b"".join(Path(inspect.getfile(found[name])).read_bytes() for name in sorted(found)))

@@ -36,8 +36,8 @@ _PAIRED_SIZES = _SIZES // 2  # where two sizes meet in a context
 _COLUMNS = 256
 
 # Where the counters of the contexts begin, which docs/format.md names likewise.
-_BY_AROUND = 0
-_BY_LEFT = _BY_AROUND + _SIZES * _NODES
+_BY_CAUSAL = 0
+_BY_LEFT = _BY_CAUSAL + _SIZES * _NODES
 _BY_ABOVE = _BY_LEFT + _SIZES * _NODES
 _BY_SIDES = _BY_ABOVE + _SIZES * _NODES
 _BY_COLUMN = _BY_SIDES + _PAIRED_SIZES * _PAIRED_SIZES * _NODES
@@ -153,23 +153,23 @@ def _code_weight(coder, model, weight):
 def _code_remainder(coder, model, p, column, remainder):
     """Code the remainder at a place `p`."""
     left, above = left_sum(model.magnitudes, p), above_sum(model.magnitudes, p, model.stride)
-    around = min(half(left + above), _SIZES - 1)
+    causal = min(half(left + above), _SIZES - 1)
     left, above = min(half(left), _SIZES - 1), min(half(above), _SIZES - 1)
     contexts = (
-        _BY_AROUND + around * _NODES,
+        _BY_CAUSAL + causal * _NODES,
         _BY_LEFT + left * _NODES,
         _BY_ABOVE + above * _NODES,
         _BY_SIDES + ((left >> 1) * _PAIRED_SIZES + (above >> 1)) * _NODES,
         _BY_COLUMN + min(column, _COLUMNS - 1) * _NODES,
     )
-    magnitude = _code_magnitude(coder, model, contexts, around, abs(remainder))
+    magnitude = _code_magnitude(coder, model, contexts, causal, abs(remainder))
     sign = _code_sign(coder, model, p, remainder < 0) if magnitude else 0
     model.magnitudes[p], model.signed[p] = magnitude, sign
     return -magnitude if sign == 2 else magnitude
 
 
 @inlined
-def _code_magnitude(coder, model, contexts, around, magnitude):
+def _code_magnitude(coder, model, contexts, causal, magnitude):
     target = bit_length(magnitude)
     length = np.int64(0)
     while length < _MAX_BITS and code_mixed(coder, model.lengths, contexts, 0, length, int(length < target)):
@@ -177,7 +177,7 @@ def _code_magnitude(coder, model, contexts, around, magnitude):
     if length < 2:
         return length
     below = length - 2
-    contexts = (length, (1 + around) * _NODES + length)
+    contexts = (length, (1 + causal) * _NODES + length)
     second = code_mixed(coder, model.bits, contexts, 0, 0, (magnitude >> below) & 1)
     return ((2 + second) << below) | code_bits(coder, magnitude & ((1 << below) - 1), below)
 

@@ -25,10 +25,11 @@ _ORIENTATIONS = 4
 _KINDS = 4 * _ORIENTATIONS  # of subbands: three finest levels and all coarser ones, by orientation
 _TOTAL_SIZES = 40
 _SIZES = 16  # of sums, where several meet in a context
-_PLACES = 80  # of components
+_PLACES = 80  # of components; those after the first share them in eights
+_OWN_PLACES = 40
 _AMOUNTS = 4
 
-# Where the counters of the contexts begin, which docs/format.md names likewise. Each has a pair for the quantizers.
+# The first context of each kind; docs/format.md names the kinds likewise. A context has counters for each quantizer.
 _BY_TOTAL = 0
 _BY_SUMS = _BY_TOTAL + _KINDS * _TOTAL_SIZES
 _BY_FAMILY = _BY_SUMS + _SIZES * _SIZES * _ORIENTATIONS
@@ -48,7 +49,7 @@ class Plane(NamedTuple):
 
     Attributes:
         place: its number, as far as contexts tell it apart.
-        magnitudes: int64 buffer, those of the quantizers; once coded, in half steps.
+        magnitudes: int64 buffer, levels of the quantizers; once coded, magnitudes in half steps.
         signs: int64 buffer, 0 for 0, 1 for positive, 2 for negative coefficients.
     """
 
@@ -98,7 +99,7 @@ class ComponentCoder:
             magnitudes: int64 buffer, see `Plane`.
             signs: int64 buffer, see `Plane`.
         """
-        place = min(self._count, 40 + (self._count - 40) // 8, _PLACES - 1)
+        place = min(self._count, _OWN_PLACES + (self._count - _OWN_PLACES) // 8, _PLACES - 1)
         state = State(self._subbands, self.history, self._magnitudes, self._signs)
         _code_plane(coder, state, Plane(place, magnitudes, signs))
         mean = self.history.mean
@@ -112,8 +113,8 @@ def _code_plane(coder, state, plane):
     """Code a component with the contexts of docs/format.md."""
     subbands, magnitudes = state.subbands, plane.magnitudes
     trellis_state, end = 0, 0
-    for b in range(len(subbands.count)):
-        start, end = end, end + subbands.count[b]
+    for b in range(len(subbands.counts)):
+        start, end = end, end + subbands.counts[b]
         for n in range(start, end):
             p, quantizer = subbands.scan[n], trellis_state >> 1
             magnitude = _code_magnitude(coder, state, plane, b, n, quantizer)
@@ -133,7 +134,8 @@ def _code_magnitude(coder, state, plane, b, n, quantizer):
     near = min(half(around.near), _SIZES - 1)
     across = min(half(around.across), _SIZES - 1)
     family = min(half(2 * around.parent + around.siblings), _SIZES - 1)
-    usual, parent = min(half(around.usual >> 2), _SIZES - 1), min(half(around.parent), _SIZES - 1)
+    mean = min(half(around.mean >> 2), _SIZES - 1)
+    parent = min(half(around.parent), _SIZES - 1)
     subband = (plane.place * (MAX_LEVELS + 1) + level) * _ORIENTATIONS + orientation
     contexts = (
         _base(_BY_TOTAL + kind * _TOTAL_SIZES + min(half(around.total), _TOTAL_SIZES - 1), quantizer),
@@ -144,7 +146,7 @@ def _code_magnitude(coder, state, plane, b, n, quantizer):
         ),
         _base(_BY_NEIGHBORS + _neighbors(plane.magnitudes, p, stride, around), quantizer),
         _base(_BY_PLACE + subband * _AMOUNTS + _amount(around.total), quantizer),
-        _base(_BY_MEAN + (near * _SIZES + usual) * _SIZES + parent, quantizer),
+        _base(_BY_MEAN + (near * _SIZES + mean) * _SIZES + parent, quantizer),
     )
     return code_magnitude(
         coder, state.magnitudes, contexts, (_QUANTIZERS * kind + quantizer) * NODES, plane.magnitudes[p]
@@ -174,7 +176,7 @@ def _neighbors(magnitudes, p, stride, around):
     north, west = _three(magnitudes[p - stride]), _three(magnitudes[p - 1])
     northwest, northeast = _three(magnitudes[p - stride - 1]), _three(magnitudes[p - stride + 1])
     within = ((north * 3 + west) * 3 + northwest) * 3 + northeast
-    return ((within * 3 + _three(around.last)) * 3 + _three(around.second)) * 3 + min(around.usual >> 4, 2)
+    return ((within * 3 + _three(around.last)) * 3 + _three(around.second)) * 3 + min(around.mean >> 4, 2)
 
 
 @inlined

@@ -49,11 +49,11 @@ class Predictor:
     def __init__(self, height: int, width: int):
         self._layout = subbands(height, width)
         self._pixels = height * width
-        self._sources = []
+        self._sources: list[np.ndarray] = []
         self._features = np.zeros((0, height, width))
-        self._ends = np.append(0, self._layout.count.cumsum())
+        self._ends = np.append(0, self._layout.counts.cumsum())
         self._transformed = np.zeros((0, self._pixels), np.float32)
-        self._products = np.zeros((len(self._layout.count), 0, 0))
+        self._products = np.zeros((len(self._layout.counts), 0, 0))
 
     def predict(self, factors: np.ndarray) -> np.ndarray:
         """Return a plane (H, W) as the sum of features.
@@ -84,12 +84,12 @@ class Predictor:
         self._sources.append(plane)
         framed = np.pad(plane, 1, mode="edge")
         right, left, below, above = framed[1:-1, 2:], framed[1:-1, :-2], framed[2:, 1:-1], framed[:-2, 1:-1]
-        features = [right - left, below - above, right + left - 2 * plane, below + above - 2 * plane]
+        planes = [right - left, below - above, right + left - 2 * plane, below + above - 2 * plane]
         if index < _WITH_PRODUCTS:
-            features += [plane * source for source in self._sources]
+            planes += [plane * source for source in self._sources]
         if index < _WITH_CUBES:
-            features.append(plane**3)
-        features = np.array(features)
+            planes.append(plane**3)
+        features = np.array(planes)
         features -= features.mean(axis=(1, 2), keepdims=True)
         norms = np.sqrt(np.square(features).mean(axis=(1, 2), keepdims=True))
         features /= _divisor(norms)
@@ -108,7 +108,7 @@ class Predictor:
         for product, features, (goal,) in subbands:
             product[-1, :-1] = product[:-1, -1] = features @ goal
             product[-1, -1] = np.square(goal, dtype=np.float64).sum()
-        chosen, solution = _pursue(products, self._layout.count)
+        chosen, solution = _pursue(products, self._layout.counts)
         factors[chosen] = np.rint(solution * math.sqrt(self._pixels))
         return factors
 

@@ -32,7 +32,7 @@ class Neighborhood(NamedTuple):
         siblings: of those in the subbands of the same level that precede.
         last, second: of the coefficient at the same place in the components before.
         across: weighted sum of these two and of the neighbors of the first.
-        usual: mean of the components so far, in sixteenths.
+        mean: of the coefficients at the same place in the components so far, in sixteenths.
         total: weighted sum of all of these.
     """
 
@@ -42,7 +42,7 @@ class Neighborhood(NamedTuple):
     last: int
     second: int
     across: int
-    usual: int
+    mean: int
     total: int
 
 
@@ -66,7 +66,7 @@ def neighborhood(subbands, history, magnitudes, b, n):
     near = causal_sum(magnitudes, p, stride)
     parent = magnitudes[subbands.parents[n]]
     siblings = magnitudes[subbands.siblings[n, 0]] + magnitudes[subbands.siblings[n, 1]]
-    last, second, usual = history.last[p], history.second[p], history.mean[p]
+    last, second, mean = history.last[p], history.second[p], history.mean[p]
     across = 4 * last + 2 * second + cross_sum(history.last, p, stride)
-    total = 4 * near + 3 * across + 5 * parent + (usual >> 2)
-    return Neighborhood(near, parent, siblings, last, second, across, usual, total)
+    total = 4 * near + 3 * across + 5 * parent + (mean >> 2)
+    return Neighborhood(near, parent, siblings, last, second, across, mean, total)

@@ -119,8 +119,8 @@ def _class_start(index: int) -> int:
 def _classify(subbands, history, guess, classes):
     """Fill `classes` with those of the neighborhoods, as they are around a first guess at the magnitudes."""
     end = 0
-    for b in range(len(subbands.count)):
-        start, end = end, end + subbands.count[b]
+    for b in range(len(subbands.counts)):
+        start, end = end, end + subbands.counts[b]
         for n in range(start, end):
             classes[n] = min(half(neighborhood(subbands, history, guess, b, n).total), _CLASSES - 1)
 

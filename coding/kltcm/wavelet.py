@@ -39,7 +39,7 @@ class Subbands(NamedTuple):
         level: int64 (B,), of each subband; 1 is the finest.
         orientation: int64 (B,), of each subband.
         stride: int64 (B,), distance of its rows in a buffer.
-        count: int64 (B,), its coefficients.
+        counts: int64 (B,), its coefficients.
         scan: int64 (N,), place in a buffer of each coefficient in the order of coding.
         parents: int64 (N,), place of the coefficient one level coarser, of the same orientation or LL.
         siblings: int64 (N, 2), places in the subbands of the same level that precede: HL twice for LH, HL and LH for
@@ -53,7 +53,7 @@ class Subbands(NamedTuple):
     level: np.ndarray
     orientation: np.ndarray
     stride: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     scan: np.ndarray
     parents: np.ndarray
     siblings: np.ndarray
@@ -75,7 +75,8 @@ def subbands(height: int, width: int) -> Subbands:
             (level, HH, slice(low_h, h), slice(low_w, w)),
         ]
     places, size = np.zeros((height, width), np.int64), 0
-    found, rows = {}, []
+    found: dict[tuple[int, int], np.ndarray] = {}
+    rows = []
     for level, orientation, *corner in corners:
         inside = places[tuple(corner)]
         if not inside.size:
@@ -88,16 +89,10 @@ def subbands(height: int, width: int) -> Subbands:
         found[level, orientation] = inside
     relatives = [_relatives(found, level, orientation) for level, orientation in found]
     parents, siblings = (np.concatenate(places) for places in zip(*relatives, strict=True))
-    return Subbands(
-        levels,
-        size,
-        places,
-        places.ravel().argsort(),
-        *np.array(rows, np.int64).T.copy(),
-        np.sort(places.ravel()),
-        parents,
-        siblings,
-    )
+    level, orientation, stride, counts = np.array(rows, np.int64).T.copy()
+    order = places.ravel().argsort()
+    scan = places.ravel()[order]
+    return Subbands(levels, size, places, order, level, orientation, stride, counts, scan, parents, siblings)
 
 
 def _relatives(found: dict[tuple[int, int], np.ndarray], level: int, orientation: int) -> tuple[np.ndarray, np.ndarray]:

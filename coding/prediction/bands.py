@@ -43,13 +43,13 @@ _BIT_MAGNITUDES = 8  # magnitudes that the bit below is told apart by
 _MAX_ERROR_SIZE = (1 << 20) - 1
 _INITIAL_ERROR_SIZE = 4  # of the bands before the first
 
-# Counters of a context's magnitudes: where those of the contexts begin, which docs/format.md names likewise.
+# Where the counters of each context of magnitudes begin; docs/format.md names the contexts likewise.
 _BY_CLASS = 0
 _BY_SUMS = _BY_CLASS + _CLASSES * _FRACTIONS * NODES
 _BY_ERRORS = _BY_SUMS + _SUM_SIZES * _SUM_SIZES * _SCALES * NODES
 _BY_BAND = _BY_ERRORS + _ERROR_SIZES**3 * NODES
 
-# The same of bits and signs; sets of weights.
+# The same for bits and signs, and their sets of weights.
 _BIT_BY_MAGNITUDE = 0
 _BIT_BY_CLASS = _BIT_BY_MAGNITUDE + _BIT_MAGNITUDES
 _SIGN_BY_FRACTION = _BIT_BY_CLASS + 2 * _CLASSES
@@ -60,7 +60,9 @@ _SIGN_SET = _BIT_SETS
 
 
 class State(NamedTuple):
-    """What is carried from band to band. Planes are buffers of rows `stride` apart, that around them included.
+    """What is carried from band to band.
+
+    Planes have a margin of `PAD` rows and columns, and are stored as buffers of rows that lie `stride` apart.
 
     Attributes:
         stride: W + 4.

@@ -113,10 +113,9 @@ class Regression:
             self._put(self._own + i, planes[band], place)
         self._put(self._target, planes[band], (0, 0))
         picked = self._vectors[changed]
-        products = sum(
-            self._vectors[:, k : k + _BLOCK_PIXELS] @ picked[:, k : k + _BLOCK_PIXELS].T
-            for k in range(0, picked.shape[1], _BLOCK_PIXELS)
-        )
+        products = np.zeros((len(self._vectors), len(changed)))
+        for k in range(0, picked.shape[1], _BLOCK_PIXELS):
+            products += self._vectors[:, k : k + _BLOCK_PIXELS] @ picked[:, k : k + _BLOCK_PIXELS].T
         self._gram[changed] = products.T
         self._gram[:, changed] = products
 
@@ -196,5 +195,5 @@ def _pixel_weights(cube: np.ndarray) -> np.ndarray:
         errors += error / (error.mean() + 1e-9)
     padded = np.pad(errors, 1, mode="edge")
     height, width = errors.shape
-    smooth = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
+    smooth = np.sum([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)
     return (smooth / (smooth.mean() + 1e-9) + _MIN_RELATIVE_ERROR) ** -2

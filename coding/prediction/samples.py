@@ -80,10 +80,10 @@ def decode_samples(data: bytes, shape: tuple[int, int, int], bound: int) -> np.n
         if len(data) > _RANGE.size:
             raise DamagedError(f"coded samples that are all the same must have {_RANGE.size} bytes, got {len(data)}")
         return np.full(shape, (low + high) // 2, np.int32)
-    settings, table, stream = split_blocks(data[_RANGE.size :], 3)
+    settings, coded_table, stream = split_blocks(data[_RANGE.size :], 3)
     means, exponents = np.split(decode_integers(settings, (1 + KINDS, shape[0])).astype(np.int64), [1])
     bands = _BandCoder(shape, np.clip(means[0], low, high), (low, high), bound)
-    table = decode_integers(table, bands.table_shape)
+    table = decode_integers(coded_table, bands.table_shape)
     coder = new_decoder(stream)
     for band in range(shape[0]):
         bands.code(coder, band, table[bands.rows(band), band], exponents[:, band])
@@ -106,7 +106,7 @@ class _BandCoder:
         bound: limit of the error of each sample.
     """
 
-    def __init__(self, shape: tuple[int, int, int], means: np.ndarray, limits: tuple[int, int], bound: int):
+    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: tuple[int, int], bound: int):
         bands, height, width = shape
         self.state = new_state(bands, height, width)
         self.planes = self.state.planes.reshape(bands, height + 2 * PAD, width + 2 * PAD)

@@ -67,7 +67,7 @@ def cubes(draw):
     return extremes(shape, dtype, seed) if kind == "extremes" else smooth(shape, dtype, seed)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(cube=cubes(), codec=codecs())
 def test_bytes_and_samples_of_the_equations(cube, codec):
     data, decoded = plain_encode(cube, codec)

@@ -32,7 +32,7 @@ def test_subbands_cover_a_plane_once(size):
     layout = subbands(*size)
     assert sorted(layout.scan) == sorted(layout.places.ravel()) and len(set(layout.scan)) == size[0] * size[1]
     assert np.array_equal(layout.places.ravel()[layout.order], layout.scan)
-    assert layout.count.sum() == size[0] * size[1]
+    assert layout.counts.sum() == size[0] * size[1]
     assert (np.diff(layout.level) <= 0).all() and layout.orientation[0] == LL
 
 
@@ -44,7 +44,7 @@ def test_neighbors_beyond_the_edges_are_in_the_padding(size):
     assert is_padding[0]
     assert layout.scan.min() >= 2 * layout.stride[0] and layout.scan.max() + 2 * layout.stride[-1] < layout.size
     end = 0
-    for stride, count in zip(layout.stride, layout.count, strict=True):
+    for stride, count in zip(layout.stride, layout.counts, strict=True):
         start, end = end, end + count
         block = layout.scan[start:end].reshape(-1, stride - 2 * PAD)
         assert (np.diff(block, axis=1) == 1).all() and (np.diff(block, axis=0) == stride).all()
@@ -56,7 +56,7 @@ def test_neighbors_beyond_the_edges_are_in_the_padding(size):
 def test_parents_and_siblings_are_at_the_same_place(size):
     """Checked by coordinates in a plane, of which each subband is a rectangle."""
     layout = subbands(*size)
-    starts = np.append(0, layout.count.cumsum())
+    starts = np.append(0, layout.counts.cumsum())
     found = {}
     for b, key in enumerate(zip(layout.level.tolist(), layout.orientation.tolist(), strict=True)):
         found[key] = layout.scan[starts[b] : starts[b + 1]].reshape(-1, layout.stride[b] - 2 * PAD)
