@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.report import DASH, command_line, markdown_table, report_folder
+from benchmarks.report import DASH, command_line, markdown_table, report_folder, save_png
 from training.run_folder import read_settings
 from utils.environment import provenance
 from utils.errors import UsageError
@@ -18,7 +18,6 @@ from utils.plots import curves_figure
 from utils.results import write_json
 
 COLUMNS = ["epoch", "seconds", "val_psnr"]
-DPI = 100
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,9 +42,8 @@ def run(args: argparse.Namespace) -> int:
         str(name): list(zip(curve["seconds"], curve["val_psnr"], strict=True))
         for name, curve in curves.groupby("run", sort=False)
     }
-    with atomic_write(folder / "curves.png") as file:
-        figure = curves_figure(points, "seconds of training", "PSNR of the validation split (dB)")
-        figure.savefig(file, dpi=DPI, format="png")
+    figure = curves_figure(points, "seconds of training", "PSNR of the validation split (dB)")
+    save_png(figure, folder / "curves.png")
     print(f"written: {folder / 'curves.md'}, curves.json and curves.png next to it")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import shlex
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
 
 from utils.errors import UsageError
-from utils.files import stamped_folder
+from utils.files import atomic_write, stamped_folder
 
+PALETTE_COLORS = 128
 NAMED_REPORTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 """Folder whose named reports go into git."""
 
@@ -66,6 +70,21 @@ def read_report(path: Path) -> dict:
     if not path.is_file():
         raise UsageError(f"{path}: no such file: --redraw takes the name of a report in --save-dir")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 100) -> None:
+    """Write a figure of lines and text as a PNG with a palette, a third of the size of full color.
+
+    Args:
+        figure: without photographs.
+        path: written atomically.
+        dpi: pixels per inch.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    image = Image.open(buffer).convert("RGB").quantize(PALETTE_COLORS, dither=Image.Dither.NONE)
+    with atomic_write(path) as file:
+        image.save(file, format="PNG", optimize=True)
 
 
 # -- tables -------------------------------------------------------------------------------------

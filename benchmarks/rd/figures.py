@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.rd.results import FLOAT32
-from utils.files import atomic_write
+from benchmarks.report import save_png
 
 
 class Group(NamedTuple):
@@ -98,8 +98,7 @@ def write_figures(
         if figure is None:
             path.unlink(missing_ok=True)
         else:
-            with atomic_write(path) as file:
-                figure.savefig(file, dpi=DPI, format="png")
+            save_png(figure, path, DPI)
     return [name for name, figure in figures.items() if figure is not None]
 
 

@@ -200,7 +200,8 @@ def _deviation(model: HSICompressionModel, task: Task, form: Form, x: Tensor) ->
             loss_and_gradients(model, model, losses["mse"](), x, 1.0, scaler, form.precision)
         else:
             _loss(net, form, x).backward()
-        return torch.cat([parameter.grad.flatten() for parameter in owner.parameters()])
+        gradients = (parameter.grad for parameter in owner.parameters())
+        return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 
     configure_backends(deterministic=False, tf32=False)
     expected = result(CODED[0])

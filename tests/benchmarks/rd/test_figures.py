@@ -6,9 +6,10 @@ import warnings
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
+from benchmarks.rd import figures
 from benchmarks.rd.figures import codec_styles, write_figures
+from benchmarks.report import save_png
 
 CODECS = [
     *("jpeg2000", "jpeg2000-mc", "klt-jpeg2000", "klt-jpegxl", "klt-sperr", "pca-float32", "jpegls", "jpegxl"),
@@ -46,15 +47,14 @@ def draw(monkeypatch, tmp_path):
     Warnings are errors. Only where `save` says so is a figure laid out, which takes most of the time.
     """
     saved = {}
-    original = Figure.savefig
 
     def draw(means, bands=None, published=PUBLISHED[:0], save=False):
-        def savefig(figure, file, **options):
-            saved[file.name.rsplit("/", 1)[-1].removeprefix(".").split(".")[0]] = figure
+        def save_small(figure, path, dpi):
+            saved[path.stem] = figure
             if save:
-                original(figure, file, **{**options, "dpi": 20})
+                save_png(figure, path, dpi=20)
 
-        monkeypatch.setattr(Figure, "savefig", savefig)
+        monkeypatch.setattr(figures, "save_png", save_small)
         saved.clear()
         means = pd.DataFrame(means).astype({"psnr": float})
         with warnings.catch_warnings():
