@@ -53,6 +53,8 @@ def draw(monkeypatch, tmp_path):
             saved[path.stem] = figure
             if save:
                 save_png(figure, path, dpi=20)
+            else:
+                path.touch()
 
         monkeypatch.setattr(figures, "save_png", save_small)
         saved.clear()
