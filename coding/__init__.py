@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-    from coding.base import Codec, CodecFactory, Samples
+    from coding.base import Codec, CodecFactory
     from coding.hsc.header import Header
+    from coding.samples import Samples
 
 
 class Entry(NamedTuple):

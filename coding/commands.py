@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -45,7 +45,7 @@ def print_info(path: str) -> int:
 
 
 @contextlib.contextmanager
-def pixel_bar(description: str, num_pixels: int) -> Iterator[Callable[[int], None]]:
+def pixel_bar(description: str, num_pixels: int) -> Iterator[Callable[[int], object]]:
     """Yield a function that moves a bar on stderr by pixels, which is shown on terminals only."""
     hidden = not sys.stderr.isatty()
     with tqdm(desc=description, total=num_pixels, unit="px", unit_scale=True, leave=False, disable=hidden) as bar:
@@ -169,6 +169,8 @@ def write_as_asked(
     if step is not None:
         return write(factory.lossy(step)), None
     if args.target_psnr is None and args.target_bpppc is None:
+        if factory.quantized is None:
+            raise UsageError(f"--codec {args.codec} has no default step: give a step, a quality or a target")
         return write(factory.quantized()), None
     target = Target("psnr", args.target_psnr) if args.target_psnr else Target("bpppc", args.target_bpppc)
     name = f"{args.model} with these weights" if codecs[args.codec].has_weights else args.codec
@@ -252,7 +254,7 @@ def raw_samples(args: argparse.Namespace, scene: SceneReader, header: Header) ->
     return CubeSamples(cube, np.ones(cube.shape, bool), header.scale)
 
 
-def write_raw(file: BinaryIO, header: Header, codec: Codec, samples: Samples) -> Written:
+def write_raw(file: IO[bytes], header: Header, codec: Codec, samples: Samples) -> Written:
     """Write the codec's bytes of a whole scene, and nothing else, in the place of what is in `file`."""
     (tile,) = samples.tiles(1)
     data, decoded = codec.encode_and_decode(*tile)
@@ -316,7 +318,8 @@ def decompress_raw(args: argparse.Namespace, output: Path) -> tuple[Window, list
         cube = entry.read_stream(Path(args.input).read_bytes())
     except DamagedError as error:
         raise DamagedError(f"{args.input}: {error}") from None
-    window = window_of(args, SceneInfo(*cube.shape[1:], bands=len(cube), dtype=cube.dtype.name))
+    bands, height, width = cube.shape
+    window = window_of(args, SceneInfo(height, width, bands, cube.dtype.name))
     rows, columns = slice(window.row, window.row + window.height), slice(window.column, window.column + window.width)
     with create_scene(output, SceneInfo(window.height, window.width, len(window.bands), cube.dtype.name)) as scene:
         scene.write(0, 0, cube[list(window.bands)][:, rows, columns])

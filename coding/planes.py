@@ -54,7 +54,7 @@ def encode_planes(planes: np.ndarray, coder: str) -> bytes:
     return _HEADER.pack(number | halves, low) + coded[number]
 
 
-def decode_planes(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def decode_planes(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Return the planes (P, H, W) of `encode_planes`, int64.
 
     Raises:
@@ -80,7 +80,7 @@ def _encode(number: int, planes: np.ndarray) -> bytes:
     return _codec(number).encode(cube, np.broadcast_to(True, cube.shape))
 
 
-def _decode(number: int, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def _decode(number: int, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Return the planes of `_encode`."""
     stacked = (1, shape[0] * shape[1], shape[2]) if number in _STACKED else shape
     return _codec(number).decode(data, np.broadcast_to(True, stacked)).reshape(shape)
@@ -89,5 +89,7 @@ def _decode(number: int, data: bytes, shape: tuple[int, int, int]) -> np.ndarray
 def _codec(number: int) -> Codec:
     for name in PLANE_CODERS.values():
         if codecs[name].number == number:
-            return codecs[name].make_factory(Samples("uint16")).lossless()
+            make = codecs[name].make_factory(Samples("uint16")).lossless
+            assert make is not None  # all of these codecs have the mode
+            return make()
     raise DamagedError(f"planes by the unknown codec {number}")

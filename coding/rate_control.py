@@ -118,6 +118,7 @@ class StepSearch:
                 self._try(self._between(above, below, target, inside))
                 continue
             at = above if below is None else below
+            assert at is not None  # one figure at least is above the target or not
             place = self._beyond(at, target, stride)
             if place is None:
                 return Found(2.0**at, False, "coarsest" if below is None else "finest")
@@ -199,13 +200,14 @@ class RateController:
     """Finds the step by which a codec meets a target, judged by a few tiles of the scene.
 
     Args:
-        factory: of the codec.
+        factory: of the codec, with a lossy mode.
         samples: of the scene.
         name: of the codec in messages.
     """
 
     def __init__(self, factory: CodecFactory, samples: Samples, name: str) -> None:
-        self._factory, self._samples, self._name = factory, samples, name
+        assert factory.lossy is not None
+        self._factory, self._lossy, self._samples, self._name = factory, factory.lossy, samples, name
 
     def write(self, write: Callable[[Codec], Written], target: Target) -> tuple[Written, str | None]:
         """Encode a scene so that it meets a target, anew with another step where it is missed.
@@ -218,10 +220,11 @@ class RateController:
             The nearest attempt, which is the last one written, and a note if it misses the target.
         """
         search = self._search(target)
-        aim, nearest = target.figure, None
+        aim = target.figure
+        nearest: tuple[float, Codec, str] | None = None
         for _ in range(MAX_ATTEMPTS):
             found = search.find(aim, SAMPLED_SHARE * target.tolerance)
-            codec = self._factory.lossy(found.step)
+            codec = self._lossy(found.step)
             written = write(codec)
             offset = self._offset(written, target)
             if abs(offset) <= target.tolerance:
@@ -231,6 +234,7 @@ class RateController:
             if not found.is_met or not math.isfinite(offset):
                 break
             aim -= offset
+        assert nearest is not None  # there was one attempt at least
         return written if nearest[1] is codec else write(nearest[1]), nearest[2]
 
     def _search(self, target: Target) -> StepSearch:
@@ -240,7 +244,7 @@ class RateController:
             first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.value) / 20)
 
         def figure(step: float) -> float:
-            codec = factory.lossy(step)
+            codec = self._lossy(step)
             if target.kind == "bpppc":
                 return math.log2(self._rate(codec))
             return sampled_psnr(codec, self._samples, factory.num_tiles)

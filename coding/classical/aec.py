@@ -32,7 +32,7 @@ class Aec(ImageCodec):
         )
         return min(coded, key=len)
 
-    def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_images(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         if not data or data[0] >= len(_ORDERS):
             raise DamagedError("the order of samples is unknown")
         axes = _ORDERS[data[0]]

@@ -36,7 +36,7 @@ from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 LOCAL_SUMS = ("wide neighbor", "narrow neighbor", "wide column", "narrow column")
 """Names of the local sums, by their numbers in the header."""
 
-_DTYPES = (np.dtype("uint16"), np.dtype("int16"))
+_DTYPES: tuple[np.dtype, np.dtype] = (np.dtype("uint16"), np.dtype("int16"))
 
 _RANGES = {
     "max_error": (0, 2**15 - 1),
@@ -97,7 +97,7 @@ class Ccsds123:
     rescaling_exponent: int = 6
     accumulator_exponent: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.local_sums not in LOCAL_SUMS:
             raise CodingError(f"local_sums must be one of {', '.join(LOCAL_SUMS)}, got {self.local_sums!r}")
         self._check(_RANGES)
@@ -114,7 +114,7 @@ class Ccsds123:
     def _check(self, ranges: Mapping[str, tuple[int, int]]) -> None:
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if not isinstance(value, Integral) or not low <= value <= high:
+            if not isinstance(value, Integral) or not low <= int(value) <= high:
                 raise CodingError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
             # One type of number, whatever NumPy's came in: the loop is compiled for it.
             object.__setattr__(self, name, int(value))
@@ -269,12 +269,12 @@ def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int
         )
     except CodingError as error:
         raise DamagedError(f"the header of a compressed image is damaged ({error})") from None
-    shape = tuple(values[side] or MAX_SIZE for side in ("bands", "rows", "columns"))
+    bands, height, width = (values[side] or MAX_SIZE for side in ("bands", "rows", "columns"))
     dynamic_range = values["dynamic range"] or 16
     limit = 2 ** (dynamic_range - 1)
-    if dynamic_range < 2 or codec.max_error >= limit or codec != codec._for_image(dynamic_range, shape[2]):
+    if dynamic_range < 2 or codec.max_error >= limit or codec != codec._for_image(dynamic_range, width):
         raise DamagedError("the header of a compressed image is damaged: parameters that such an image cannot have")
-    return codec, dynamic_range, _DTYPES[values["signed"]], shape, data
+    return codec, dynamic_range, _DTYPES[values["signed"]], (bands, height, width), data
 
 
 def read_stream(data: bytes) -> np.ndarray:
@@ -295,9 +295,9 @@ class Ccsds123Codec(ClassicalCodec):
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         """See `ClassicalCodec.encode_cube`; the bytes are a compressed image of the standard."""
-        return Ccsds123(self.max_error).encode(cube)
+        return Ccsds123(int(self.max_error)).encode(cube)
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         cube = read_stream(data)
         if cube.dtype.name != self.dtype:
             raise DamagedError(f"samples must be {self.dtype}, got {cube.dtype}")

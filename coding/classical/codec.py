@@ -132,5 +132,5 @@ class ClassicalCodec(Codec):
         """Encode a cube (C, H, W); errors of libraries pass through."""
 
     @abstractmethod
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         """Return the cube (C, H, W) of `encode_cube`, of any type and not rounded; errors of libraries pass through."""

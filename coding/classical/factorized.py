@@ -40,7 +40,7 @@ class Factorized(ClassicalCodec):
             encoder.encode_with_indexes(symbols, *_rans_arguments(table, offset, len(symbols)))
         return join_blocks([_pack_tables(tables, offsets), encoder.flush()])
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         packed, stream = split_blocks(data, 2)
         count, pixels = shape[0], shape[1] * shape[2]
         tables, offsets = _unpack_tables(packed, count)

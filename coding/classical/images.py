@@ -34,7 +34,7 @@ class ImageCodec(ClassicalCodec):
         images = (pixels - (means - _HALF)[:, None]).astype(np.uint16).reshape(cube.shape)
         return join_blocks([encode_integers(means), self.encode_images(images)])
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         coded_means, body = split_blocks(data, 2)
         means = decode_integers(coded_means, (shape[0],))
         images = self.decode_images(body, shape)
@@ -47,7 +47,7 @@ class ImageCodec(ClassicalCodec):
         """Encode images uint16 (C, H, W); errors of libraries pass through."""
 
     @abstractmethod
-    def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_images(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         """Return the images uint16 (C, H, W) of `encode_images`; errors of libraries pass through."""
 
 
@@ -57,7 +57,7 @@ class BandCodec(ImageCodec):
     def encode_images(self, images: np.ndarray) -> bytes:
         return join_streams([self.encode_band(image) for image in images])
 
-    def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_images(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return np.stack([self.decode_band(stream) for stream in split_streams(data, shape[0])])
 
     @abstractmethod

@@ -39,7 +39,7 @@ class Jpeg2000(BandCodec):
     modes = Modes(lossy=INTEGERS, lossless=INTEGERS)
 
     def encode_band(self, image: np.ndarray) -> bytes:
-        return imagecodecs.jpeg2k_encode(image, **_options(self.step, image.size))
+        return bytes(imagecodecs.jpeg2k_encode(image, **_options(self.step, image.size)))
 
     def decode_band(self, stream: bytes) -> np.ndarray:
         return imagecodecs.jpeg2k_decode(stream, numthreads=1)
@@ -58,9 +58,10 @@ class Jpeg2000Components(ImageCodec):
     def encode_images(self, images: np.ndarray) -> bytes:
         if len(images) > MOST_COMPONENTS:
             raise CodingError(f"JPEG 2000 has at most {MOST_COMPONENTS} components, got {len(images)} bands")
-        return imagecodecs.jpeg2k_encode(images, planar=True, colorspace=0, **_options(self.step, images[0].size))
+        options = _options(self.step, images[0].size)
+        return bytes(imagecodecs.jpeg2k_encode(images, planar=True, colorspace=0, **options))
 
-    def decode_images(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_images(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return imagecodecs.jpeg2k_decode(data, planar=True, numthreads=1).reshape(shape)
 
 
@@ -82,9 +83,10 @@ class Htj2k(BandCodec):
 
     def encode_band(self, image: np.ndarray) -> bytes:
         if self.step is None:
-            return imagecodecs.htj2k_encode(image, reversible=True)
+            return bytes(imagecodecs.htj2k_encode(image, reversible=True))
         # Below 1e-5 of the range imagecodecs takes OpenJPH's own default.
-        return imagecodecs.htj2k_encode(image, level=max(_SHARE * self.step / _LEVELS, 1e-5), reversible=False)
+        level = max(_SHARE * self.step / _LEVELS, 1e-5)
+        return bytes(imagecodecs.htj2k_encode(image, level=level, reversible=False))
 
     def decode_band(self, stream: bytes) -> np.ndarray:
         return imagecodecs.htj2k_decode(stream)

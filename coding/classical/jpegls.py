@@ -20,7 +20,7 @@ class JpegLs(BandCodec):
     bounds_steps = True
 
     def encode_band(self, image: np.ndarray) -> bytes:
-        return imagecodecs.jpegls_encode(image, level=self.max_error)
+        return bytes(imagecodecs.jpegls_encode(image, level=int(self.max_error)))
 
     def decode_band(self, stream: bytes) -> np.ndarray:
         return imagecodecs.jpegls_decode(stream)

@@ -47,7 +47,7 @@ class JpegXl(ClassicalCodec):
     def encode_cube(self, cube: np.ndarray) -> bytes:
         return self._encode_lossless(cube) if self.step is None else self._encode_lossy(cube, self.step)
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return self._decode_lossless(data, shape) if self.step is None else self._decode_lossy(data, shape)
 
     def _encode_lossless(self, cube: np.ndarray) -> bytes:
@@ -61,7 +61,7 @@ class JpegXl(ClassicalCodec):
         ]
         return join_blocks([encode_integers(lows)]) + join_streams(streams)
 
-    def _decode_lossless(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def _decode_lossless(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         coded_lows, body = take_block(data)
         lows = decode_integers(coded_lows, (shape[0],))
         cube = np.empty(shape, np.int32)
@@ -88,7 +88,7 @@ class JpegXl(ClassicalCodec):
         ]
         return _RANGE.pack(lowest, span) + join_streams(streams)
 
-    def _decode_lossy(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def _decode_lossy(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         lowest, span = _RANGE.unpack_from(data)
         light = np.empty(shape, np.float32)
         for band, stream in zip(light, split_streams(data[_RANGE.size :], shape[0]), strict=True):

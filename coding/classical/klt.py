@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import cast
 
 import imagecodecs
 import numpy as np
@@ -35,11 +36,12 @@ class _KltCodec(ClassicalCodec):
     modes = Modes(lossy=ANY)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
+        assert self.step is not None  # there is no other mode
         klt, transform = fit_klt(cube, self.step**2 / 12)
         components = klt.forward(cube)
         return join_blocks([transform, self._encode(components) if components.size else b""])
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         transform, coded = split_blocks(data, 2)
         klt = unpack_klt(transform, shape[0], shape[1] * shape[2])
         planes = klt.basis.shape[1], *shape[1:]
@@ -53,7 +55,7 @@ class _KltCodec(ClassicalCodec):
         """Encode components (K, H, W), float64, in steps; errors of libraries pass through."""
 
     @abstractmethod
-    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def _decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         """Return the components (K, H, W) of `_encode`, in steps, with a squared error of about 1 / 12 in each."""
 
 
@@ -68,7 +70,7 @@ class KltJpegxl(_KltCodec):
         numbers = np.rint(components).astype(np.int64)
         return join_streams([encode_planes(numbers[k : k + _GROUP], "jpegxl") for k in range(0, len(numbers), _GROUP)])
 
-    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def _decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         count = shape[0]
         sizes = [min(_GROUP, count - k) for k in range(0, count, _GROUP)]
         groups = zip(split_streams(data, len(sizes)), sizes, strict=True)
@@ -90,16 +92,19 @@ class KltJpeg2000(_KltCodec):
             raise CodingError(
                 f"a step of {self.step:g} is too fine for JPEG 2000 on these samples: ask for a larger one"
             )
-        return imagecodecs.jpeg2k_encode(
-            numbers.astype(np.int32).reshape(-1, components.shape[2]),
-            level=20 * math.log10(2**_BITS - 1) - 10 * math.log10(_FRACTION**2 / 12),
-            codecformat="j2k",
-            reversible=False,
-            bitspersample=_BITS,
-            numthreads=1,
+        psnr = 20 * math.log10(2**_BITS - 1) - 10 * math.log10(_FRACTION**2 / 12)
+        return bytes(
+            imagecodecs.jpeg2k_encode(
+                numbers.astype(np.int32).reshape(-1, components.shape[2]),
+                level=cast(int, psnr),  # takes any number, whatever its annotation says
+                codecformat="j2k",
+                reversible=False,
+                bitspersample=_BITS,
+                numthreads=1,
+            )
         )
 
-    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def _decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return imagecodecs.jpeg2k_decode(data, numthreads=1).reshape(shape) / _FRACTION
 
 
@@ -113,7 +118,7 @@ class KltSperr(_KltCodec):
         ]
         return join_streams(streams)
 
-    def _decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def _decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return np.stack(
             [
                 imagecodecs.sperr_decode(stream, shape=shape[1:], dtype=np.float64, header=False, numthreads=1)
@@ -134,6 +139,7 @@ class PcaFloat32(ClassicalCodec):
     modes = Modes(lossy=ANY)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
+        assert self.step is not None  # there is no other mode
         mean, variances, vectors = principal_components(cube)
         left = np.append(variances[::-1].cumsum()[::-1], 0)  # squared error after the first 0, 1, ..., C components
         count = int((left <= self.step**2 / 12 * len(cube)).argmax())
@@ -141,7 +147,7 @@ class PcaFloat32(ClassicalCodec):
         components = klt.forward(cube).astype("<f4")
         return klt.mean.tobytes() + klt.basis.tobytes() + components.tobytes()
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         bands, pixels = shape[0], shape[1] * shape[2]
         count, rest = divmod(len(data) - 4 * bands, 4 * (bands + pixels))
         if rest or not 0 <= count <= bands:

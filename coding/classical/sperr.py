@@ -24,13 +24,13 @@ class Sperr(VolumeCodec):
     def encode_volume(self, volume: np.ndarray) -> bytes:
         if volume.size == 1:
             raise CodingError("SPERR takes no single sample")
+        volume = volume.reshape(_long_axes_first(volume.shape))
         if self.step is None:
-            level, mode = self.tolerance(), "pwe"
-        else:
-            level, mode = psnr_of(self.step, float(volume.max()) - float(volume.min())), "psnr"
-        return imagecodecs.sperr_encode(volume.reshape(_long_axes_first(volume.shape)), level, mode, numthreads=1)
+            return bytes(imagecodecs.sperr_encode(volume, self.tolerance(), "pwe", numthreads=1))
+        psnr = psnr_of(self.step, float(volume.max()) - float(volume.min()))
+        return bytes(imagecodecs.sperr_encode(volume, psnr, "psnr", numthreads=1))
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         volume = imagecodecs.sperr_decode(data, shape=_long_axes_first(shape), dtype=np.float32, numthreads=1)
         return volume.reshape(shape)
 
@@ -43,6 +43,6 @@ def psnr_of(step: float, span: float) -> float:
     return max(10 * math.log10(span**2 / (step**2 / 12)), 1.0) if span else 1.0
 
 
-def _long_axes_first(shape: tuple[int, int, int]) -> tuple[int, ...]:
+def _long_axes_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return `shape` with its ones at the end: a one in the first place makes libsperr end the process."""
     return tuple(sorted(shape, key=lambda length: length == 1))

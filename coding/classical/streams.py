@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from coding.base import DamagedError
 
 
-def join_streams(streams: Sequence[bytes]) -> bytes:
+def join_streams(streams: Sequence[bytes | bytearray]) -> bytes:
     """Join at least one stream; the bytes that all of them begin with are stored once.
 
     Images of equal size begin with equal headers, 100 bytes and more, which would outweigh the samples of small bands.

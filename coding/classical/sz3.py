@@ -15,7 +15,8 @@ class Sz3(VolumeCodec):
     modes = Modes(lossy=ANY, bounded=ANY)
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
-        return imagecodecs.sz3_encode(volume, "abs", abs=self.tolerance() if self.step is None else self.step / 2)
+        bound = self.tolerance() if self.step is None else self.step / 2
+        return bytes(imagecodecs.sz3_encode(volume, "abs", abs=bound))
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return imagecodecs.sz3_decode(data, shape, np.float32)

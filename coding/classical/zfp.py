@@ -35,9 +35,9 @@ class Zfp(VolumeCodec):
             scaled = volume / unit
         if not np.isfinite(scaled).all():
             raise CodingError(f"float32 cannot hold the samples in units of {unit:g}: ask for a coarser step")
-        return _UNIT.pack(unit) + imagecodecs.zfp_encode(scaled, 1.0, mode="accuracy", header=False, numthreads=1)
+        return _UNIT.pack(unit) + imagecodecs.zfp_encode(scaled, 1, mode="accuracy", header=False, numthreads=1)
 
-    def decode_cube(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         (unit,) = _UNIT.unpack_from(data)
         held = np.float32 if unit or self.dtype == "float32" else np.int32
         volume = imagecodecs.zfp_decode(data[_UNIT.size :], shape=shape, dtype=held, numthreads=1)

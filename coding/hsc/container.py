@@ -14,7 +14,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Writer:
         CodingError: the header breaks a rule or a limit of the format.
     """
 
-    def __init__(self, file: BinaryIO, header: Header, shared: bytes = b"") -> None:
+    def __init__(self, file: IO[bytes], header: Header, shared: bytes = b"") -> None:
         try:
             text = header_to_json(header)
             header_from_json(text)
@@ -154,7 +154,7 @@ class Reader:
             after them. A file that ends early among its records is opened.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str) -> None:
         self._file = file
         self._name = name
         self._size = file.seek(0, 2)

@@ -272,7 +272,8 @@ def _model(value: Any) -> dict[str, Any]:
 
 def _dropped(value: Any, num_bands: int) -> dict[str, tuple[int, ...]]:
     band_number = functools.partial(_whole, low=1, high=num_bands)
-    dropped, seen = {}, set()
+    dropped: dict[str, tuple[int, ...]] = {}
+    seen: set[int] = set()
     for reason, bands in _object(value, "dropped").items():
         field = f"dropped.{_label(reason, 'dropped')}"
         dropped[reason] = _tuple(bands, field, range(1, num_bands + 1), band_number)

@@ -39,7 +39,7 @@ def encode_mask(valid: np.ndarray) -> bytes:
     return deflate(np.array(kinds, "<u2").tobytes() + b"".join(planes))
 
 
-def decode_mask(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def decode_mask(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Return the mask (C, H, W) of `encode_mask`.
 
     Raises:

@@ -73,14 +73,12 @@ def encode_record(codec: Codec, cube: np.ndarray, valid: np.ndarray, nodata: flo
     data, decoded = codec.encode_and_decode(*Tile.of(cube, valid))
     hit = _at_nodata(decoded, valid, nodata)
     up = cube.ravel()[hit] > decoded.ravel()[hit]
-    if len(hit):
+    if nodata is not None and len(hit):
         decoded = _moved(decoded, hit, up, nodata)
     return join_record(encode_mask(valid), np.packbits(up).tobytes(), data), decoded
 
 
-def decode_record(
-    codec: Codec, record: bytes, shape: tuple[int, int, int], info: SceneInfo, has_bound: bool
-) -> np.ndarray:
+def decode_record(codec: Codec, record: bytes, shape: tuple[int, ...], info: SceneInfo, has_bound: bool) -> np.ndarray:
     """Decode a tile.
 
     Args:
@@ -111,7 +109,8 @@ def decode_record(
         if has_bound and is_guaranteed and len(moves) != -(-len(hit) // 8):
             raise DamagedError("the tile has other samples at its nodata value than it says")
         up = np.unpackbits(np.frombuffer(moves, np.uint8), count=len(hit)) if moves else np.zeros(len(hit), np.uint8)
-        decoded = _moved(decoded, hit, up != 0, info.nodata)
+        if info.nodata is not None:
+            decoded = _moved(decoded, hit, up != 0, info.nodata)
     samples = np.where(valid, decoded, np.array(fill_value(info), info.dtype))
     if not is_guaranteed:
         raise BoundNotGuaranteed(samples)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 import numpy as np
 
@@ -115,11 +115,11 @@ class Written:
 
 def compress_scene(
     scene: Scene,
-    file: BinaryIO,
+    file: IO[bytes],
     header: Header,
     codec: Codec,
     num_workers: int = 1,
-    advance: Callable[[int], None] = lambda pixels: None,
+    advance: Callable[[int], object] = lambda pixels: None,
 ) -> Written:
     """Code a scene tile by tile.
 
@@ -209,7 +209,7 @@ def decompress_scene(
     window: Window,
     keep_going: bool = False,
     num_workers: int = 1,
-    advance: Callable[[int], None] = lambda pixels: None,
+    advance: Callable[[int], object] = lambda pixels: None,
 ) -> Problems:
     """Decode a window of a scene.
 
@@ -246,7 +246,9 @@ def decompress_scene(
             samples = _empty_tile(header, tile[2:])
         if message:
             problems.unguaranteed.append(f"{reader.tile_name(number)}: {message}")
-        row, column, rows, columns = window.overlap(tile)
+        overlap = window.overlap(tile)
+        assert overlap is not None  # the others are not decoded
+        row, column, rows, columns = overlap
         write(row, column, samples[list(window.bands)][:, rows, columns])
         advance(math.prod(tile[2:]))
     return problems

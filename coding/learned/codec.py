@@ -236,12 +236,17 @@ def open_codec(header: Header, shared: bytes, checkpoint: str | None = None, dev
         DamagedError: a header that this codec did not write, or a model that is not known here.
         CodingError: other weights than those that the file was coded with.
     """
-    if header.model is None:
-        raise DamagedError("the header names the codec 'learned' and no model")
-    name = header.model["name"]
+    model = _model_of(header)
+    name = model["name"]
     if name not in models:
         raise DamagedError(f"header field 'model.name' is {name!r}, which is no model of the registry")
-    return open_with(header, shared, load_network(name, checkpoint, header.model["num_channels"], device))
+    return open_with(header, shared, load_network(name, checkpoint, model["num_channels"], device))
+
+
+def _model_of(header: Header) -> dict[str, Any]:
+    if header.model is None:
+        raise DamagedError("the header names the codec 'learned' and no model")
+    return header.model
 
 
 def open_with(header: Header, shared: bytes, network: Network) -> LearnedCodec:
@@ -251,7 +256,7 @@ def open_with(header: Header, shared: bytes, network: Network) -> LearnedCodec:
         DamagedError: a header that this codec did not write.
         CodingError: other weights than those that the file was coded with.
     """
-    model, parameters, num_coded = header.model, header.parameters, len(header.coded_bands)
+    model, parameters, num_coded = _model_of(header), header.parameters, len(header.coded_bands)
     if model["name"] != network.name or model["sha256"] != network.sha256:
         raise CodingError(
             f"the file was coded with the weights of {model['name']} ({model['sha256'][:12]}...), "

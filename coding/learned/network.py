@@ -46,7 +46,7 @@ class Network:
         multiple: tiles are padded to a multiple of this.
     """
 
-    def __init__(self, name: str, model: HSICompressionModel, device: torch.device | str = "cpu"):
+    def __init__(self, name: str, model: HSICompressionModel, device: torch.device | str = "cpu") -> None:
         self.name, self.device = name, torch.device(device)
         self.sha256 = weights_sha256(model.state_dict())
         self.model = model.float().eval().to(self.device)
@@ -122,19 +122,19 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
         UsageError: no weights for this model, or no such device.
         CheckpointError: a file that holds no weights of the model.
     """
+    path: str | Path = SAMPLE_WEIGHTS if checkpoint is None else checkpoint
     if checkpoint is None:
         if (name, num_channels) != ("cae1d", 202):
             raise UsageError(
                 f"--checkpoint is needed: only cae1d of 202 bands has weights here, not {name} of {num_channels}"
             )
-        checkpoint = SAMPLE_WEIGHTS
         print(f"note: {SAMPLE_CAUTION}", file=sys.stderr)
     # float32 without TF32: a file that is coded here may be decoded elsewhere.
     configure_backends(deterministic=False, tf32=False)
     used = use_device(device, "--device")
-    state_dict = load_state_dict(checkpoint)
+    state_dict = load_state_dict(path)
     model = models[name](src_channels=num_channels)
-    load_weights(model, state_dict, checkpoint)
+    load_weights(model, state_dict, path)
     return Network(name, model, used)
 
 

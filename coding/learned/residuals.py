@@ -49,12 +49,12 @@ class ResidualCoder:
         Returns:
             The blocks of `decode`, and the cube that it returns.
         """
-        numbers, bands = self.numbers, list(self.model_bands)
+        numbers, bound, bands = self.numbers, self._bound, list(self.model_bands)
         targets = numbers.of(np.where(valid, cube, 0))
         prediction = self._predict(x_hat)
-        grid = choose_grid(prediction, targets[bands], valid[bands], numbers.bound)
+        grid = choose_grid(prediction, targets[bands], valid[bands], bound)
         rounded, listed = round_to_grid(prediction, grid)
-        levels = quantize(self._wrap(targets[bands] - rounded), numbers.bound)
+        levels = quantize(self._wrap(targets[bands] - rounded), bound)
         levels[~valid[bands]] = 0
         decoded = np.zeros(cube.shape, np.int32)
         decoded[bands] = self._add(rounded, levels)
@@ -107,11 +107,16 @@ class ResidualCoder:
         candidates = []
         for kind in (0, 1):
             residual = self._wrap(targets[band] - _extra_prediction(decoded, band, kind))
-            level = quantize(np.where(valid[band], residual, 0), self.numbers.bound)
+            level = quantize(np.where(valid[band], residual, 0), self._bound)
             roughness = int(np.abs(np.diff(level, axis=0)).sum() + np.abs(np.diff(level, axis=1)).sum())
             candidates.append((roughness, kind, level))
         _, kind, level = min(candidates, key=lambda candidate: candidate[:2])
         return kind, level
+
+    @property
+    def _bound(self) -> int:
+        assert self.numbers.bound is not None  # without a bound, no residuals are coded
+        return self.numbers.bound
 
     @property
     def _wraps(self) -> bool:
@@ -123,9 +128,9 @@ class ResidualCoder:
 
     def _add(self, prediction: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Return the numbers of a prediction and quantized residuals."""
-        value = prediction + levels.astype(np.int64) * (2 * self.numbers.bound + 1)
+        value = prediction + levels.astype(np.int64) * (2 * self._bound + 1)
         if self._wraps:
-            low = int(self.numbers.clip(np.int64(-(2**40))))
+            low = int(self.numbers.clip(np.array(-(2**40))))
             return (value - low) % 2**16 + low
         return self.numbers.clip(value)
 
@@ -135,4 +140,4 @@ def _extra_prediction(decoded: np.ndarray, band: int, kind: int) -> np.ndarray:
 
 
 def _checksum(numbers: np.ndarray) -> int:
-    return zlib.crc32(numbers.astype("<i4", copy=False))
+    return zlib.crc32(numbers.astype("<i4", copy=False).data)

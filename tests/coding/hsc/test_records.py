@@ -93,6 +93,9 @@ def test_other_moves_than_the_record_says():
     with pytest.raises(BoundNotGuaranteed) as caught:
         decode_record(Constant(7, guaranteed=False), record, cube.shape, info, True)
     assert (caught.value.samples == 6).all()
+    # Without a nodata value nothing is at it, whatever a damaged record says.
+    damaged = join_blocks([b"", b"\xff"]) + b"bytes"
+    assert (decode_record(Constant(7), damaged, cube.shape, info_of(cube, None), False) == 7).all()
 
 
 @pytest.mark.parametrize("record", [b"", b"\1\0\0\0", b"\0\0\0\0\xff\0\0\0ab", b"\1\0\0\0x\0\0\0\0"])
