@@ -132,8 +132,11 @@ class HSICompressionModel(CompressionModel):
 
     @staticmethod
     def _layers(layers: torch.nn.Sequential, x: Tensor) -> Callable[[Tensor], Tensor]:
+        if x.is_cuda:  # where tensor cores compute
+            has_half = torch.is_autocast_enabled("cuda") or x.dtype != torch.float32
+            return fast_layers(layers, channels_last=has_half or torch.backends.cudnn.allow_tf32)
         # On a CPU channels-last 2-D layers were slower with gradients: those of the weights change their layout.
-        return fast_layers(layers, channels_last=x.is_cuda or not torch.is_grad_enabled())
+        return fast_layers(layers, channels_last=not torch.is_grad_enabled())
 
     def check_size(self, x: Tensor) -> None:
         """Raise ValueError unless `x` is (N, src_channels, H, W) with H, W multiples of `size_multiple`."""

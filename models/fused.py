@@ -7,7 +7,8 @@
   no copies into a layout of their own, and pooling and up-sampling move whole vectors of channels;
 - nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
 - in evaluation mode batch norm is folded into the convolution before it;
-- max-pooling is applied before a monotonic activation: the same values for half of the work or less.
+- max-pooling is applied before a monotonic activation: the same values for half of the work or less;
+- on a GPU batch norm of a single channel in training uses sums of all of the device.
 
 Stored weights do not change. They are folded whenever they are used, and gradients flow through the folding.
 """
@@ -64,6 +65,8 @@ def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
             steps += [modules.popleft(), module]
         elif isinstance(module, nn.MaxPool1d):
             steps.append(_halve)
+        elif type(module) is nn.BatchNorm3d and module.training and module.num_features == 1 and module.weight.is_cuda:
+            steps.append(_normalization_of_one_channel(module))
         else:
             steps.append(module)
 
@@ -160,6 +163,7 @@ def _convolution(
             bias = bias.repeat(math.prod(phases)) if bias is not None else None
             stride, padding = (1,) * len(stride), tuple(padding_of_fold)
     convolve = F.conv3d if weight.dim() == 5 else F.conv2d
+    weight = _for_cudnn(weight, lay_out)
 
     def run(x: Tensor) -> Tensor:
         y = convolve(lay_out(x), weight, bias, stride, padding)
@@ -179,10 +183,10 @@ def _transposed_convolution(module: TransposedConvolution, lay_out: Step) -> Ste
         # Without strides it is a convolution with reversed taps, for which libraries are faster, unless
         # reversing them takes longer.
         if max(stride) == 1 and x.numel() > weight.numel():
-            reversed_taps = weight.transpose(0, 1).flip(2, 3)
+            reversed_taps = _for_cudnn(weight.transpose(0, 1).flip(2, 3), lay_out)
             widths = [k - 1 - p for k, p in zip(taps, padding, strict=True)]
             return F.conv2d(lay_out(x), reversed_taps, module.bias, stride, widths)
-        return F.conv_transpose2d(lay_out(x), weight, module.bias, stride, padding, output_padding)
+        return F.conv_transpose2d(lay_out(x), _for_cudnn(weight, lay_out), module.bias, stride, padding, output_padding)
 
     return run
 
@@ -224,6 +228,36 @@ def _halve(x: Tensor) -> Tensor:
 
 def _to_channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
+
+
+def _for_cudnn(weight: Tensor, lay_out: Step) -> Tensor:
+    """Return a weight on a GPU in the type and layout that cuDNN computes in, by one copy for both directions."""
+    if not weight.is_cuda:
+        return weight
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype
+    if lay_out is not _to_channels_last:
+        return weight.to(dtype)
+    return weight.to(dtype, memory_format=_CHANNELS_LAST[weight.dim()])
+
+
+def _normalization_of_one_channel(module: nn.BatchNorm3d) -> Step:
+    """Make a step of batch norm in training, for which torch's kernels take one block of a GPU for each channel."""
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            values = x if x.dtype == torch.float64 else x.float()
+            variance, mean = torch.var_mean(values, correction=0)
+            with torch.no_grad():
+                assert module.running_mean is not None and module.running_var is not None
+                assert module.num_batches_tracked is not None and module.momentum is not None
+                module.num_batches_tracked.add_(1)
+                module.running_mean.lerp_(mean.to(module.running_mean.dtype).reshape(1), module.momentum)
+                unbiased = variance * (values.numel() / (values.numel() - 1))
+                module.running_var.lerp_(unbiased.to(module.running_var.dtype).reshape(1), module.momentum)
+            scale = module.weight * (variance + module.eps).rsqrt()
+            return ((values - mean) * scale + module.bias).to(x.dtype)
+
+    return run
 
 
 def _as_stored(weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.speed.textbook import textbook
-from models import models
+from models import fused, models
 from models.fused import fast_layers
 
 
@@ -135,3 +135,21 @@ def test_gradients_lie_as_their_parameters_do(name):
     model(torch.rand(1, 202, 16, 8))["x_hat"].sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad.stride() == parameter.stride(), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_norm_of_one_channel(dtype):
+    """What a GPU uses for a single channel: output, gradients and running statistics are torch's."""
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm3d(1).to(dtype) for _ in range(2)]
+    x = torch.randn(2, 1, 3, 4, 5, dtype=dtype)
+    found = []
+    for norm, run in zip(norms, (norms[0], fused._normalization_of_one_channel(norms[1])), strict=True):
+        nn.init.constant_(norm.weight, 1.5)
+        nn.init.constant_(norm.bias, -0.5)
+        given = x.clone().requires_grad_()
+        out = run(given)
+        gradients = torch.autograd.grad(out.pow(3).sum(), [given, norm.weight, norm.bias])
+        found.append((out, *gradients, norm.running_mean, norm.running_var, norm.num_batches_tracked))
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4 if dtype == torch.float32 else 1e-10, atol=1e-5)

@@ -53,6 +53,6 @@ def test_backends(backends, deterministic, tf32):
     configure_backends(deterministic, tf32)
     assert torch.are_deterministic_algorithms_enabled() == deterministic
     assert torch.backends.cudnn.deterministic == deterministic
-    assert torch.backends.cudnn.benchmark != deterministic
+    assert not torch.backends.cudnn.benchmark
     assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == tf32
     assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
