@@ -37,7 +37,7 @@ def inlined(function: Callable) -> Callable:
     Raises:
         TypeError: when a kernel is compiled, for a function that returns arrays.
     """
-    kernel = numba.njit(forceinline=True, _nrt=False)(function)  # type: ignore[call-overload]
+    kernel = numba.njit(forceinline=True, _nrt=False)(function)  # type: ignore[call-overload]  # numba annotates no _nrt
     compile_kernel = kernel.compile
 
     def compile_checked(signature: tuple) -> object:

@@ -89,6 +89,7 @@ class KltCm(Codec):
         if self.numbers.bound is not None:
             data, decoded = encode_samples(self.numbers.of(cube), self.numbers.bound)
             return data, self.numbers.samples(decoded)
+        assert self.step is not None  # there is a step or a bound
         klt, transform = fit_klt(cube, self.step**2 / 12)
         components = klt.forward(cube)
         coded, components = encode_coefficients(components) if len(components) else (b"", components)

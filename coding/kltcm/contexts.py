@@ -84,7 +84,7 @@ class ComponentCoder:
         subbands: of the components.
     """
 
-    def __init__(self, subbands: Subbands):
+    def __init__(self, subbands: Subbands) -> None:
         self.history = new_history(subbands.size)
         self._subbands = subbands
         self._magnitudes = new_mixer(_CONTEXTS * _QUANTIZERS * NODES, _KINDS * _QUANTIZERS * NODES, 6)

@@ -46,7 +46,7 @@ class Predictor:
         height, width: of the planes.
     """
 
-    def __init__(self, height: int, width: int):
+    def __init__(self, height: int, width: int) -> None:
         self._layout = subbands(height, width)
         self._pixels = height * width
         self._sources: list[np.ndarray] = []

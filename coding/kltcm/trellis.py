@@ -64,7 +64,7 @@ class Trellis:
         subbands: of the components.
     """
 
-    def __init__(self, subbands: Subbands):
+    def __init__(self, subbands: Subbands) -> None:
         self._subbands = subbands
         self._counts = _typical_counts()
         size = len(subbands.scan)

@@ -21,7 +21,7 @@ def encode_floats(cube: np.ndarray) -> bytes:
     return join_blocks([encode_samples(part, 0)[0] for part in (ordered >> _LOW_BITS, ordered & _LOW_MASK)])
 
 
-def decode_floats(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def decode_floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Return the floats (C, H, W) of `encode_floats`.
 
     Args:

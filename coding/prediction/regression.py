@@ -78,7 +78,7 @@ class Regression:
         error_step: step of the quantizer of the errors of the prediction; it adds noise to the regressors.
     """
 
-    def __init__(self, cube: np.ndarray, error_step: int):
+    def __init__(self, cube: np.ndarray, error_step: int) -> None:
         self._pixels = cube[0].size
         self._noise = error_step**2 / 12
         height = cube.shape[1]

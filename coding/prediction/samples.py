@@ -60,7 +60,7 @@ def encode_samples(cube: np.ndarray, bound: int) -> tuple[bytes, np.ndarray]:
     return head + join_blocks([encode_integers(settings), encode_integers(table), stream]), bands.samples()
 
 
-def decode_samples(data: bytes, shape: tuple[int, int, int], bound: int) -> np.ndarray:
+def decode_samples(data: bytes, shape: tuple[int, ...], bound: int) -> np.ndarray:
     """Return the samples (C, H, W) of `encode_samples`, int32.
 
     Args:
@@ -106,7 +106,7 @@ class _BandCoder:
         bound: limit of the error of each sample.
     """
 
-    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: tuple[int, int], bound: int):
+    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: tuple[int, int], bound: int) -> None:
         bands, height, width = shape
         self.state = new_state(bands, height, width)
         self.planes = self.state.planes.reshape(bands, height + 2 * PAD, width + 2 * PAD)
