@@ -145,6 +145,7 @@ def add_rd(add: Callable) -> None:
     text = "weights of learned models, MODEL if their layers fit several; the bundled sample's if not given"
     add("--checkpoints", nargs="*", default=None, metavar="[MODEL=]PATH", help=text)
     add("--num-channels", type=positive_int, default=202, help="bands of the learned models")
+    add("--device", default="cpu", help="cpu, or the number of a GPU, for the learned models")
     text = f"of the latents of learned models: {', '.join(PLANE_CODERS)}, or several"
     add("--coder", nargs="+", default=[next(iter(PLANE_CODERS))], metavar="CODER", help=text)
     add("--rates", nargs="+", type=positive_float, default=[0.1, 0.25, 0.5, 1, 2, 4], help="targets, in bpppc")

@@ -120,6 +120,7 @@ RD = {
     ],
     "--checkpoints": None,
     "--num-channels": 202,
+    "--device": "cpu",
     "--coder": ["context"],
     "--rates": [0.1, 0.25, 0.5, 1, 2, 4],
     "--bounds": [10],

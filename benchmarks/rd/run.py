@@ -26,7 +26,8 @@ from coding.samples import Samples
 from datasets.enmap import SCALE
 from datasets.scenes import open_scene
 from models import aliases, models
-from utils.environment import provenance
+from utils.devices import get_device
+from utils.environment import device_name, provenance
 from utils.errors import UsageError
 from utils.processes import num_cores
 from utils.results import write_json
@@ -106,6 +107,7 @@ def settings_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict:
         "bounds": args.bounds,
         "processes": args.num_workers or num_cores(),
         "command": command_line(args.argv),
+        "learned_device": device_name(get_device(args.device, "--device")),
         **provenance(torch.device("cpu")),
     }
 
@@ -152,7 +154,7 @@ def codec_entries(args: argparse.Namespace) -> list[Entry]:
         key = f"{model}-{load_network(model, path, args.num_channels, 'cpu').sha256[:8]}"
         name = key if any(entry.codec == model for entry in entries) else model
         for number, coder in enumerate(args.coder):
-            factory = ModelFactory(model, path, args.num_channels, coder=coder)
+            factory = ModelFactory(model, path, args.num_channels, args.device, coder)
             ending = "" if coder == DEFAULT_CODER else f"-{coder}"
             # The latents as float32 are the same whatever codes them quantized.
             entries.append(Entry(name + ending, key + ending, partial(without_fixed, factory) if number else factory))
