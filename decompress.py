@@ -67,9 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Decode a file, or print what it holds."""
     args = parse_args(argv)
 
-    from coding import commands  # late: --help must not wait for it
+    if args.info is not None:
+        from coding.hsc.container import print_info  # late, as the next: --help must not wait, nor must this
 
-    return commands.decompress(args) if args.info is None else commands.print_info(args.info)
+        return print_info(args.info)
+
+    from coding.commands import decompress
+
+    return decompress(args)
 
 
 if __name__ == "__main__":

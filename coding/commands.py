@@ -37,13 +37,6 @@ STEP_AT_0 = 2.0**-8
 """Step of --quality 0, as a share of the scale."""
 
 
-def print_info(path: str) -> int:
-    """Print a description of a `.hsc` file."""
-    with open_file(path) as reader:
-        print(reader.info())
-    return 0
-
-
 @contextlib.contextmanager
 def pixel_bar(description: str, num_pixels: int) -> Iterator[Callable[[int], object]]:
     """Yield a function that moves a bar on stderr by pixels, which is shown on terminals only."""

@@ -279,6 +279,13 @@ class Reader:
             self._fail(f"{extra} too many: cut it to {self._end} if you know where they are from")
 
 
+def print_info(path: str) -> int:
+    """Print a description of a `.hsc` file."""
+    with open_file(path) as reader:
+        print(reader.info())
+    return 0
+
+
 def _record_crc(number: int, payload: bytes) -> int:
     """Return a CRC-32 over the tile's number, too, so that a record in another tile's place is noticed."""
     return zlib.crc32(payload, zlib.crc32(number.to_bytes(8, "little")))
