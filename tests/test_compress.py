@@ -178,7 +178,11 @@ def test_workers_change_nothing(compress, decompress, tmp_path, small):
 
 
 @pytest.mark.parametrize(
-    ("codec", "flags"), [("learned", ["--max-error", 0, "--quality", 30]), ("klt-cm", ["--max-error", 0])]
+    ("codec", "flags"),
+    [
+        pytest.param("learned", ["--max-error", 0, "--quality", 30], marks=pytest.mark.slow),
+        ("klt-cm", ["--max-error", 0]),
+    ],
 )
 @pytest.mark.parametrize("level", ["default", "avx2"])
 def test_other_instructions_decode_the_same(compress, tmp_path, corner, level, codec, flags):
@@ -458,6 +462,7 @@ def test_what_is_there_is_not_replaced(compress, decompress, tmp_path, small):
         compress(path, path, *flags, "--overwrite")
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_nothing(start, wait_for, terminate, tmp_path, weights):
     cube = np.random.default_rng(0).integers(0, 9000, (12, 400, 400), dtype=np.int16)
     np.save(tmp_path / "a.npy", cube)
