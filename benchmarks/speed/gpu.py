@@ -138,9 +138,10 @@ def _measure(task: Task, form: Form, device: torch.device) -> dict:
     model = models[task.model](src_channels=BANDS).train(task.trains).to(device)
     x = torch.rand(task.batch, BANDS, task.side, task.side, device=device)
     try:
-        deviation = _deviation(model, task, form, x[:1, :, :CHECKED_SIDE, :CHECKED_SIDE].contiguous())
         call = _training_step(model, task, form, x) if task.trains else _coding(model, task, form, x)
-        return {**row, "deviation": deviation, **_time_and_memory(call), "note": None}
+        figures = _time_and_memory(call)  # first, as the first call loads and compiles
+        deviation = _deviation(model, task, form, x[:1, :, :CHECKED_SIDE, :CHECKED_SIDE].contiguous())
+        return {**row, "deviation": deviation, **figures, "note": None}
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
