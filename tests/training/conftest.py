@@ -41,8 +41,11 @@ class WarmProcess:
 
     def signal_group(self, number):
         """As a terminal or a batch system does: the processes that load data get it too."""
-        if self.poll() is None:
-            os.killpg(self.pid, number)
+        while self.poll() is None:
+            if os.getpgid(self.pid) == self.pid:  # a process that was just forked has no group of its own yet
+                os.killpg(self.pid, number)
+                return
+            time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
