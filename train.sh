@@ -31,8 +31,8 @@ case "${CHECKPOINT:-} $*" in
     REPEATS=${REPEATS:-1}                           # draws of each patch in an epoch
     EARLY_STOPPING=${EARLY_STOPPING:-}              # patience in epochs; empty: off
     SCHEDULER=${SCHEDULER:-none}                    # none, plateau or cosine
-    PRECISION=${PRECISION:-fp32}                    # fp32, bf16, or fp16 for GPUs
-    COMPILE=${COMPILE:-0}                           # 1: compile the network
+    PRECISION=${PRECISION:-fp32}                    # fp32, bf16 (best on GPUs), or fp16
+    COMPILE=${COMPILE:-0}                           # 1: compile the network (best on GPUs)
     DETERMINISTIC=${DETERMINISTIC:-0}               # 1: the same bits in every run
     PREFETCH=${PREFETCH:-2}                         # batches that each worker loads ahead
     PIN_MEMORY=${PIN_MEMORY:-1}                     # 0: off

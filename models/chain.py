@@ -10,8 +10,10 @@ import functools
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -152,9 +154,24 @@ class Layer:
         return Band(p - k + 1, r * outputs + k - 1, outputs * r, outputs, -1, r, k - 1, r)
 
 
+_is_disabled = ContextVar("is_disabled", default=False)
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Let models use torch's layers in this context, whose operations torch can count."""
+    token = _is_disabled.set(True)
+    try:
+        yield
+    finally:
+        _is_disabled.reset(token)
+
+
 def is_available(device: torch.device) -> bool:
     """Return whether the kernels run on a device: GPUs of NVIDIA from Ampere on, where torch comes with Triton."""
-    return kernels is not None and device.type == "cuda" and _capability(device) >= _MIN_CAPABILITY
+    if kernels is None or device.type != "cuda" or _is_disabled.get():
+        return False
+    return _capability(device) >= _MIN_CAPABILITY
 
 
 def arithmetic_of(x: Tensor) -> Arithmetic | None:

@@ -95,6 +95,7 @@ def make_cube():
 # -- scenes there and back --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_path, corner, capsys):
     scene, coded, decoded = corner(size=64), tmp_path / "scene.hsc", tmp_path / "scene.tif"
     assert compress(scene, coded, "--codec", "learned") == 0
@@ -115,6 +116,7 @@ def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_p
     assert f"{8 * coded.stat().st_size / (202 * 64 * 64):.4f} bpppc" in out
 
 
+@pytest.mark.slow
 def test_lossless_in_all_bands(compress, decompress, tmp_path, corner):
     scene, coded, decoded = corner(0, 64), tmp_path / "scene.hsc", tmp_path / "scene.tif"
     assert compress(scene, coded, "-m", "cae1d", "--max-error", 0, "--quality", 20) == 0
@@ -124,6 +126,7 @@ def test_lossless_in_all_bands(compress, decompress, tmp_path, corner):
         assert np.array_equal(one.read(), other.read())
 
 
+@pytest.mark.slow
 def test_a_bound_holds_in_the_dropped_bands_too(compress, decompress, tmp_path, make_cube, capsys):
     cube = make_cube((224, 20, 33))
     cube[:, :5, :6] = -32768
@@ -168,6 +171,7 @@ def test_windows_and_bands(compress, decompress, tmp_path, small):
     assert np.array_equal(np.load(tmp_path / "part.npy"), whole[[6, 0, 11], 9:29, 13:44])
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(compress, decompress, tmp_path, small):
     path, flags = small
     for workers in (1, 3):
@@ -177,6 +181,7 @@ def test_workers_change_nothing(compress, decompress, tmp_path, small):
     assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "3.npy").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "flags"),
     [
@@ -230,6 +235,7 @@ def test_the_sample_without_weights(compress, decompress, tmp_path, corner, caps
         decompress(coded, tmp_path / "b.tif", "--checkpoint", tmp_path / "weights")
 
 
+@pytest.mark.slow
 def test_without_a_model_there_is_no_torch(tmp_path, make_cube):
     np.save(tmp_path / "a.npy", make_cube((9, 12, 40)))
     run = "runpy.run_path('{}.py', run_name='__main__')"

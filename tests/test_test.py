@@ -38,11 +38,14 @@ def weights(tmp_path):
 
 @pytest.fixture
 def run_test(scripts, tmp_path):
-    """run_test(*flags, name=...) -> content of the JSON."""
+    """run_test(*flags, name=..., draw=False) -> content of the JSON. To save time it draws no pictures."""
 
-    def run(*flags, name, save_dir="tests"):
+    def run(*flags, name, save_dir="tests", draw=False):
         folder = tmp_path / save_dir
-        assert scripts.test.main(["--device", "cpu", "--save-dir", str(folder), *map(str, flags)]) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            if not draw:
+                patch.setattr(testing.Test, "_write_picture", lambda *args: None)
+            assert scripts.test.main(["--device", "cpu", "--save-dir", str(folder), *map(str, flags)]) == 0
         return json.loads((folder / f"{name}.json").read_text())
 
     return run
@@ -152,8 +155,9 @@ def test_names_of_results(scripts, run_test, weights, make_dataset, tmp_path):
 
     # An existing result is replaced, and nothing else is left beside it.
     root = make_dataset(test=1)
+    flags = ["-d", root, "--checkpoint", weights(file="cae1d_8bpppc"), "-m", "cae1d_8bpppc"]
     for _ in range(2):
-        run_test("-d", root, "--checkpoint", weights(file="cae1d_8bpppc"), "-m", "cae1d_8bpppc", name="cae1d_8bpppc")
+        run_test(*flags, name="cae1d_8bpppc", draw=True)
     names = {path.name for path in (tmp_path / "tests").iterdir()}
     assert names == {"cae1d_8bpppc.json", "cae1d_8bpppc.csv", "cae1d_8bpppc.png"}
 

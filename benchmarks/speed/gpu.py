@@ -29,7 +29,7 @@ from training.stepper import Stepper
 from training.steps import loss_and_gradients
 from utils.devices import autocast
 from utils.environment import configure_backends
-from utils.errors import ProjectError, is_out_of_memory, one_line
+from utils.errors import ProjectError, one_line
 
 BANDS = 202
 SIZES = {"cae1d": (2, 128), "cae3d": (2, 128), "sscnet": (2, 128)}
@@ -130,7 +130,7 @@ def measure_gpu(names: Sequence[str], device: torch.device, say: Callable[[str],
 
 
 def _measure(task: Task, form: Form, device: torch.device) -> dict:
-    """Return a row; of what does not fit into memory it has a note and no figures."""
+    """Return a row; of what the GPU or torch cannot do it has a note and no figures."""
     row = {"model": task.model, "work": task.work, "batch": task.batch, "side": task.side, "form": form.name}
     # As train.py and test.py do.
     configure_backends(deterministic=False, tf32=task.trains)
@@ -140,11 +140,11 @@ def _measure(task: Task, form: Form, device: torch.device) -> dict:
     try:
         call = _training_step(model, task, form, x) if task.trains else _coding(model, task, form, x)
         figures = _time_and_memory(call)  # first, as the first call loads and compiles
+        torch.manual_seed(SEED)
+        model = models[task.model](src_channels=BANDS).train(task.trains).to(device)  # as it was before its steps
         deviation = _deviation(model, task, form, x[:1, :, :CHECKED_SIDE, :CHECKED_SIDE].contiguous())
         return {**row, "deviation": deviation, **figures, "note": None}
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+    except RuntimeError as error:  # too little memory, or tensors too large for torch's own kernels
         return {**row, "note": one_line(error)[:100]}
 
 

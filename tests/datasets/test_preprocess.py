@@ -323,6 +323,7 @@ def assert_next_run_completes(root):
     np.testing.assert_array_equal(np.load(npy_of(tifs(root)[7])), expected_cube(read_tif(tifs(root)[0])))
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_whole_files_and_no_orphans_and_can_go_on(big_root, start):
     process = start_and_wait(start, big_root, workers=2)
     process.kill()
@@ -334,6 +335,7 @@ def test_killed_run_leaves_whole_files_and_no_orphans_and_can_go_on(big_root, st
     assert_next_run_completes(big_root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )

@@ -545,6 +545,7 @@ for source, target in zip(sys.argv[1:], sys.argv[2:]):
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_small(tmp_path):
     """150 MB of samples in windows of 6.4 MB, with 64 MB of GDAL's cache; from npy to tif and back."""
     np.save(tmp_path / "a.npy", np.arange(3000 * 500 * 50, dtype=np.int16).reshape(50, 3000, 500))

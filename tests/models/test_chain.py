@@ -171,6 +171,7 @@ def test_the_columns_of_a_batch_do_not_depend_on_each_other(narrow):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "bands"), [("cae1d", 14), ("cae1d_4bpppc", 15), ("cae1d_2bpppc", 17), ("cae1d_1bpppc", 31), ("cae1da", 13)]
 )

@@ -96,6 +96,7 @@ def gradient(model, loss):
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_gradients_are_the_textbook_ones(name):
     """Float64: no rounding can turn a maximum or a sign the other way."""

@@ -292,6 +292,7 @@ def test_saved_weights_are_the_models(site, fetch, tmp_path):
     assert all(torch.equal(saved[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_no_half_file(site, tmp_path, good_file):
     serve_half_and_stall(site, good_file)
     script = (

@@ -28,6 +28,7 @@ def start_pair(start_warm):
     return begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -49,6 +49,7 @@ def test_a_signal_in_the_final_test(train, resume, data_flags, scripts, monkeypa
     assert run.settings()["finished"]["test"]["psnr"] > 0 and len(run.rows()) == 1
 
 
+@pytest.mark.slow
 def test_kills_at_any_time_leave_checkpoints_that_load(start_warm, wait_for, data_flags, tmp_path, run_of, resume):
     """SIGKILL, again and again at no particular moment, while checkpoints are written in every step."""
     save_dir = tmp_path / "runs"

@@ -171,6 +171,7 @@ def make_job(cube, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_jobs_are_measured_and_kept(make_job):
     said = []
     jobs = [make_job("jpegls"), make_job("aec")]

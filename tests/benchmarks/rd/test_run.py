@@ -37,6 +37,7 @@ def points_of(folder):
     return pd.DataFrame(**json.loads((folder / "rd.json").read_text())["points"])
 
 
+@pytest.mark.slow
 def test_rd_writes_a_report(cubes, tmp_path, capsys, monkeypatch):
     """Points of every image, means that CompressAI reads, figures, and no path of this machine."""
     monkeypatch.setattr("benchmarks.rd.figures.DPI", 30)
@@ -72,6 +73,7 @@ def test_rd_writes_a_report(cubes, tmp_path, capsys, monkeypatch):
         assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_rd_resumes_only_when_asked_to(cubes, without_figures, tmp_path):
     flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "--rates", 4, "--bounds")
     assert benchmark.main(flags) == 0
@@ -88,6 +90,7 @@ def test_rd_resumes_only_when_asked_to(cubes, without_figures, tmp_path):
     assert set(points_of(folder)["codec"]) == {"jpegls", "aec"}
 
 
+@pytest.mark.slow
 def test_a_killed_rd_keeps_its_points(cubes, without_figures, tmp_path, start, wait_for):
     flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "jpegxl", "--rates", 4, "--bounds")
     kept = tmp_path / "out" / "tiny" / ".points"
@@ -103,6 +106,7 @@ def test_a_killed_rd_keeps_its_points(cubes, without_figures, tmp_path, start, w
     assert len(points_of(tmp_path / "out" / "tiny")) == 8
 
 
+@pytest.mark.slow
 def test_rd_of_a_learned_model(make_dataset, without_figures, tmp_path):
     """The weights of the bundled sample on floats, which codecs of integers cannot take, by two coders of latents."""
     root = make_dataset(test=1, bands=202, side=8)

@@ -33,6 +33,7 @@ def run(tmp_path, monkeypatch):
     return start
 
 
+@pytest.mark.slow
 def test_models(run, capsys, tmp_path, monkeypatch):
     """Memory is measured for one model only: each measurement takes a process of its own."""
     peak = models.peak
@@ -63,6 +64,7 @@ def test_models(run, capsys, tmp_path, monkeypatch):
     assert table in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_data_and_scripts(run, monkeypatch, tmp_path):
     commands = {name: arguments for name, arguments in speed.COMMANDS.items() if name in ("python", "train.py --help")}
     assert list(speed.COMMANDS) == [
@@ -90,6 +92,7 @@ def test_scaling(run, monkeypatch, tmp_path):
     assert "| cae1d" in (tmp_path / "tiny" / "speed.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_training(tmp_path):
     """By one process; tests/training/test_distributed.py has two."""
     make_patches(tmp_path, 8, "uint16", 8)
