@@ -12,7 +12,6 @@ import argparse
 import importlib
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,11 @@ import pandas as pd
 import torch
 
 from benchmarks.rd.bjontegaard import bjontegaard_deltas
-from benchmarks.rd.images import image_name, read_image
-from benchmarks.report import markdown_table, report_folder
+from benchmarks.rd.images import Image, image_name, read_image
+from benchmarks.report import command_line, markdown_table, report_folder
+from coding.hsc.distortion import measure as distortion_of
+from coding.kltcm.codec import KltCm
+from coding.numbers import Numbers
 from utils.environment import provenance
 from utils.errors import ProjectError, run_script
 from utils.files import atomic_write
@@ -38,7 +40,6 @@ from utils.results import write_json
 STEPS = (8, 16, 32, 64, 128)
 BOUNDS = (0, 10)
 PEAK = 10_000.0
-CODER = "coding.kltcm.codec"
 
 
 class Change(NamedTuple):
@@ -57,11 +58,12 @@ class Change(NamedTuple):
 
 _FEATURES, _TRELLIS, _WAVELET = "coding.kltcm.features", "coding.kltcm.trellis", "coding.kltcm.wavelet"
 _CONTEXTS, _REGRESSION = "coding.kltcm.contexts", "coding.prediction.regression"
+UNCHANGED = (Change("", True, {}), Change("", False, {}))
 _ONE_QUANTIZER = [[0, 0], [0, 0], [0, 0], [0, 0]]
 CHANGES = (
     Change("no price of bits: the path of least error", True, {f"{_TRELLIS}:COST_PER_BIT": 1e-6}),
-    Change("bits a third cheaper", True, {f"{_TRELLIS}:COST_PER_BIT": 0.10}),
-    Change("bits a third dearer", True, {f"{_TRELLIS}:COST_PER_BIT": 0.18}),
+    Change("bits at 0.10 instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.10}),
+    Change("bits at 0.18 instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.18}),
     Change(
         "one quantizer instead of two",
         True,
@@ -101,22 +103,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default=None, help="folder for the report; date and time if not given")
     parser.add_argument("--save-dir", default="./results/benchmarks/", help="folder for the reports' folders")
     parser.add_argument("--allow-dirty", action="store_true", help="let a named report come from a dirty work tree")
-    parser.add_argument("--changes", default=None, help=argparse.SUPPRESS)  # of a process of its own
+    parser.add_argument("--measure", default=None, help=argparse.SUPPRESS)  # arguments of `measure`, as JSON
     args = parser.parse_args(argv)
-    if args.changes is not None:
-        print(json.dumps(measure(args.scenes, json.loads(args.changes))))
+    if args.measure is not None:
+        print(json.dumps(measure(args.scenes, **json.loads(args.measure))))
         return 0
     origin = provenance(torch.device("cpu"))
     folder = report_folder(args, origin["git_commit"])
     with ThreadPoolExecutor(num_cores()) as executor:
-        found = list(executor.map(partial(measure_apart, args.scenes), [{}, *(change.values for change in CHANGES)]))
-    names = [image_name(Path(scene)) for scene in args.scenes]
-    words = [Path(scene).name for scene in args.scenes] + (["--name", args.name] if args.name else [])
-    settings = {"command": shlex.join(["python", "-m", "benchmarks.ablation", *words]), "scenes": names, **origin}
+        runs = [*UNCHANGED, *CHANGES]
+        results = list(executor.map(partial(measure_apart, args.scenes), runs))
+    lossy, exact = results[: len(UNCHANGED)]
     rows = [
-        {"change": change.title, "is_lossy": change.is_lossy, **compare(change, found[0], result)}
-        for change, result in zip(CHANGES, found[1:], strict=True)
+        {"change": change.title, "is_lossy": change.is_lossy, "percent": compare(change, result, lossy, exact)}
+        for change, result in zip(CHANGES, results[len(UNCHANGED) :], strict=True)
     ]
+    names = [image_name(Path(scene)) for scene in args.scenes]
+    command = command_line(sys.argv[1:] if argv is None else argv, ("-m", "benchmarks.ablation"))
+    settings = {"command": command, "scenes": names, **origin}
     write_json(folder / "ablation.json", {"name": folder.name, "settings": settings, "rows": rows})
     text = f"# Ablation: {folder.name}\n\n{tables(rows, names)}\n"
     with atomic_write(folder / "ablation.md", "w") as file:
@@ -125,30 +129,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure_apart(scenes: Sequence[str], values: dict[str, Any]) -> list[dict]:
+def measure_apart(scenes: Sequence[str], change: Change) -> list:
     """Return the result of `measure` in a process of its own, whose kernels are compiled with these constants.
 
     Raises:
         ProjectError: the process failed.
     """
+    arguments = json.dumps({"values": change.values, "is_lossy": change.is_lossy})
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.ablation", *scenes, "--changes", json.dumps(values)],
+            [sys.executable, "-m", "benchmarks.ablation", *scenes, "--measure", arguments],
             env={**os.environ, "NUMBA_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
     if done.returncode:
-        raise ProjectError(f"{values}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        raise ProjectError(f"{change.values}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(scenes: Sequence[str], values: dict[str, Any]) -> list[dict]:
-    """Return bytes and PSNR of every step, and bytes of every bound, on each scene.
+def measure(scenes: Sequence[str], values: dict[str, Any], is_lossy: bool) -> list:
+    """Return for each scene a curve (rate, PSNR) over `STEPS` if `is_lossy`, else the bytes of every bound.
 
     Args:
         scenes: files.
         values: "module:constant" -> value, set before any kernel is compiled.
+        is_lossy: what to measure.
 
     Raises:
         AttributeError: a constant that does not exist.
@@ -162,46 +168,39 @@ def measure(scenes: Sequence[str], values: dict[str, Any]) -> list[dict]:
         elif isinstance(old, tuple):
             value = tuple(map(tuple, value))
         setattr(module, name, value)
-    codec = importlib.import_module(CODER).KltCm
-    samples = importlib.import_module("coding.samples").CubeSamples
-    found = []
-    for scene in scenes:
-        image = read_image(Path(scene), original=True, peak=PEAK)
-        valid = np.ones(image.cube.shape, bool)
-        factory = codec.factory(samples(image.cube, valid, PEAK))
-        curve = []
-        for step in STEPS:
-            data, decoded = factory.lossy(step).encode_and_decode(image.cube, valid)
-            mse = np.square((decoded.astype(np.float64) - image.cube) / PEAK).mean()
-            curve.append((8 * len(data) / image.cube.size, -10 * float(np.log10(mse))))
-        sizes = [len(factory.bounded(bound).encode(image.cube, valid)) for bound in BOUNDS]
-        found.append({"curve": curve[::-1], "bytes": sizes})
-    return found
+    images = [read_image(Path(scene), original=True, peak=PEAK) for scene in scenes]
+    if is_lossy:
+        return [[lossy_point(image, step) for step in STEPS] for image in images]
+    return [[bounded_bytes(image, bound) for bound in BOUNDS] for image in images]
 
 
-def compare(change: Change, base: Sequence[dict], changed: Sequence[dict]) -> dict[str, list]:
-    """Return per cent on each scene: BD-rate with loss, bytes for each of `BOUNDS` otherwise."""
+def lossy_point(image: Image, step: float) -> tuple[float, float]:
+    """Return rate in bits per sample and PSNR in dB of the valid samples."""
+    codec = KltCm(Numbers(image.cube.dtype.name), step)
+    data, decoded = codec.encode_and_decode(image.cube, image.valid)
+    distortion = distortion_of(image.cube, decoded, image.valid, image.peak, codec.clips_to_scale)
+    return 8 * len(data) / image.cube.size, distortion.psnr
+
+
+def bounded_bytes(image: Image, bound: int) -> int:
+    """Return the size in bytes with a bound."""
+    codec = KltCm(Numbers(image.cube.dtype.name, 1, bound))
+    return len(codec.encode(image.cube, image.valid))
+
+
+def compare(change: Change, results: Sequence, lossy: Sequence, exact: Sequence) -> list:
+    """Return per cent on each scene against the unchanged codec: BD-rate with loss, else bytes for each of `BOUNDS`."""
     if change.is_lossy:
-        return {
-            "bd_rate": [
-                bjontegaard_deltas(before["curve"], after["curve"])["bd_rate"]
-                for before, after in zip(base, changed, strict=True)
-            ]
-        }
-    return {
-        "bytes": [
-            [100 * (new / old - 1) for old, new in zip(before["bytes"], after["bytes"], strict=True)]
-            for before, after in zip(base, changed, strict=True)
-        ]
-    }
+        return [bjontegaard_deltas(old, new)["bd_rate"] for old, new in zip(lossy, results, strict=True)]
+    return [(100 * (np.divide(new, old) - 1)).tolist() for old, new in zip(exact, results, strict=True)]
 
 
 def tables(rows: Sequence[dict], names: Sequence[str]) -> str:
     """Return the two tables of a report in Markdown, in per cent; plus is worse."""
-    lossy = [[row["change"], *_percent(row["bd_rate"])] for row in rows if row["is_lossy"]]
+    lossy = [[row["change"], *_percent(row["percent"])] for row in rows if row["is_lossy"]]
     exact = []
     for row in (row for row in rows if not row["is_lossy"]):
-        columns = [_percent(values) for values in zip(*row["bytes"], strict=True)]
+        columns = [_percent(values) for values in zip(*row["percent"], strict=True)]
         exact.append([row["change"], *(" / ".join(pair) for pair in zip(*columns, strict=True))])
     header = ["changed", "mean", *names]
     return (

@@ -1,7 +1,4 @@
-"""Write the figures of README.md and docs/ from the reports, so that no figure there is typed.
-
-    python -m benchmarks.pages            write them (make docs)
-    python -m benchmarks.pages --check    fail if a page differs from what the reports say
+"""Write the figures of README.md and docs/ from the reports, so that no figure there is typed (`make docs`).
 
 A page marks a block by `<!-- results: NAME -->` and `<!-- end -->`; the text between them is the output of the
 function of that name in `BLOCKS`.
@@ -9,8 +6,6 @@ function of that name in `BLOCKS`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,12 +15,11 @@ import pandas as pd
 from benchmarks.ablation import tables as ablation_tables
 from benchmarks.curves import curves_table
 from benchmarks.rd.report import Report
-from benchmarks.report import DASH, markdown_table
-from utils.errors import ProjectError, run_script
+from benchmarks.report import DASH, NAMED_REPORTS, markdown_table, read_report
+from utils.errors import ProjectError
 from utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
-REPORTS = ROOT / "results" / "benchmarks"
 PAGES = ("README.md", "docs/results.md", "docs/klt-cm.md")
 LAND, SCENES, GPU = "rd-land", "rd-seven-scenes", "speed-h100"
 RATES = (0.1, 0.5, 2.0)  # bpppc, of the table in README
@@ -35,26 +29,13 @@ SHORT_NAMES = ("water 1", "water 2", "land 1", "land 2", "land 3", "Indian Pines
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check all pages, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description="Write figures into the pages.")
-    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a page is out of date")
-    args = parser.parse_args(argv)
-    stale = [page for page in PAGES if update(ROOT / page, args.check)]
-    if stale and args.check:
-        raise ProjectError(f"{', '.join(stale)}: out of date with results/benchmarks/, run `make docs`")
-    print(f"written: {', '.join(stale)}" if stale else "all pages are up to date")
-    return 0
-
-
-def update(path: Path, check: bool) -> bool:
-    """Replace the blocks of a page, unless `check`; return whether it was out of date."""
-    text = path.read_text(encoding="utf-8")
-    new = fill_blocks(text)
-    if new != text and not check:
-        with atomic_write(path, "w") as file:
-            file.write(new)
-    return new != text
+def main() -> None:
+    """Write the blocks of all pages."""
+    for page in PAGES:
+        text = fill_blocks((ROOT / page).read_text(encoding="utf-8"))
+        with atomic_write(ROOT / page, "w") as file:
+            file.write(text)
+        print(f"written: {page}")
 
 
 def fill_blocks(text: str) -> str:
@@ -83,7 +64,7 @@ def headline() -> str:
     bits = {codec: mean_rate(scenes, codec, "lossless") for codec in ("klt-cm", "ccsds123")}
     rows = cpu_speed()
     coding = rows[(rows["model"] == "cae1d") & (rows["work"] == "encode+decode") & (rows["precision"] == "fp32")]
-    gpu = pd.DataFrame(read_report(GPU)["gpu"])
+    gpu = pd.DataFrame(content_of(GPU)["gpu"])
     training = gpu[(gpu["model"] == "cae1d") & (gpu["work"] == "train") & (gpu["form"] == "ours, bf16")]
     return "\n".join(
         [
@@ -117,8 +98,8 @@ def codecs() -> str:
 def index() -> str:
     """Return the list of all reports with their commands."""
     parts = []
-    for folder in sorted(path for path in REPORTS.iterdir() if path.is_dir()):
-        content = read_report(folder.name)
+    for folder in sorted(path for path in NAMED_REPORTS.iterdir() if path.is_dir()):
+        content = content_of(folder.name)
         settings = content["settings"]
         device = settings.get("device") or "; ".join(settings.get("devices", {}).values())
         parts.append(
@@ -156,7 +137,7 @@ def scenes() -> str:
 def speed() -> str:
     """Return time and memory of the models, compared with their textbook form."""
     parts = []
-    for folder in sorted(REPORTS.glob("speed-*")):
+    for folder in sorted(NAMED_REPORTS.glob("speed-*")):
         text = (folder / "speed.md").read_text(encoding="utf-8")
         body = text.split("\n", 1)[1].replace("\n## ", "\n#### ")
         parts.append(f"### {folder.name}\n{body.rstrip()}")
@@ -165,12 +146,12 @@ def speed() -> str:
 
 def curves() -> str:
     """Return how long each training took to reach a PSNR."""
-    return curves_table(pd.DataFrame(**read_report("training-random-pixels")["curves"]))
+    return curves_table(pd.DataFrame(**content_of("training-random-pixels")["curves"]))
 
 
 def ablation() -> str:
     """Return what each part of klt-cm is worth."""
-    return ablation_tables(read_report("ablation-klt-cm")["rows"], SHORT_NAMES)
+    return ablation_tables(content_of("ablation-klt-cm")["rows"], SHORT_NAMES)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -189,21 +170,21 @@ BLOCKS: dict[str, Callable[[], str]] = {
 # -- reading reports ------------------------------------------------------------------------------
 
 
-def read_report(name: str) -> dict:
+def content_of(name: str) -> dict:
     """Return the content of a report's only JSON.
 
     Raises:
         MissingReport: there is no report of that name.
     """
-    paths = sorted((REPORTS / name).glob("*.json"))
+    paths = sorted((NAMED_REPORTS / name).glob("*.json"))
     if len(paths) != 1:
-        raise MissingReport(f"{REPORTS / name}: must hold one JSON, got {len(paths)}")
-    return json.loads(paths[0].read_text(encoding="utf-8"))
+        raise MissingReport(f"{NAMED_REPORTS / name}: must hold one JSON, got {len(paths)}")
+    return read_report(paths[0])
 
 
 def read_rd(name: str) -> Report:
     """Return a report of `benchmark.py rd`."""
-    return Report(read_report(name))
+    return Report(content_of(name))
 
 
 def best_deltas(report: Report) -> pd.DataFrame:
@@ -230,11 +211,11 @@ def cpu_speed() -> pd.DataFrame:
     Raises:
         ProjectError: there is no such report.
     """
-    for folder in sorted(REPORTS.glob("speed-*")):
-        rows = pd.DataFrame(read_report(folder.name)["models"])
+    for folder in sorted(NAMED_REPORTS.glob("speed-*")):
+        rows = pd.DataFrame(content_of(folder.name)["models"])
         if len(rows) and (rows["device"] == "cpu").any():
             return rows[rows["device"] == "cpu"]
-    raise ProjectError(f"{REPORTS}: no speed report of a CPU")
+    raise ProjectError(f"{NAMED_REPORTS}: no speed report of a CPU")
 
 
 def _cells(values: pd.Series, form: str) -> list[str]:
@@ -243,11 +224,11 @@ def _cells(values: pd.Series, form: str) -> list[str]:
 
 def _sections(name: str, titles: Sequence[str]) -> str:
     """Return the sections of a report's text whose titles begin with `titles`, one level deeper."""
-    text = next((REPORTS / name).glob("*.md")).read_text(encoding="utf-8")
+    text = next((NAMED_REPORTS / name).glob("*.md")).read_text(encoding="utf-8")
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     found = [section for section in sections if section.startswith(tuple(titles))]
     return "\n\n".join(f"#### {section.strip()}" for section in found)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    main()

@@ -42,10 +42,10 @@ def report_folder(args: argparse.Namespace, git_commit: str | None = None, suffi
     return folder
 
 
-def command_line(argv: Sequence[str]) -> str:
+def command_line(argv: Sequence[str], program: Sequence[str] = ("benchmark.py",)) -> str:
     """Return the command of a report as one can type it elsewhere: absolute paths lose their folders."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
-    return shlex.join(["python", "benchmark.py", *words])
+    return shlex.join(["python", *program, *words])
 
 
 def check_clean(folder: Path, git_commit: str, allow_dirty: bool) -> None:

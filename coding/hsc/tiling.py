@@ -36,18 +36,6 @@ class Scene(Protocol):
         ...
 
 
-class ArrayScene:
-    """A cube (C, H, W) in memory as a scene."""
-
-    def __init__(self, cube: np.ndarray, nodata: float | None = None) -> None:
-        bands, height, width = cube.shape
-        self.cube, self.info = cube, SceneInfo(height, width, bands, cube.dtype.name, nodata)
-
-    def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
-        """Return the samples (bands, height, width) of a window."""
-        return self.cube[:, row : row + height, column : column + width]
-
-
 def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
     """Yield `function(job)` of each job in order, computed by threads that stay close to what is taken."""
     with ThreadPoolExecutor(num_workers) as executor:

@@ -12,8 +12,20 @@ from coding import codecs
 from coding.base import Codec, CodecFactory
 from coding.hsc.container import Reader
 from coding.hsc.header import Header
-from coding.hsc.tiling import ArrayScene, Problems, Window, Written, compress_scene, decompress_scene
+from coding.hsc.tiling import Problems, Window, Written, compress_scene, decompress_scene
 from coding.samples import Samples, SceneSamples
+from datasets.base import SceneInfo
+
+
+class ArrayScene:
+    """A cube (C, H, W) in memory as a scene."""
+
+    def __init__(self, cube: np.ndarray, nodata: float | None = None) -> None:
+        bands, height, width = cube.shape
+        self.cube, self.info = cube, SceneInfo(height, width, bands, cube.dtype.name, nodata)
+
+    def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        return self.cube[:, row : row + height, column : column + width]
 
 
 def header_of(cube, codec="klt-cm", nodata=None, scale=10000.0, max_error=None, tile_size=16) -> Header:

@@ -1,0 +1,32 @@
+"""The ablation changes constants that exist, and a change that changes nothing costs nothing."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+
+
+@pytest.mark.parametrize("change", ablation.CHANGES, ids=lambda change: change.title)
+def test_a_change_is_of_constants_that_exist(change):
+    for place in change.values:
+        path, _, name = place.partition(":")
+        assert hasattr(importlib.import_module(path), name), place
+
+
+def test_rows_are_per_cent_against_the_unchanged_codec():
+    lossy = [[(0.5, 50.0), (1.0, 60.0), (2.0, 70.0), (4.0, 80.0)]]
+    dearer = [[(1.1 * rate, psnr) for rate, psnr in lossy[0]]]
+    assert ablation.compare(ablation.Change("", True, {}), dearer, lossy, []) == pytest.approx([10], abs=0.01)
+    found = ablation.compare(ablation.Change("", False, {}), [[101, 55]], [], [[100, 50]])
+    np.testing.assert_allclose(found, [[1, 10]])
+
+
+def test_finer_steps_and_bounds_cost_more(tmp_path):
+    cube = np.random.default_rng(1).integers(0, 1000, (4, 16, 16)).astype(np.uint16)
+    np.save(tmp_path / "cube.npy", cube)
+    (curve,) = ablation.measure([tmp_path / "cube.npy"], {}, is_lossy=True)
+    assert [psnr for _, psnr in curve] == sorted((psnr for _, psnr in curve), reverse=True)
+    ((exact, bounded),) = ablation.measure([tmp_path / "cube.npy"], {}, is_lossy=False)
+    assert bounded < exact
