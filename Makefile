@@ -24,7 +24,7 @@ $(VENV)/.complete: requirements.txt constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-demo: venv ## train cae1d on the bundled sample for about two minutes, test it, name the files to look at
+demo: venv ## train cae1d on the bundled sample for one or two minutes, test it, name the files to look at
 	@echo "Two real EnMAP patches of dark water: enough to see every step work, far too little to judge a model."
 	@echo "Nearly all their values are below 0.07, so that PSNR against a peak of 1 looks flattering."
 	@echo; echo "== preprocess"

@@ -1,8 +1,8 @@
 """Measure this project against plain implementations of the same models, other codecs, and the machine's limits.
 
-a first look, three minutes     python benchmark.py speed --quick
+a first look, 90 s on two cores python benchmark.py speed --quick
 all default models, long        python benchmark.py speed
-a GPU, under four minutes       python benchmark.py speed --devices 0 --only gpu
+a GPU, as train.py uses it      python benchmark.py speed --devices 0 --only gpu
 a GPU, several precisions       python benchmark.py speed --devices 0 --precision fp32 bf16 fp16
 one model, nothing else         python benchmark.py speed --models sscnet --only models
 a narrow model on a small image python benchmark.py speed --models cae1d cae1d_1bpppc@32

@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--nodata", type=float, default=None, help="value of samples without data, instead of the scene's own; also nan"
     )
     add("--scale", type=positive_float, default=None, help="sample value of reflectance 1; 10000 for integers, else 1")
-    add("--raw", action="store_true", help="write the bare stream of --codec ccsds123, as other implementations do")
+    add("--raw", action="store_true", help="write the bare stream of --codec ccsds123, without a container")
     add("--device", default="cpu", help="cpu, or the number of a GPU")
     add("-n", "--num-workers", type=natural_number, default=0, help="tiles at a time; 0: as many as there are cores")
     add("--overwrite", action="store_true", help="replace OUTPUT if it is there")

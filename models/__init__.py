@@ -11,17 +11,14 @@ name to `_NAMES`.
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import utils  # noqa: F401  # silences a warning when CompressAI is imported
 from models.published import read_published
 
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
-
-# torch_geometric, which CompressAI imports, uses a deprecated part of torch.
-warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
 
 _NAMES = {
     "cae1d": ("cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "cae1d"),

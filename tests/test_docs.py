@@ -5,10 +5,13 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import models as registry
 from benchmarks import pages
+from coding import codecs
+from coding.samples import CubeSamples
 from models import aliases, models
 from models.published import read_published
 
@@ -68,13 +71,31 @@ def commands(text):
                 yield found[1], found[2].partition("#")[0].split()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(commands(read(page)))], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_commands_have_the_flags_that_they_name(page, actions_of):
     for script, words in commands(read(page)):
         command = f"{script} {words[0]}" if script == "benchmark" else script
         known = {option for action in actions_of(command).values() for option in action.option_strings}
         flags = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert flags <= known, (command, flags - known)
+
+
+def test_table_of_codecs():
+    """Names and modes are those of the registry; the modes of `learned` depend on its model."""
+    text = read(ROOT / "docs/compressing.md")
+    found = {}
+    for line in text[text.index("| codec |") :].split("\n\n")[0].splitlines()[2:]:
+        names, *modes, _ = [cell.strip() for cell in line.strip("|").split("|")]
+        found |= {name: [mode == "yes" for mode in modes] for name in re.findall(r"`([\w-]+)`", names)}
+    assert set(found) == set(codecs)
+    cube = np.zeros((2, 8, 8), np.uint16)
+    samples = CubeSamples(cube, np.ones(cube.shape, bool), 10_000)
+    for name, entry in codecs.items():
+        if not entry.has_weights:
+            factory = entry.make_factory(samples)
+            assert found[name] == [mode is not None for mode in (factory.lossless, factory.bounded, factory.lossy)]
 
 
 def test_figures_are_those_of_the_reports():

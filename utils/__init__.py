@@ -2,3 +2,8 @@
 
 Nothing here knows a model, a data set or a codec.
 """
+
+import warnings
+
+# torch_geometric, which CompressAI imports, uses a deprecated part of torch.
+warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
