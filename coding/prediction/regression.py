@@ -16,7 +16,7 @@ from coding.entropy.compiled import compiled
 from coding.entropy.neighbors import PAD
 
 _LAGS = 32  # bands that predict
-_CORNER_LAGS = 8  # of them with neighbors to the left and above
+_CORNER_LAGS = 8  # of them with neighbors to the left and above; may be 0, as the next
 _CROSS_LAGS = 2  # of them with neighbors on all four sides
 _CROSS = ((0, -1), (-1, 0), (0, 1), (1, 0))
 _OWN_PLACES = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1))
@@ -105,7 +105,8 @@ class Regression:
         """
         changed = [*range(self._own, self._target + 1)]
         if band:
-            for place in ((0, 0), *_CROSS):
+            sides = _CROSS if _CROSS_LAGS else _CROSS[:2] if _CORNER_LAGS else ()
+            for place in ((0, 0), *sides):
                 row = self._row(band, 1, place)
                 self._put(row, planes[band - 1], place)
                 changed.append(row)

@@ -23,6 +23,19 @@ def test_rows_are_per_cent_against_the_unchanged_codec():
     np.testing.assert_allclose(found, [[1, 10]])
 
 
+@pytest.mark.parametrize(
+    "change", [change for change in ablation.CHANGES if not change.is_lossy], ids=lambda change: change.title
+)
+def test_prediction_works_with_fewer_regressors(change, tmp_path, monkeypatch):
+    for place in change.values:
+        path, _, name = place.partition(":")
+        module = importlib.import_module(path)
+        monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
+    np.save(tmp_path / "cube.npy", np.arange(4 * 32 * 32, dtype=np.uint16).reshape(4, 32, 32) % 251)
+    ((exact, _),) = ablation.measure([tmp_path / "cube.npy"], change.values, is_lossy=False)
+    assert exact > 0
+
+
 def test_finer_steps_and_bounds_cost_more(tmp_path):
     cube = np.random.default_rng(1).integers(0, 1000, (4, 16, 16)).astype(np.uint16)
     np.save(tmp_path / "cube.npy", cube)
