@@ -61,26 +61,26 @@ _CONTEXTS, _REGRESSION = "coding.kltcm.contexts", "coding.prediction.regression"
 UNCHANGED = (Change("", True, {}), Change("", False, {}))
 _ONE_QUANTIZER = [[0, 0], [0, 0], [0, 0], [0, 0]]
 CHANGES = (
-    Change("no price of bits: the path of least error", True, {f"{_TRELLIS}:COST_PER_BIT": 1e-6}),
-    Change("bits at 0.10 instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.10}),
-    Change("bits at 0.18 instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.18}),
+    Change("bits cost nothing: the path of least error", True, {f"{_TRELLIS}:COST_PER_BIT": 1e-6}),
+    Change("a bit costs 0.10 squared steps instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.10}),
+    Change("a bit costs 0.18 squared steps instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.18}),
     Change(
         "one quantizer instead of two",
         True,
         {f"{_TRELLIS}:NEXT_STATE": _ONE_QUANTIZER, f"{_CONTEXTS}:NEXT_STATE": _ONE_QUANTIZER},
     ),
     Change("no wavelet", True, {f"{_WAVELET}:MAX_LEVELS": 0}),
-    Change("two levels of the wavelet instead of five", True, {f"{_WAVELET}:MAX_LEVELS": 2}),
+    Change("a wavelet of two levels instead of five", True, {f"{_WAVELET}:MAX_LEVELS": 2}),
     Change("no prediction of components", True, {f"{_FEATURES}:_MAX_USED": 0}),
-    Change("prediction from products only", True, {f"{_FEATURES}:_WITH_DERIVATIVES": 0}),
+    Change("prediction of components from products only", True, {f"{_FEATURES}:_WITH_DERIVATIVES": 0}),
     Change(
-        "prediction from derivatives only",
+        "prediction of components from derivatives only",
         True,
         {f"{_FEATURES}:_WITH_PRODUCTS": 0, f"{_FEATURES}:_WITH_CUBES": 0},
     ),
     *(
         Change(
-            f"{count} bands before instead of 32",
+            f"prediction from {count} bands instead of 32",
             False,
             {f"{_REGRESSION}:_LAGS": count, f"{_REGRESSION}:_CORNER_LAGS": min(count, 8)},
         )

@@ -84,7 +84,9 @@ class Predictor:
         self._sources.append(plane)
         framed = np.pad(plane, 1, mode="edge")
         right, left, below, above = framed[1:-1, 2:], framed[1:-1, :-2], framed[2:, 1:-1], framed[:-2, 1:-1]
-        planes = [right - left, below - above, right + left - 2 * plane, below + above - 2 * plane]
+        planes = []
+        if index < _WITH_DERIVATIVES:
+            planes += [right - left, below - above, right + left - 2 * plane, below + above - 2 * plane]
         if index < _WITH_PRODUCTS:
             planes += [plane * source for source in self._sources]
         if index < _WITH_CUBES:
@@ -213,6 +215,6 @@ def _divisor(norm: np.ndarray) -> np.ndarray:
 
 def _new_features(index: int) -> int:
     """Return how many features component `index` adds."""
-    if index >= _WITH_DERIVATIVES:
-        return 0
-    return 4 + (index + 1 if index < _WITH_PRODUCTS else 0) + (1 if index < _WITH_CUBES else 0)
+    derivatives = 4 if index < _WITH_DERIVATIVES else 0
+    products = index + 1 if index < _WITH_PRODUCTS else 0
+    return derivatives + products + (1 if index < _WITH_CUBES else 0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation
+from coding.kltcm import features
 
 
 @pytest.mark.parametrize("change", ablation.CHANGES, ids=lambda change: change.title)
@@ -34,6 +35,19 @@ def test_prediction_works_with_fewer_regressors(change, tmp_path, monkeypatch):
     np.save(tmp_path / "cube.npy", np.arange(4 * 32 * 32, dtype=np.uint16).reshape(4, 32, 32) % 251)
     ((exact, _),) = ablation.measure([tmp_path / "cube.npy"], change.values, is_lossy=False)
     assert exact > 0
+
+
+@pytest.mark.parametrize("with_derivatives", [0, 2, 8])
+@pytest.mark.parametrize("with_products", [0, 3])
+def test_derivatives_and_products_are_independent(with_derivatives, with_products, monkeypatch):
+    monkeypatch.setattr(features, "_WITH_DERIVATIVES", with_derivatives)
+    monkeypatch.setattr(features, "_WITH_PRODUCTS", with_products)
+    predictor = features.Predictor(16, 16)
+    for count, plane in enumerate(np.random.default_rng(0).normal(size=(9, 16, 16)), 1):
+        predictor.add(plane, fitting=True)
+        assert len(predictor.fit(plane)) == features.count_features(count)
+    cubes = 3
+    assert features.count_features(9) == 4 * with_derivatives + with_products * (with_products + 1) // 2 + cubes
 
 
 def test_finer_steps_and_bounds_cost_more(tmp_path):
