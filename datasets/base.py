@@ -27,18 +27,18 @@ class SceneInfo:
     """Metadata of a scene. Fields with one item per band are empty if no band has any.
 
     Attributes:
-        height, width: pixels.
+        height, width: size in pixels.
         bands: number of bands.
         dtype: one of `DTYPES`.
         nodata: value that marks samples without data, possibly NaN; None if the file names none.
         crs: coordinate reference system as WKT, None if there is none.
         transform: the six numbers (a, b, c, d, e, f) of the affine map from (column, row) to coordinates,
             None if there is none.
-        descriptions: one per band, None or text.
-        tags: of the file.
+        descriptions: text or None, one per band.
+        tags: tags of the file.
         band_tags: one dictionary per band.
         scales, offsets: one number per band: physical value = sample * scale + offset.
-        units: of the physical values, one per band, None or text.
+        units: units of the physical values, text or None, one per band.
         compression: GDAL's name in lower case ("deflate", "lzw", ...), None for none.
     """
 
@@ -58,14 +58,17 @@ class SceneInfo:
     compression: str | None = None
 
     def window(self, row: int, column: int, height: int, width: int) -> SceneInfo:
-        """Return the info of a window of the scene, in pixels, with the origin of `transform` moved to it.
+        """Return the info of a window of the scene, in pixels, with `transform` shifted to its upper left corner.
 
         Raises:
-            ValueError: the window is empty or not inside of the scene.
+            ValueError: the window is empty or not inside the scene.
         """
         inside = 0 <= row < row + height <= self.height and 0 <= column < column + width <= self.width
         if not inside:
-            raise ValueError(f"{window_name(row, column, height, width)} of a scene of {self.height} x {self.width}")
+            raise ValueError(
+                f"{window_name(row, column, height, width)} must be non-empty and inside the scene of "
+                f"{self.height} x {self.width}"
+            )
         transform = self.transform
         if transform is not None:
             a, b, c, d, e, f = transform
@@ -108,7 +111,7 @@ class SceneReader(ABC):
 
         Raises:
             DatasetError: the file is damaged there, or was truncated since it was opened.
-            ValueError: the window is empty or not inside of the scene.
+            ValueError: the window is empty or not inside the scene.
         """
         self.info.window(row, column, height, width)
         return self._read(row, column, height, width)
@@ -162,7 +165,7 @@ class SceneFormat(NamedTuple):
     """A file format of scenes.
 
     Attributes:
-        suffixes: of its files, in lower case, such as (".tif", ".tiff").
+        suffixes: suffixes of its files, in lower case, such as (".tif", ".tiff").
         open: (path of a regular file) -> context manager of a reader; raises `DatasetError` with one line,
             `<path>: <reason>`, for a file that is damaged or has no scene of one of `DTYPES`.
         create: (path, info) -> context manager of a writer. It replaces the file at `path` at the end, if the
@@ -175,16 +178,16 @@ class SceneFormat(NamedTuple):
 
 
 def window_name(row: int, column: int, height: int, width: int) -> str:
-    """Describe a window in an error message."""
+    """Describe a window, for error messages."""
     return f"window of {height} x {width} at row {row}, column {column}"
 
 
 def as_sample(value: float, dtype: str) -> float | None:
-    """Round `value` to a sample type, or return None if the type has no such value.
+    """Return the sample that holds `value`, or None if its type cannot hold it.
 
     Args:
         value: any number.
-        dtype: one of `DTYPES`. Integers are not rounded: 0.5 is no value of int16.
+        dtype: one of `DTYPES`. Only float32 rounds: int16 cannot hold 0.5.
     """
     if dtype == "float32":
         with np.errstate(over="ignore"):
