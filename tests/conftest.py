@@ -1,4 +1,4 @@
-"""Share tiny data sets, finished runs and compiled kernels among the tests of the scripts."""
+"""Provide tiny data sets, finished runs and compiled kernels to the tests of the scripts."""
 
 import argparse
 import contextlib
@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-# One thread for each process, with or without workers, and for all that tests start. Before numpy and torch load.
+# Set before numpy and torch load: one thread for each process, including those that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Without a GPU the kernels for GPUs run in Triton's interpreter. Before Triton loads.
+# Set before Triton loads: without a GPU its interpreter runs the GPU kernels.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -27,7 +27,7 @@ import torch
 from filelock import FileLock
 from scipy import fft
 
-# A shell makes its background jobs ignore Ctrl-C, and their children inherit that.
+# A shell makes its background jobs ignore Ctrl-C, and the processes that tests start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,7 @@ PRODUCT = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110_20221118T14
 
 
 def pytest_configure(config):
-    """Compile the kernels once, before the workers start: they and all other processes load them from disk."""
+    """Compile the kernels once before the workers start, so that all processes load them from disk."""
     if getattr(config.option, "numprocesses", None):
         compile_kernels()
 
@@ -57,10 +57,10 @@ def compile_kernels():
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(name, make) -> folder that `make(folder)` filled, a single time for all workers. Nobody may change it."""
+    """once(name, make) -> folder that `make(folder)` filled, once for all workers; tests must not change it."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # the workers' folders lie in one
+        base = base.parent  # which the workers share
 
     def share(name, make) -> Path:
         folder, complete = base / "shared" / name, base / "shared" / f"{name}.complete"
@@ -113,7 +113,7 @@ def data_flags(make_dataset):
 
 @pytest.fixture(scope="session")
 def scripts():
-    """Load the scripts as modules: `import test` could give the standard library's package of that name."""
+    """Load the scripts as modules: `import test` could find the standard library's package of that name."""
 
     class Scripts:
         pass
@@ -128,7 +128,7 @@ def scripts():
 
 
 class Caught(Exception):
-    """A parser, taken where it would have parsed."""
+    """Carry a parser out of the call that would have parsed."""
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ class Run:
 
 @pytest.fixture
 def run_of():
-    """run_of(save_dir) -> the only run in it."""
+    """run_of(save_dir) -> the only Run in a folder."""
     return Run
 
 
@@ -214,7 +214,7 @@ def assert_same_run():
 
 @pytest.fixture
 def start():
-    """start(script, *args) -> Popen of a script from the repository's root."""
+    """start(script, *args) -> Popen of a script, run in the repository's root."""
     processes = []
 
     def begin(script, *args, **kwargs):
@@ -247,7 +247,7 @@ def wait_for():
         while not condition():
             if process.poll() is not None:
                 out, err = process.communicate()
-                pytest.fail(f"ended with {process.returncode} before its time:\n{out}\n{err}")
+                pytest.fail(f"ended early with status {process.returncode}:\n{out}\n{err}")
             assert time.monotonic() < deadline, "waited too long"
             time.sleep(0.02)
 
@@ -267,7 +267,7 @@ def terminate():
 
 
 class LinearNetwork:
-    """Stand in for a trained network by the first components of the spectra's cosine transform."""
+    """Replace a trained network by the first components of the spectra's cosine transform."""
 
     name, sha256, multiple = "linear", "0" * 64, 1
 
@@ -295,7 +295,7 @@ def linear():
 
 @pytest.fixture
 def train(scripts, tmp_path):
-    """train(*flags, name="runs", status=0) -> Run of train.py on a CPU. To save time it draws no pictures."""
+    """train(*flags, name="runs", status=0) -> Run of train.py on a CPU, without pictures to save time."""
 
     def run(*flags, name="runs", status=0):
         argv = [*TRAIN_FLAGS, "--save-dir", tmp_path / name, *flags]
@@ -309,7 +309,7 @@ def train(scripts, tmp_path):
 
 @pytest.fixture
 def resume(scripts):
-    """resume(run, *flags, checkpoint="last"): resume a Run and expect that it finishes."""
+    """resume(run, *flags, checkpoint="last"): resume a Run and assert that it finishes."""
 
     def run(run, *flags, checkpoint="last"):
         argv = ["--checkpoint", run.dir / f"{checkpoint}.pth.tar", *flags]
@@ -322,7 +322,7 @@ def resume(scripts):
 
 @pytest.fixture
 def reference(once, scripts, make_dataset):
-    """Run of three epochs by `REFERENCE_FLAGS` on `make_dataset()`, with what it printed as `out`."""
+    """Run of three epochs with `REFERENCE_FLAGS` on `make_dataset()`; its output is `out`."""
 
     def make(folder):
         data = ["-d", make_dataset(name="reference"), "--num-channels", "12"]
@@ -339,13 +339,13 @@ def reference(once, scripts, make_dataset):
 
 @pytest.fixture
 def train_part(train, data_flags):
-    """train_part(*flags, **kwargs) -> Run by the flags of `reference`, on the same data."""
+    """train_part(*flags, **kwargs) -> Run with the flags of `reference`, on the same data."""
     return functools.partial(train, *data_flags(name="part"), *REFERENCE_FLAGS)
 
 
 @pytest.fixture
 def stop_in_step(monkeypatch):
-    """stop_in_step(n, number=SIGTERM): context in which this process gets a signal in its n-th training step."""
+    """stop_in_step(n, number=SIGTERM): context in which this process gets a signal in its nth training step."""
     from training import state
 
     @contextlib.contextmanager
