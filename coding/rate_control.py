@@ -48,7 +48,7 @@ class Target:
 
     @property
     def tolerance(self) -> float:
-        """Largest allowed difference between `figure` and that of the file."""
+        """Largest allowed difference between `figure` and the file's figure."""
         return math.log2(1 + RELATIVE_RATE_TOLERANCE) if self.kind == "bpppc" else PSNR_TOLERANCE_DB
 
 
@@ -261,7 +261,7 @@ class RateController:
         return 8 * sum(num_bytes) / sum(tile.cube.size for tile in tiles)
 
     def _offset(self, written: Written, target: Target) -> float:
-        """Return by how much the figure of a written scene exceeds that of the target."""
+        """Return by how much the figure of a written scene exceeds the target's figure."""
         return (math.log2(written.rate) if target.kind == "bpppc" else written.distortion.psnr) - target.figure
 
     def _note(self, written: Written, target: Target, found: Found, offset: float) -> str:

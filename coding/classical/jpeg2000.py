@@ -32,7 +32,7 @@ class Jpeg2000(BandCodec):
     """JPEG 2000 by band: lossy (9/7 wavelet, one target squared error for all bands) or lossless (5/3 wavelet).
 
     Bands are coded in 6 resolutions (fewer if they are small), code blocks of 64x64, one quality layer. Bands of less
-    than 64 pixels are coded without loss. For steps below about 1.5 the error is that of rounding.
+    than 64 pixels are coded without loss. For steps below about 1.5 only the rounding error remains.
     """
 
     modes = Modes(lossy=INTEGERS, lossless=INTEGERS)
@@ -49,7 +49,7 @@ class Jpeg2000Components(ImageCodec):
 
     OpenJPEG distributes the rate over all bands with one slope of squared error against rate, which minimizes the rate
     for a squared error over the cube; the error of a single band may be larger or smaller. For steps below about 1.5
-    the error is that of rounding.
+    only the rounding error remains.
     """
 
     modes = Modes(lossy=INTEGERS, lossless=INTEGERS)
@@ -67,8 +67,8 @@ class Jpeg2000Components(ImageCodec):
 class Htj2k(BandCodec):
     """High-Throughput JPEG 2000 by band: lossy (9/7 wavelet, one quantizer) or lossless (5/3 wavelet).
 
-    For lossy coding, the range of a band plus 16 steps must be within that of uint16, since decoded samples that leave
-    it wrap around. On land and on water the squared error was 0.8 to 1.4 times step^2 / 12. Steps below 0.82 count as
+    For lossy coding, the range of a band plus 16 steps must be below 65536, since decoded samples beyond uint16 wrap
+    around. On land and on water the squared error was 0.8 to 1.4 times step^2 / 12. Steps below 0.82 count as
     0.82.
     """
 

@@ -13,7 +13,7 @@ def join_streams(streams: Sequence[bytes | bytearray]) -> bytes:
     Images of equal size begin with equal headers of 100 bytes and more, which would outweigh the samples of small
     bands. Lengths are LEB128: seven bits a byte, lowest first; the eighth bit is set in all bytes but the last.
     """
-    # The common prefix of the first and the last stream in sorted order is that of all streams.
+    # All streams have the common prefix of the first and the last one in sorted order.
     first, last = min(streams), max(streams)
     common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     shared = first[:common]

@@ -4,7 +4,7 @@ Each context of a decision has a counter, which holds the probability of a 1 and
 log odds of these probabilities are weighted and added, and the weights follow the gradient of the code length: logistic
 mixing (Mahoney, "Adaptive weighing of context models for lossless data compression", Florida Tech TR CS-2005-16).
 
-All arithmetic, including that of the tables, uses integers, so that every machine decodes the same decisions. The
+All arithmetic, also for the tables, uses integers, so that every machine decodes the same decisions. The
 functions that kernels call are inlined.
 """
 

@@ -55,7 +55,7 @@ class Distortion:
 
 
 def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, clips: bool) -> Distortion:
-    """Measure one tile. The angle of two zero spectra is 0 degrees, that of a zero and another spectrum 90.
+    """Measure one tile. Two zero spectra have an angle of 0 degrees, a zero and another spectrum one of 90.
 
     Args:
         samples: the original, (C, H, W).
@@ -91,8 +91,8 @@ def psnr_text(psnr: float) -> str:
 def _sums(samples, decoded, valid, scale, clips):
     """Return sums and maxima over the valid samples, and an array (4, pixels).
 
-    Its rows are the squared lengths of the original and the decoded spectrum, that of their difference, and 1 where any
-    band is valid.
+    Its rows are the squared lengths of the original spectrum, the decoded spectrum and their difference, and 1 where
+    any band is valid.
     """
     bands, height, width = samples.shape
     count, squared_error, largest, clipped, largest_clip = 0, 0.0, 0.0, 0, 0.0

@@ -151,7 +151,7 @@ def compress_scene(
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a scene: a rectangle in pixels, and 0-based bands in the wanted order."""
+    """A window of a scene: a rectangle in pixels, and 0-based indices of bands in output order."""
 
     row: int
     column: int

@@ -40,7 +40,7 @@ _UNIT_CODES_PER_OCTAVE, _CODE_OF_UNIT_1 = 8, 128
 
 @dataclass(frozen=True)
 class Settings:
-    """What a decoder must know besides weights and units; all of it is in the file.
+    """What a decoder must know besides weights and units; the file stores all settings.
 
     Attributes:
         coder: coder of the latents, one of `PLANE_CODERS`.
@@ -200,7 +200,7 @@ def units_of(latents: Sequence[np.ndarray], sensitivity: np.ndarray) -> np.ndarr
     """Return the codes of the channels' units, uint8 (channels,).
 
     The rate is least if every channel contributes the same error to the reconstruction: units are proportional to the
-    inverse of `sensitivity`, and their geometric mean is that of the channels' standard deviations over `latents`. A
+    inverse of `sensitivity`, and have the same geometric mean as the channels' standard deviations over `latents`. A
     unit is within a factor of 2^6 of its channel's standard deviation, so that channels of little influence are kept.
 
     Args:
