@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-# One thread for each process, with or without workers, and for all that tests start. Before numpy and torch load.
+# One thread for each process, also for those that tests start. Set before numpy and torch load.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Without a GPU the kernels for GPUs run in Triton's interpreter. Before Triton loads.
+# Without a GPU the kernels for GPUs run in Triton's interpreter. Set before Triton loads.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -57,10 +57,10 @@ def compile_kernels():
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(name, make) -> folder that `make(folder)` filled, a single time for all workers. Nobody may change it."""
+    """once(name, make) -> folder that `make(folder)` filled, once for all workers. Tests must not change it."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # the workers' folders lie in one
+        base = base.parent  # one folder holds those of all workers
 
     def share(name, make) -> Path:
         folder, complete = base / "shared" / name, base / "shared" / f"{name}.complete"
@@ -121,14 +121,14 @@ def scripts():
     for name in ("train", "test", "compress", "decompress", "benchmark"):
         spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look themselves up there
+        sys.modules[spec.name] = module  # dataclasses look up their module there
         spec.loader.exec_module(module)
         setattr(Scripts, name, module)
     return Scripts
 
 
 class Caught(Exception):
-    """A parser, taken where it would have parsed."""
+    """Carries a parser out of the call that would have parsed."""
 
 
 @pytest.fixture

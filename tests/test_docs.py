@@ -1,4 +1,4 @@
-"""README and docs are the interface: their links, tables, commands and examples are those of the code."""
+"""Links, tables, commands and examples in README and docs agree with the code."""
 
 import re
 import sys

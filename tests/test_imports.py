@@ -1,4 +1,4 @@
-"""Who may import whom, by the imports in the source: see the layout in README."""
+"""Which package may import which, by the imports in the source; CONTRIBUTING has the rules."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"utils": 0, "models": 1, "datasets": 1, "training": 2, "coding": 2, "benchmarks": 3}
 SCRIPT = 4
 LAZY = "datasets"  # its __getattr__ imports on demand (PEP 562)
-COMMANDS = {"benchmark": 3, "compress": 2, "decompress": 2}  # main imports once for each of its commands; one is --info
+COMMANDS = {"benchmark": 3, "compress": 2, "decompress": 2}  # late imports in main, one per command or --info
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -48,7 +48,7 @@ def test_rooms_import_from_rooms_below():
                 assert ROOMS.get(other, SCRIPT) < ROOMS.get(room, SCRIPT), f"{name} imports {other}"
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_imports_form_no_circle():
     graph = {
         name: set().union(*(modules_of(statement) for statement, _ in imports)) for name, imports in IMPORTS.items()
     }
