@@ -169,7 +169,7 @@ def test_checkpoints_of_a_run_give_its_own_test_result(scripts, run_test, make_d
     run = run_of(tmp_path / "runs")
     for kind in ("last", "best", "final"):
         result = run_test("-d", root, "--checkpoint", run.dir / f"{kind}.pth.tar", name=f"{run.dir.name}-{kind}")
-        with pytest.raises(UsageError, match=r"is of a run of cae1d: give -m cae1d"):
+        with pytest.raises(UsageError, match="was trained as cae1d: give -m cae1d"):
             run_test("-d", root, "-m", "sscnet", "--checkpoint", run.dir / f"{kind}.pth.tar", name="none")
         expected = run.settings()["finished"]["test"]
         assert result["results"]["psnr"][0] == pytest.approx(expected["psnr"], abs=1e-5)
@@ -207,11 +207,11 @@ class Code:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("truncated", "is damaged or no checkpoint"),
-        (b"", "is damaged or no checkpoint"),
-        (b"\x00" * 1000, "is damaged or no checkpoint"),
-        (b"<html>not found</html>", "is damaged or no checkpoint"),
-        (pickle.dumps({"a": 1}, protocol=2), "is damaged or no checkpoint|holds no weights"),
+        ("truncated", "is damaged or not a checkpoint"),
+        (b"", "is damaged or not a checkpoint"),
+        (b"\x00" * 1000, "is damaged or not a checkpoint"),
+        (b"<html>not found</html>", "is damaged or not a checkpoint"),
+        (pickle.dumps({"a": 1}, protocol=2), "is damaged or not a checkpoint|holds no weights"),
         ({"state_dict": {"a": Code()}}, "more than tensors and plain values"),
         ({"epoch": 3}, "holds no weights"),
         ({"state_dict": {}}, "empty state dict"),

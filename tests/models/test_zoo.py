@@ -240,7 +240,7 @@ def serve_another_model(site: Site, body: bytes) -> None:
         (serve_half, "broke off after {half} of {whole} bytes"),
         (serve_half_and_stall, "timed out"),
         (serve_page, "it is a web page"),
-        (serve_noise, "it is damaged or no checkpoint"),
+        (serve_noise, "it is damaged or not a checkpoint"),
         (serve_another_model, "these weights do not belong to this"),
     ],
 )
