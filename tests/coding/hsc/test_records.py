@@ -87,7 +87,7 @@ def test_a_wrong_number_of_moves_is_damage_with_a_bound_only():
     valid = np.ones(cube.shape, bool)
     record, _ = encode_record(Constant(7), cube, valid, None)
     info = info_of(cube, 7)
-    with pytest.raises(DamagedError, match="must have 1 bytes of moves off nodata, got 0"):
+    with pytest.raises(DamagedError, match="must have 2 bytes of moves off nodata, got 0"):
         decode_record(Constant(7), record, cube.shape, info, True)
     assert (decode_record(Constant(7), record, cube.shape, info, False) == 6).all()
     with pytest.raises(BoundNotGuaranteed) as caught:
