@@ -1,9 +1,9 @@
-# make help explains.
+# `make help` lists the targets.
 
 VENV := .venv
 BIN := $(VENV)/bin
 SAMPLE := datasets/sample
-# The first of these that is Python 3.11 or 3.12. `make PYTHON=/path/to/python test` names another.
+# The first of these commands that is Python 3.11 or 3.12. To choose another: make PYTHON=/path/to/python test
 PYTHON := $(shell for python in python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
 	&& echo $$python && break; done)
@@ -14,19 +14,19 @@ PYTHON := $(shell for python in python3.12 python3.11 python3 python; do \
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
 
-venv: $(VENV)/.complete ## make .venv with all dependencies (a few minutes, 6 GB)
+venv: $(VENV)/.complete ## create .venv with all dependencies (a few minutes, 6 GB)
 
 $(VENV)/.complete: requirements.txt constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed and neither is on the PATH: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`; Python 3.11 or 3.12 is needed"; exit 1; }
-	@echo "Making $(VENV) with all dependencies: a few minutes, 6 GB"
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 on the PATH: install one, or give its path: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { echo "error: PYTHON must be Python 3.11 or 3.12, got $(PYTHON), which is `$(PYTHON) --version 2>&1`"; exit 1; }
+	@echo "Creating $(VENV) with all dependencies: a few minutes, 6 GB"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-demo: venv ## train cae1d on the bundled sample for one or two minutes, test it, name the files to look at
-	@echo "Two real EnMAP patches of dark water: enough to see every step work, far too little to judge a model."
-	@echo "Nearly all their values are below 0.07, so that PSNR against a peak of 1 looks flattering."
+demo: venv ## train cae1d on the bundled sample for one or two minutes, and test it
+	@echo "Two real EnMAP patches of dark water: enough to see every step work, far too few to judge a model."
+	@echo "Nearly all their values are below 0.07, so PSNR with a peak of 1 is misleadingly high."
 	@echo; echo "== preprocess"
 	$(BIN)/python -m datasets.preprocess $(SAMPLE)
 	@echo; echo "== train"
@@ -51,15 +51,15 @@ test: lint ## lint, then run all tests
 test-fast: lint ## lint, then run the quick tests (a minute and a half)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
 
-# A worker for each core. Each needs up to 2 GB of memory.
+# One worker per core, at most 8, since each needs up to 2 GB of memory.
 PYTEST_FLAGS := -n auto --maxprocesses 8 --dist worksteal
 
-lint: venv ## check style and types
+lint: venv ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: venv ## write the figures of README and docs/ from the reports in results/benchmarks
+docs: venv ## generate the figures of README and docs/ from the reports in results/benchmarks/
 	$(BIN)/python -m benchmarks.pages
 
 clean: ## remove .venv and caches; data and results stay

@@ -1,4 +1,4 @@
-"""Measure this project against plain implementations of the same models, other codecs, and the machine's limits.
+"""Measure this project against the textbook form of its models, other codecs, and the machine's limits.
 
 a first look, 90 s on two cores python benchmark.py speed --quick
 all default models, long        python benchmark.py speed
@@ -6,14 +6,14 @@ a GPU, as train.py uses it      python benchmark.py speed --devices 0 --only gpu
 a GPU, several precisions       python benchmark.py speed --devices 0 --precision fp32 bf16 fp16
 one model, nothing else         python benchmark.py speed --models sscnet --only models
 a narrow model on a small image python benchmark.py speed --models cae1d cae1d_1bpppc@32
-trainings over wall time        python benchmark.py curves results/trains/RUN results/trains/OTHER
+training runs over time         python benchmark.py curves results/trains/RUN results/trains/OTHER
 all codecs on a split           python benchmark.py rd -d ./datasets/hyspecnet-11k/ --limit 20 --name hyspecnet
 some codecs on files            python benchmark.py rd A.TIF B.npy --int16 --codecs klt-jpegxl sperr --checkpoints
 a learned codec on a scene      python benchmark.py rd SCENE.TIF --int16 --checkpoints RUN/final.pth.tar --per-image
-text and figures once more      python benchmark.py rd --redraw hyspecnet
+text and figures again          python benchmark.py rd --redraw hyspecnet
 
-Reports go to SAVE_DIR/<name>/: those of `speed` to speed.json and speed.md after every finished row, those of
-`curves` to curves.json, curves.md and curves.png, those of `rd` to rd.json, rd.md and figures.
+Reports go to SAVE_DIR/<name>/: `speed` writes speed.json and speed.md after every finished row, `curves` curves.json,
+curves.md and curves.png, and `rd` rd.json, rd.md and figures.
 `python benchmark.py COMMAND --help` explains the flags.
 """
 
@@ -35,51 +35,51 @@ SPEED = """Time and memory compared with the models' textbook form and with the 
 Parts (--only):
 models    encoding, decoding, both (one image of SIDE x SIDE, no gradients) and a training step (a batch of two, at
           most 64 x 64, with --quick half of SIDE: squared error, gradients, clipping, Adam). The baseline is
-          benchmarks/speed/textbook.py: float32, the whole batch at once, the same weights. Both run in turn, and
-          medians are compared. On GPUs both train in TF32, as train.py does, and do all else in full float32, as
-          test.py does. The deviation is the largest absolute one of the output; in training the relative one of
-          the whole gradient. Where float64 and float32 differ already, as in the gradients of cae3d (3e-3), this
-          implementation may differ as much.
-gpu       on GPUs: a training step of 2 and of 16 images of 128 x 128 as train.py takes it, and encoding and decoding
-          as test.py does; the textbook form in TF32 (coding: float32) and in bf16, ours in both and with --compile;
-          time and memory of the first call and of the steady state. The deviation is relative to the textbook form in
-          float32, of the whole gradient or of the output
+          benchmarks/speed/textbook.py: float32, the whole batch at once, the same weights. Both run alternately,
+          and their medians are compared. On GPUs both train in TF32, as train.py does, and do all else in full
+          float32, as test.py does. The deviation is the largest absolute difference of the output; in training the
+          relative difference of the whole gradient. Where the textbook form already differs between float64 and
+          float32, as in the gradients of cae3d (3e-3), ours may differ as much.
+gpu       on GPUs: a training step on 2 and 16 images of 128 x 128 as train.py takes it, and coding of 1 and 16 images
+          as test.py does it (other widths: only training, on 2 images of 64 x 64); the textbook form in TF32 (coding:
+          float32) and in bf16, ours in both and with --compile; time and memory of the first call and of the steady
+          state. The deviation of the whole gradient, or of the output, is relative to the textbook form in float32
 data      preprocessing compared with reading and decoding the same TIFs; loading patches compared with reading them
-scripts   seconds of --help, compared with importing torch
-scaling   train.py on patches of 64 x 64 by one process of one thread, and by two that share each batch of four
-          through DistributedDataParallel (gloo): images/s of all epochs but the first. An efficiency of 1 is
-          twice the images/s.
+scripts   seconds that --help takes, compared with importing torch
+scaling   train.py on patches of 64 x 64 with one process of one thread, and with two that share each batch of four
+          through DistributedDataParallel (gloo): images/s, median of all epochs but the first. An efficiency of 1
+          is twice the images/s.
 
-Limit: our FLOPs at the rate of a large matrix product, or the bytes that must move at least at the rate of a large
-copy, whichever takes longer; both rates are measured in the same run and precision. These bytes are input, output
-and weights once; in training the batch once, and weights and both moments of Adam read and written. Convolutions can
-be faster than the matrix product, so a share above 100 % is possible.
+Limit: the time of our FLOPs at the rate of a large matrix product, or of the least possible memory traffic at the rate
+of a large copy, whichever is longer; both rates are measured in the same run and precision. The least traffic is input,
+output and weights once; in training the batch once, and weights and both moments of Adam read and written.
+Convolutions can be faster than the matrix product, so a share above 100 % is possible.
 """
-RD = """Learned and classical codecs on the same images: rates are 8 * bytes / samples of what the codec wrote.
+RD = """Learned and classical codecs on the same images: rates are 8 * bytes / samples of all that a codec writes.
 
-Images are reflectances in [0, 1] by HySpecNet-11k's rule (202 bands, clipped, whole numbers over 10000) or, with
---int16, the original integers. Codecs get them as 16-bit integers and return such. Samples without data count in no
-metric; the mask counts in every rate.
+Images are reflectances in [0, 1] by HySpecNet-11k's rule (202 bands, clipped, integer multiples of 1e-4) or, with
+--int16, the original integers. Codecs take and return 16-bit integers. Samples without data are excluded from every
+metric; their mask counts in every rate.
 
 codec          description
 jpeg2000       each band by JPEG 2000 (OpenJPEG), one distortion for all bands
 jpeg2000-mc    all bands as components of one JPEG 2000 file
 htj2k          each band by High-Throughput JPEG 2000 (OpenJPH)
 jpegxl         each band by JPEG XL
-jpegls         each band by JPEG-LS: lossless, or with bounded errors
+jpegls         each band by JPEG-LS, lossless or with a bound
 klt-jpeg2000   Karhunen-Loeve transform over the bands, components by JPEG 2000, one distortion for all
-klt-jpegxl     the same, components equally quantized, by JPEG XL
-klt-sperr      the same by SPERR
-klt-cm         the same by this project's own coder: wavelets, trellis-coded quantization, mixed contexts; lossless or
-               with bounded errors, it predicts bands from bands instead
-pca-float32    Karhunen-Loeve coefficients as float32, as published models count theirs
+klt-jpegxl     the same transform, components equally quantized, by JPEG XL
+klt-sperr      the same transform, components by SPERR
+klt-cm         our own: the same transform, then wavelets, trellis-coded quantization, mixed contexts; lossless or
+               with a bound it predicts bands from bands instead
+pca-float32    principal components as float32, as published models count their latents
 sperr, sz3, zfp    the cube in three dimensions
 aec            CCSDS 121.0-B-3 (libaec), lossless
-ccsds123       CCSDS 123.0-B-2: lossless, or with bounded errors
+ccsds123       CCSDS 123.0-B-2, lossless or with a bound
 
-Every codec is measured where it has a point: at the target --rates (by a search for the step; a point is kept if it
-comes within 15 %), at the --bounds on the error, and lossless. Learned models are measured with their latents as
-float32 and with latents quantized so that the PSNR is up to 0.1 dB lower, too.
+A codec is measured in each mode that it has: lossy at the target --rates (by a search for the step; a point is kept if
+it is within 15 %), bounded at the --bounds, and lossless. Learned models are also measured with their latents as
+float32, and with latents quantized so that the PSNR is up to 0.1 dB lower.
 """
 PARTS = ("models", "gpu", "data", "scripts", "scaling")
 WORKS = ("encode", "decode", "encode+decode", "train")
@@ -98,14 +98,14 @@ QUICK = {
 
 
 def build_parser(quick: bool = False) -> argparse.ArgumentParser:
-    """Return the parser; `quick` gives it the defaults of --quick."""
+    """Return the parser of the command line; with `quick` it has the defaults of --quick."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_parser = functools.partial(commands.add_parser, formatter_class=HelpFormatter)
     summary = "time and memory compared with the textbook models and the machine's limits"
     speed = add_parser("speed", help=summary, description=SPEED, epilog=names_for_help())
     add_speed(speed.add_argument, QUICK if quick else DEFAULTS)
-    summary = "validation PSNR of several runs of train.py over the seconds that they trained"
+    summary = "validation PSNR of several runs of train.py over their seconds of training"
     curves = add_parser("curves", help=summary, description=f"V{summary[1:]}.")
     curves.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, such as results/trains/RUN")
     add_report(curves.add_argument)
@@ -117,17 +117,22 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
 
 def add_speed(add: Callable, defaults: Mapping) -> None:
     """Add the arguments of `speed`."""
-    text = "names from the list below, with spaces or commas between; MODEL@SIDE for images of another size"
+    text = "names from the list below, separated by spaces or commas; MODEL@SIDE for images of another size"
     add("--models", nargs="+", default=defaults["models"], metavar="MODEL", help=text)
-    add("--devices", nargs="+", default=["cpu"], help="cpu, numbers of GPUs, or both, such as cpu,0")
-    text = "of our form, under autocast: fp32, bf16, fp16 (GPUs), or several"
+    add("--devices", nargs="+", default=["cpu"], help="cpu, numbers of GPUs, or both, for example cpu,0")
+    text = "autocast of our form: some of fp32, bf16, fp16 (GPUs only)"
     add("--precision", nargs="+", default=["fp32"], help=text)
     add("--size", type=positive_int, default=defaults["size"], help="height and width of the images in pixels")
-    text = "of models: encode, decode, encode+decode, train"
+    text = "what to measure in the part models: some of encode, decode, encode+decode, train"
     add("--works", nargs="+", default=list(WORKS), metavar="WORK", help=text)
-    add("--quick", action="store_true", help="small images, few repetitions, four models, no scaling")
-    add("--repeats", type=positive_int, default=defaults["repeats"], help="timed calls; 2 at most if one takes 20 s")
-    text = "parts to run: models, data, scripts, scaling"
+    add("--quick", action="store_true", help="other defaults: small images, few repetitions, four models, no scaling")
+    add(
+        "--repeats",
+        type=positive_int,
+        default=defaults["repeats"],
+        help="number of timed calls; at most 2 if one takes 20 s",
+    )
+    text = "parts to run: some of models, gpu, data, scripts, scaling"
     add("--only", nargs="+", default=defaults["only"], metavar="PART", help=text)
     add("-d", "--dataset", default="./datasets/sample/", help="folder with TIFs to measure preprocessing on")
     add_report(add)
@@ -136,28 +141,33 @@ def add_speed(add: Callable, defaults: Mapping) -> None:
 
 def add_rd(add: Callable) -> None:
     """Add the arguments of `rd`."""
-    add("images", nargs="*", metavar="IMAGE", help=".tif or .npy instead of the split of a data set")
+    add("images", nargs="*", metavar="IMAGE", help=".tif or .npy files instead of a data set")
     add("-d", "--dataset", default="./datasets/sample/", help="folder in HySpecNet-11k's layout")
     add("--mode", default="easy", help="folder under splits/ of the data set")
     add("--split", default="test", help="train, val or test")
-    add("--limit", type=positive_int, default=None, help="number of images to take, from the first")
-    add("--codecs", nargs="*", default=list(COMPARED), metavar="CODEC", help="of the table above; nothing for none")
-    text = "weights of learned models, MODEL if their layers fit several; the bundled sample's if not given"
+    add("--limit", type=positive_int, default=None, help="largest number of images, from the first")
+    add("--codecs", nargs="*", default=list(COMPARED), metavar="CODEC", help="codecs of the table above; none if empty")
+    text = "weights of learned models, with MODEL if they fit several; if not given, those of the bundled sample"
     add("--checkpoints", nargs="*", default=None, metavar="[MODEL=]PATH", help=text)
-    add("--num-channels", type=positive_int, default=202, help="bands of the learned models")
+    add("--num-channels", type=positive_int, default=202, help="number of bands of the learned models")
     add("--device", default="cpu", help="cpu, or the number of a GPU, for the learned models")
-    text = f"of the latents of learned models: {', '.join(PLANE_CODERS)}, or several"
+    text = f"entropy coders of the latents of learned models: some of {', '.join(PLANE_CODERS)}"
     add("--coder", nargs="+", default=[next(iter(PLANE_CODERS))], metavar="CODER", help=text)
-    add("--rates", nargs="+", type=positive_float, default=[0.1, 0.25, 0.5, 1, 2, 4], help="targets, in bpppc")
-    add("--bounds", nargs="*", type=natural_number, default=[10], help="on the error, in digital numbers")
-    add("--int16", action="store_true", help="original integers, negatives and all, instead of [0, 1]")
-    add("--peak", type=positive_float, default=10000, help="with --int16: the integer that counts as 1 in metrics")
-    text = "codecs that BD-rates are against; klt-jpeg2000, or the first, if not given"
+    add("--rates", nargs="+", type=positive_float, default=[0.1, 0.25, 0.5, 1, 2, 4], help="targets in bpppc")
+    add("--bounds", nargs="*", type=natural_number, default=[10], help="bounds on the error, in digital numbers")
+    add("--int16", action="store_true", help="original integers, negative ones included, instead of [0, 1]")
+    add("--peak", type=positive_float, default=10000, help="with --int16: the integer that is 1 in the metrics")
+    text = "codecs that BD-rates compare with; if not given, klt-jpeg2000, or else the first codec"
     add("--anchor", nargs="+", default=None, metavar="CODEC", help=text)
-    add("--band-rate", type=positive_float, default=0.5, help="of the table and figure at one rate, in bpppc")
-    add("--num-workers", type=positive_int, default=None, help="processes at the same time; all cores if not given")
-    add("--resume", action="store_true", help="continue the run --name: finished points are kept")
-    add("--per-image", action="store_true", help="list the points of each image in rd.md, too")
+    add(
+        "--band-rate",
+        type=positive_float,
+        default=0.5,
+        help="target of the detailed table and the figure by band, in bpppc",
+    )
+    add("--num-workers", type=positive_int, default=None, help="parallel processes; if not given, one per core")
+    add("--resume", action="store_true", help="resume the run of that --name: finished points are kept")
+    add("--per-image", action="store_true", help="also list the points of each image in rd.md")
     text = "write the means of each codec into this folder, for `python -m compressai.utils.plot`"
     add("--export-compressai", default=None, metavar="DIR", help=text)
     add_report(add)
@@ -165,24 +175,24 @@ def add_rd(add: Callable) -> None:
 
 
 def add_report(add: Callable) -> None:
-    """Add the arguments of all reports."""
-    add("--name", default=None, help="folder for the report; date and time, of `speed` the device too, if not given")
-    add("--save-dir", default="./results/benchmarks/", help="folder for the reports' folders")
+    """Add the arguments that name a report."""
+    add("--name", default=None, help="folder for the report; if not given, date and time, for `speed` also the device")
+    add("--save-dir", default="./results/benchmarks/", help="folder that holds the reports")
 
 
 def add_provenance(add: Callable) -> None:
-    """Add the arguments of reports that are committed."""
-    text = "let a report with a --name in results/benchmarks/ come from a working tree with changes"
+    """Add the arguments of reports that may be committed or redrawn."""
+    text = "allow a report with a --name in results/benchmarks/ from a dirty working tree"
     add("--allow-dirty", action="store_true", help=text)
-    text = "draw this report in SAVE_DIR again from its JSON, and measure nothing"
+    text = "write text and figures of the report NAME in SAVE_DIR again from its JSON; measure nothing"
     add("--redraw", default=None, metavar="NAME", help=text)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments, and split lists at commas.
+    """Parse `argv`, by default the command line, and split lists at commas.
 
     Raises:
-        UsageError: a name that is none of the possible ones.
+        UsageError: a name that is not possible, or a missing flag.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(argv)
@@ -216,22 +226,22 @@ def words(items: Sequence[str]) -> list[str]:
 
 
 def check_words(flag: str, given: Sequence[str], possible: Sequence[str], least: int = 0) -> None:
-    """Check the words of a flag.
+    """Validate the words of a flag.
 
     Raises:
-        UsageError: a word that is not possible, or fewer than `least`.
+        UsageError: a word that is not in `possible`, or fewer than `least` words.
     """
     if len(given) < least:
         raise UsageError(f"{flag}: nothing given")
     for word in given:
         if word not in possible:
-            raise UsageError(f"{flag} {word}: must be some of {', '.join(possible)}")
+            raise UsageError(f"{flag} {word}: must be one of {', '.join(possible)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` names, and return the exit code."""
+    """Run the command that `argv`, by default the command line, names; return the exit status."""
     args = parse_args(argv)
-    # torch and all that needs it are imported now: --help must not wait for them.
+    # Imported late, as they import torch and --help must be quick.
     if args.command == "speed":
         from benchmarks.speed.run import run
     elif args.command == "rd":

@@ -1,23 +1,23 @@
-"""Compress a scene into a file of real bytes.
+"""Compress a scene into a file.
 
-without loss                python compress.py SCENE.TIF SCENE.hsc
+lossless                    python compress.py SCENE.TIF SCENE.hsc
 every sample within 10      python compress.py SCENE.TIF SCENE.hsc --max-error 10
 a PSNR, or a rate           python compress.py SCENE.TIF SCENE.hsc --target-psnr 55
                             python compress.py SCENE.TIF SCENE.hsc --target-bpppc 0.5
-by a model's weights        python compress.py SCENE.TIF SCENE.hsc --checkpoint RUN/final.pth.tar
+by a learned model          python compress.py SCENE.TIF SCENE.hsc --checkpoint RUN/final.pth.tar
 by another codec            python compress.py SCENE.TIF SCENE.hsc --codec jpegls --max-error 10
 a bare CCSDS 123 stream     python compress.py SCENE.TIF SCENE.bin --codec ccsds123 --raw
 what is in a file           python compress.py --info SCENE.hsc
 
 SCENE is a GeoTIFF or a .npy cube (bands, rows, columns) of int16, uint16 or float32. Codecs:
 
-klt-cm     needs no weights and takes any bands: the default
-learned    a model, the default where --checkpoint or --model is given. Of EnMAP's 224 bands a model of 202 codes
-           those that HySpecNet-11k keeps; the others come back as nodata, or with --max-error as exactly as all
-others     every codec that `python benchmark.py rd --help` explains. Each has some of the modes: lossless, --max-error,
-           and a step, which --step, --quality, --target-psnr and --target-bpppc choose
+klt-cm     the default: needs no weights and takes any bands
+learned    a model, the default if --checkpoint or --model is given. Of EnMAP's 224 bands a model of 202 codes those
+           that HySpecNet-11k keeps; the others are decoded as nodata, or with --max-error within the same bound
+others     every codec that `python benchmark.py rd --help` explains. A codec has some of three modes: lossless,
+           bounded (--max-error), and lossy, with a step that --step, --quality or a target selects
 
-`python decompress.py SCENE.hsc SCENE.TIF` makes the scene again; of a model, with the same weights.
+`python decompress.py SCENE.hsc SCENE.TIF` restores the scene; a model needs the same weights.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from models import aliases, models, names_for_help
 from utils.errors import UsageError, run_script
 from utils.options import HelpFormatter, natural_number, non_negative_float, positive_float, positive_int
 
-LARGEST_ERROR = 2.0**24
-"""No sample is that far off."""
+MAX_ERROR_LIMIT = 2.0**24
+"""Integer samples and bounds in files are smaller."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="compress.py", description=__doc__, formatter_class=HelpFormatter, epilog=names_for_help()
     )
@@ -48,71 +48,76 @@ def build_parser() -> argparse.ArgumentParser:
         default=None,
         choices=codecs,
         metavar="CODEC",
-        help=f"{', '.join(codecs)}; klt-cm, or learned with --checkpoint or --model, if not given",
+        help=f"{', '.join(codecs)}; if not given, klt-cm, or learned with --checkpoint or --model",
     )
     add(
         *("-m", "--model"),
         default=None,
         choices=[*models, *aliases],
         metavar="MODEL",
-        help="see the list below; cae1d if none is named",
+        help="see the list below; cae1d if not given",
     )
-    add("--checkpoint", default=None, help="weights of the model; without, cae1d has some of the bundled sample")
-    add("--num-channels", type=positive_int, default=202, help="bands that the model was made for")
+    add("--checkpoint", default=None, help="weights of the model; of cae1d those of the bundled sample if not given")
+    add("--num-channels", type=positive_int, default=202, help="bands that the model takes")
     add_targets(parser.add_mutually_exclusive_group())
     add(
         "--max-error",
         type=non_negative_float,
         default=None,
-        help="bound on the error of every sample, in its own units; 0, lossless, is the default without a model",
+        help="bound on the error of every sample, in its units; 0: lossless, the default without a model",
     )
-    add("--coder", default=next(iter(PLANE_CODERS)), choices=PLANE_CODERS, help="of a model's quantized latents")
-    add("--tile-size", type=positive_int, default=128, help="side of the tiles, each coded on its own, in pixels")
+    add("--coder", default=next(iter(PLANE_CODERS)), choices=PLANE_CODERS, help="entropy coder of a model's latents")
+    add("--tile-size", type=positive_int, default=128, help="height and width of the tiles in pixels")
+    add("--nodata", type=float, default=None, help="value of samples without data, instead of the scene's; may be nan")
     add(
-        "--nodata", type=float, default=None, help="value of samples without data, instead of the scene's own; also nan"
+        "--scale",
+        type=positive_float,
+        default=None,
+        help="sample value of reflectance 1; if not given, 10000 for integers, 1 for floats",
     )
-    add("--scale", type=positive_float, default=None, help="sample value of reflectance 1; 10000 for integers, else 1")
     add("--raw", action="store_true", help="write the bare stream of --codec ccsds123, without a container")
-    add("--device", default="cpu", help="cpu, or the number of a GPU")
-    add("-n", "--num-workers", type=natural_number, default=0, help="tiles at a time; 0: as many as there are cores")
-    add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    add("--device", default="cpu", help="cpu, or the number of a GPU, for a model")
+    add("-n", "--num-workers", type=natural_number, default=0, help="tiles coded at a time; 0: one per core")
+    add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     return parser
 
 
 def add_targets(group: argparse._MutuallyExclusiveGroup) -> None:
-    """Add the flags that choose a step."""
+    """Add the flags that select a step."""
     group.add_argument(
         "--quality",
         type=quality,
         default=None,
-        help="makes the step 2^(-QUALITY / 10) of a 256th of the scale, or of a model's channel's unit; a model's "
-        "default: 0.1 dB of loss",
+        help="-100 to 200: set the step to 2^(-QUALITY / 10) times scale / 256, or a model's channel unit; "
+        "if a model gets no step, quality or target, its quantizer costs about 0.1 dB",
     )
     group.add_argument(
         "--step",
         type=positive_float,
         default=None,
-        help="of the quantizer, in units of the samples, or of a model's channel",
+        help="quantizer step, in the samples' units, or for a model in units of each latent channel",
     )
-    group.add_argument("--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, peak 1")
     group.add_argument(
-        "--target-bpppc", type=positive_float, default=None, metavar="RATE", help="size of the file in bits per sample"
+        "--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach; the peak is --scale"
+    )
+    group.add_argument(
+        "--target-bpppc", type=positive_float, default=None, metavar="RATE", help="bits per coded sample to reach"
     )
 
 
 def quality(text: str) -> float:
-    """Return the number of --quality."""
+    """Parse the value of --quality, from -100 to 200."""
     value = float(text)
     if not -100 <= value <= 200:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from -100 to 200")
+        raise argparse.ArgumentTypeError(f"must be a number from -100 to 200, got {text}")
     return value
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the arguments.
+    """Parse `argv`, by default the command line, and fill in the defaults that depend on other flags.
 
     Raises:
-        UsageError: a combination that cannot work.
+        UsageError: flags that contradict each other, or a missing argument.
     """
     args = build_parser().parse_args(argv)
     if args.codec is None:
@@ -125,8 +130,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UsageError("give a SCENE and an OUTPUT, such as scene.tif scene.hsc, or --info FILE")
     if args.raw and not codecs[args.codec].stream_reader:
         raise UsageError(f"--raw is for --codec ccsds123, not {args.codec}")
-    if (args.max_error or 0) >= LARGEST_ERROR:
-        raise UsageError(f"--max-error {args.max_error:g}: no sample is that far off, leave it out")
+    if (args.max_error or 0) >= MAX_ERROR_LIMIT:
+        raise UsageError(f"--max-error must be below {MAX_ERROR_LIMIT:.0f}, got {args.max_error:g}")
     has_step, has_target = args.quality is not None or args.step is not None, args.target_psnr or args.target_bpppc
     if args.max_error is not None and has_target:
         raise UsageError("--max-error sets the size of the file: leave the target out")
@@ -138,11 +143,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compress a scene, or print what a file holds."""
+    """Compress a scene, or print what a file holds; return the exit status."""
     args = parse_args(argv)
 
     if args.info is not None:
-        from coding.hsc.container import print_info  # late, as the next: --help must not wait, nor must this
+        from coding.hsc.container import print_info  # late, so that --help and --info are quick
 
         return print_info(args.info)
 

@@ -5,8 +5,8 @@ a run of train.py    python test.py -m sscnet --device 0 --checkpoint results/tr
 a GPU, in fp16       python test.py -m cae1d --device 0 --half --checkpoint FILE
 
 Every image is coded to bytes and back. Means go to SAVE_DIR/<name>.json (for python -m compressai.utils.plot),
-the figures of each image to <name>.csv, pictures of the worst, median and best image to <name>.png.
-<name> is the run's folder with -best, -last or -final, or the checkpoint's file name.
+the metrics of each image to <name>.csv, pictures of the worst, median and best image to <name>.png.
+<name> is the run's folder with -best, -last or -final, or the name of the weight file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ DOWNLOAD_HINT = (
     "`python -m models.zoo {model}` fetches results/weights/{file}"
 )
 PUBLISHED_CAUTION = (
-    "published: authors' figures on this split. How they averaged over batches is not known: "
-    "a PSNR pooled over batches lies below the mean over images."
+    "published: the authors' figures on this split. How they averaged over batches is not known; "
+    "a PSNR pooled over batches is lower than the mean over images."
 )
 
 
@@ -44,43 +44,43 @@ def build_parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=positive_int,
         default=64,
-        help="patches coded at once; only the times depend on it",
+        help="patches coded at once; affects the times only",
     )
-    add("-n", "--num-workers", type=natural_number, default=0, help="processes that load data")
+    add("-n", "--num-workers", type=natural_number, default=0, help="processes that load data; on a GPU, threads")
     add("-d", "--dataset", default="./datasets/hyspecnet-11k/", help="folder that holds patches/ and splits/")
     add("--mode", default="easy", help="the splits to use: easy, hard, or another folder under splits/")
-    add("--checkpoint", default=None, help="weights to test")
+    add("--checkpoint", default=None, help="weights to test: published, or of a run of train.py")
     add(
         "--half",
         action="store_true",
-        help="run the model in fp16, weights too, for GPUs; measured in float32 all the same",
+        help="run the model, weights included, in fp16; metrics are in float32",
     )
     add(
         "--precision",
         default="fp32",
         choices=PRECISIONS,
-        help="run the model under autocast, its weights in float32; fp16 is for GPUs",
+        help="autocast of the model, whose weights stay float32; fp16 is for GPUs only",
     )
     add("--save-dir", default="./results/tests/", help="folder for the results")
     add("--seed", type=seed_number, default=10587, help="seed of all random generators")
     add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
-    add("--num-channels", type=positive_int, default=202, help="bands of the patches")
+    add("--num-channels", type=positive_int, default=202, help="number of bands")
     add("--split", default="test", help="the split to test on: train, val or test")
     return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the arguments in `argv`, by default of the command line."""
+    """Parse `argv`, by default the command line."""
     return build_parser().parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Test by the arguments in `argv`, by default of the command line; return the exit status."""
+    """Test with the arguments `argv`, by default the command line; return the exit status."""
     args = parse_args(argv)
     args.model = aliases.get(args.model, args.model)
     row = next((row for row in read_published() if row.model == args.model), None)
     check_flags(args, row)
-    # Late: it imports torch, and --help must be quick.
+    # Imported late, as it imports torch and --help must be quick.
     from benchmarks.testing import average, format_table, set_up
 
     test = set_up(args)
@@ -94,21 +94,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if published:
         print(PUBLISHED_CAUTION)
     if "ssim" not in metrics:
-        print("SSIM is left out: it needs images of at least 11 pixels a side")
+        print("SSIM is left out: it needs images of at least 11 x 11 pixels")
     print("written: " + ", ".join(str(path) for path in paths))
     return 0
 
 
 def check_flags(args: argparse.Namespace, row: Published | None) -> None:
-    """Check the flags that need no torch.
+    """Validate what can be checked without torch.
 
     Args:
-        args: of `parse_args`.
-        row: published weights of the model.
+        args: from `parse_args`.
+        row: published weights of the model, None if there are none.
 
     Raises:
-        UsageError: no checkpoint is given, or flags contradict one another.
-        CheckpointError: no such checkpoint.
+        UsageError: no checkpoint is given, or flags contradict each other.
+        CheckpointError: the checkpoint does not exist.
     """
     hint = DOWNLOAD_HINT.format(model=args.model, file=row.file) if row else "give a file of train.py"
     if args.checkpoint is None:

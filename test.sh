@@ -4,7 +4,7 @@
 #     MODEL=sscnet ./test.sh
 #     CHECKPOINT=results/trains/RUN/best.pth.tar DEVICE=cpu ./test.sh
 #
-# Published weights: python -m models.zoo sscnet. Further arguments are passed on to test.py.
+# To download published weights: python -m models.zoo sscnet. Further arguments are passed to test.py.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -23,12 +23,12 @@ SEED=${SEED:-10587}
 NUM_CHANNELS=${NUM_CHANNELS:-202}
 
 if [[ -z "$CHECKPOINT" ]]; then
-    # The files of some models have another name: the third column of the table.
+    # Some models differ in name from their file, the third column of the table.
     file=$(awk -F, -v model="$MODEL" '$1 == model && $3 { print $3 }' models/published.csv)
     CHECKPOINT=./results/weights/${file:-$MODEL.pth.tar}
 fi
 
-PYTHON=${PYTHON:-.venv/bin/python} # that of `make`, if it is there
+PYTHON=${PYTHON:-.venv/bin/python} # the one that `make` creates, if it exists
 [[ -n "$(command -v "$PYTHON")" ]] || PYTHON=python3
 exec "$PYTHON" test.py \
     --device "$DEVICE" \

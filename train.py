@@ -11,7 +11,7 @@ from weights   python train.py -m cae1d --checkpoint results/weights/cae1d_8bppp
 
 A run writes last, best and final.pth.tar, settings.json, metrics.csv and TensorBoard events into
 SAVE_DIR/<time>-<mode>-<model>-<loss>-<learning rate>/. Ctrl-C ends it after the current step; --checkpoint
-resumes it at exactly that step.
+resumes it at that step.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """A signal asked the run to end, and its current step is completed."""
+    """A signal ended the run after its current step."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,85 +64,93 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--devices", default="0", help="cpu, or the numbers of the GPUs, such as 0 or 0,2,5,7")
-    add("--train-batch-size", type=positive_int, default=2, help="patches in a step, over all devices together")
-    add("--val-batch-size", type=positive_int, default=4, help="patches validated at once, over all devices together")
+    add("--train-batch-size", type=positive_int, default=2, help="patches per step, total over all devices")
+    add("--val-batch-size", type=positive_int, default=4, help="patches validated at once, total over all devices")
     add(
         "-n",
         "--num-workers",
         type=natural_number,
         default=4,
-        help="processes (for a GPU, threads) that load data, per device",
+        help="processes that load data, per device; on a GPU, threads",
     )
     add("-d", "--dataset", default="./datasets/hyspecnet-11k/", help="folder that holds patches/ and splits/")
     add("--mode", default="easy", help="the splits to use: easy, hard, or another folder under splits/")
     add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
-    add("-e", "--epochs", type=positive_int, default=500, help="epochs to train")
+    add("-e", "--epochs", type=positive_int, default=500, help="largest number of epochs")
     add("-lr", "--learning-rate", type=positive_float, default=1e-4, help="learning rate of Adam")
-    add("--save-dir", default="./results/trains/", help="folder for the runs' folders")
-    add("--seed", type=seed_number, default=10587, help="for initial weights, shuffling and random transforms")
-    add("--clip-max-norm", type=non_negative_float, default=1.0, help="largest norm of the gradient; 0 does not clip")
+    add("--save-dir", default="./results/trains/", help="each run gets a folder in it")
+    add("--seed", type=seed_number, default=10587, help="seed of initial weights, shuffling and random transforms")
+    add("--clip-max-norm", type=non_negative_float, default=1.0, help="largest norm of the gradient; 0: no clipping")
     add("--checkpoint", default=None, help="last or best.pth.tar of a run to resume, or weights to start from")
-    add("--loss", default="mse", choices=LOSSES, help="squared or absolute error, spectral angle, 1 - SSIM")
+    add(
+        "--loss",
+        default="mse",
+        choices=LOSSES,
+        help="mean squared error, mean absolute error, spectral angle, or 1 - SSIM",
+    )
     add(
         "--transform",
         default="none",
         choices=TRANSFORMS,
         metavar="TRANSFORM",
-        help="of training patches: none; random_NxN, a random pixel from each cell of an N x N grid (1-D models); "
-        "randomcrop_NxN or centercrop_NxN, a window; N is 1, 2, 4, 8, 16, 32 or 64",
+        help="pixels of a patch to train on: none, all of them; random_NxN, a random pixel per cell of an N x N grid "
+        "(1-D models); randomcrop_NxN or centercrop_NxN, N x N neighbors; N is 1, 2, 4, 8, 16, 32 or 64",
     )
-    add("--num-channels", type=positive_int, default=202, help="bands of the patches")
+    add("--num-channels", type=positive_int, default=202, help="number of bands")
     add(
         "--repeats",
         type=positive_int,
         default=1,
-        help="how often an epoch shows each training patch, each time with a new random draw",
+        help="how often an epoch shows each training patch, with a new random draw each time",
     )
     add(
         "--early-stopping",
         type=positive_int,
         default=None,
         metavar="PATIENCE",
-        help="end after this many epochs without a lower validation loss; None trains all epochs",
+        help="stop after this many epochs without a lower validation loss; None: train all epochs",
     )
     add(
         "--scheduler",
         default="none",
         choices=SCHEDULERS,
-        help="plateau: half the learning rate after 20 epochs without a lower validation loss; "
-        "cosine: down to 0 over the epochs",
+        help="plateau: halve the learning rate after 21 epochs without a lower validation loss; "
+        "cosine: decrease it to 0 over all epochs",
     )
     switch = argparse.BooleanOptionalAction
     add(
         "--precision",
         default="fp32",
         choices=PRECISIONS,
-        help="of the network, under autocast; weights, loss and metrics stay float32; fp16 is for GPUs",
+        help="autocast of the network; weights, loss and metrics stay float32; fp16 is for GPUs only",
     )
-    add("--compile", action=switch, default=False, help="compile the network for training: slow first steps")
+    add("--compile", action=switch, default=False, help="compile the network for training: the first steps are slow")
     add(
         "--deterministic",
         action=switch,
         default=False,
-        help="the same bits in every run on the same GPU; slower, among others without TF32",
+        help="bit-identical runs on the same GPU; slower, without TF32",
     )
-    add("--prefetch", type=positive_int, default=2, help="batches that each process loads ahead")
-    add("--pin-memory", action=switch, default=True, help="load for GPUs into memory that copies faster")
-    add("--persistent-workers", action=switch, default=True, help="keep the loading processes from epoch to epoch")
+    add("--prefetch", type=positive_int, default=2, help="batches that each worker loads ahead")
+    add("--pin-memory", action=switch, default=True, help="load into pinned memory, which GPUs copy faster")
+    add("--persistent-workers", action=switch, default=True, help="keep the loading processes between epochs")
     return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the arguments in `argv`, by default of the command line."""
+    """Parse `argv`, by default the command line."""
     return build_parser().parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train by the arguments in `argv`, by default of the command line; return the exit status."""
+    """Train with the arguments `argv`, by default the command line; return the exit status.
+
+    It is 0, or 128 plus the number of the signal that stopped the run.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parse_args(argv)
     args.model = aliases.get(args.model, args.model)
-    # Late: it imports torch, and --help must be quick.
+    # Imported late, as it imports torch and --help must be quick.
     from training.run import launch_processes, open_run, read_start
 
     args, start = read_start(args, given(build_parser(), argv))
@@ -159,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(run: Run) -> None:
-    """Train until the run is done, and test the weights of its best epoch."""
+    """Train until the run is done, then test the weights of its best epoch."""
     args, state, progress = run.args, run.state, run.state.progress
     stepper = run.make_stepper()
     while not progress.is_done(args.epochs, args.early_stopping):
@@ -174,7 +182,7 @@ def train(run: Run) -> None:
         run.checkpoints.save("last", state)
         run.reporter.print_epoch(progress, train_metrics, val_metrics)
 
-    run.process.leave()  # the others must not wait for the main process, which tests alone
+    run.process.leave()  # only the main process tests, and the others must not wait for it
     if run.process.is_main:
         final = run.checkpoints.save_final(state)
         run.reporter.print_trained(progress)
@@ -182,11 +190,11 @@ def train(run: Run) -> None:
 
 
 def train_one_epoch(run: Run, stepper: Stepper) -> dict[str, float]:
-    """Take the steps that remain of the current epoch and return its mean metrics.
+    """Take the remaining steps of the current epoch and return its mean metrics.
 
     Raises:
-        Stopped: by a signal; a checkpoint of the current step is written.
-        ProjectError: loss or gradient is not finite; the weights are not updated.
+        Stopped: a signal came; a checkpoint of the current step has been written.
+        ProjectError: loss or gradient is not finite; the weights have not been updated.
     """
     args, state, progress = run.args, run.state, run.state.progress
     if args.scheduler == "cosine":
@@ -214,12 +222,12 @@ def train_one_epoch(run: Run, stepper: Stepper) -> dict[str, float]:
 
 
 def validate(run: Run) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
-    """Return the mean metrics over the validation split, and its first image with its reconstruction.
+    """Return the mean metrics over the validation split, and an example: its first image and the reconstruction.
 
-    Both are (C, H, W) on the CPU; None in a process that has no image of the split.
+    Both are (C, H, W) on the CPU; the example is None in a process that has no image of the split.
 
     Raises:
-        Stopped: by a signal; a checkpoint of the last training step is written.
+        Stopped: a signal came; a checkpoint of the last training step has been written.
         ProjectError: the loss is not finite.
     """
     state, progress = run.state, run.state.progress
@@ -248,7 +256,7 @@ def test(run: Run, loader: DataLoader | ThreadLoader) -> dict[str, float]:
     """Return the mean metrics over the images of `loader`, coded to bytes and back.
 
     Raises:
-        Stopped: by a signal.
+        Stopped: a signal came.
     """
     dataset = loader.dataset
     assert isinstance(dataset, Sized)

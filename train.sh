@@ -3,20 +3,20 @@
 #
 #     MODEL=sscnet DEVICES=0,1 TRAIN_BATCH_SIZE=4 ./train.sh
 #
-# Further arguments are passed on to train.py: ./train.sh --transform random_16x16
-# To resume a run with its own settings, except those that the environment sets:
+# Further arguments are passed to train.py: ./train.sh --transform random_16x16
+# To resume a run with its stored settings, except those set in the environment:
 #
 #     CHECKPOINT=results/trains/RUN/last.pth.tar ./train.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 
 case "${CHECKPOINT:-} $*" in
-*last.pth.tar* | *best.pth.tar*) ;; # the run keeps its own settings
+*last.pth.tar* | *best.pth.tar*) ;; # the run keeps its stored settings
 *)
     DEVICES=${DEVICES:-0}                           # cpu, or GPUs: 0 or 0,2,5,7
-    TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-2}         # over all devices
-    VAL_BATCH_SIZE=${VAL_BATCH_SIZE:-4}             # over all devices
-    NUM_WORKERS=${NUM_WORKERS:-4}                   # for each device
+    TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-2}         # total over all devices
+    VAL_BATCH_SIZE=${VAL_BATCH_SIZE:-4}             # total over all devices
+    NUM_WORKERS=${NUM_WORKERS:-4}                   # per device
     DATASET=${DATASET:-./datasets/hyspecnet-11k/}
     MODE=${MODE:-easy}                              # easy or hard
     MODEL=${MODEL:-cae1d}                           # see train.py --help
@@ -24,16 +24,16 @@ case "${CHECKPOINT:-} $*" in
     LEARNING_RATE=${LEARNING_RATE:-1e-4}
     SAVE_DIR=${SAVE_DIR:-./results/trains/}
     SEED=${SEED:-10587}
-    CLIP_MAX_NORM=${CLIP_MAX_NORM:-1.0}             # 0 does not clip
+    CLIP_MAX_NORM=${CLIP_MAX_NORM:-1.0}             # 0: no clipping
     LOSS=${LOSS:-mse}                               # mse, mae, sa or ssim
     TRANSFORM=${TRANSFORM:-none}                    # random_16x16, randomcrop_64x64, ...
     NUM_CHANNELS=${NUM_CHANNELS:-202}
-    REPEATS=${REPEATS:-1}                           # draws of each patch in an epoch
+    REPEATS=${REPEATS:-1}                           # draws of each patch per epoch
     EARLY_STOPPING=${EARLY_STOPPING:-}              # patience in epochs; empty: off
     SCHEDULER=${SCHEDULER:-none}                    # none, plateau or cosine
-    PRECISION=${PRECISION:-fp32}                    # fp32, bf16 (best on GPUs), or fp16
-    COMPILE=${COMPILE:-0}                           # 1: compile the network (best on GPUs)
-    DETERMINISTIC=${DETERMINISTIC:-0}               # 1: the same bits in every run
+    PRECISION=${PRECISION:-fp32}                    # fp32, bf16 (fastest on GPUs), or fp16
+    COMPILE=${COMPILE:-0}                           # 1: compile the network (fastest on GPUs)
+    DETERMINISTIC=${DETERMINISTIC:-0}               # 1: bit-identical runs
     PREFETCH=${PREFETCH:-2}                         # batches that each worker loads ahead
     PIN_MEMORY=${PIN_MEMORY:-1}                     # 0: off
     PERSISTENT_WORKERS=${PERSISTENT_WORKERS:-1}     # 0: new ones for each epoch
@@ -59,6 +59,6 @@ for name in COMPILE DETERMINISTIC PIN_MEMORY PERSISTENT_WORKERS; do
     esac
 done
 
-PYTHON=${PYTHON:-.venv/bin/python} # that of `make`, if it is there
+PYTHON=${PYTHON:-.venv/bin/python} # the one that `make` creates, if it exists
 [[ -n "$(command -v "$PYTHON")" ]] || PYTHON=python3
 exec "$PYTHON" train.py "${flags[@]}" "$@"

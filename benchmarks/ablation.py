@@ -1,9 +1,9 @@
-"""Measure what each part of klt-cm is worth: the codec with one constant changed, compared with the codec as it is.
+"""Measure what each part of klt-cm is worth: the codec with one part changed, compared with the unchanged codec.
 
     python -m benchmarks.ablation SCENE.TIF CUBE.npy ... --name ablation-klt-cm
 
-Scenes are integers; of EnMAP's 224 bands the 202 that HySpecNet-11k keeps. Each scene is coded as one tile. The report
-is ablation.json and ablation.md in SAVE_DIR/<name>/.
+Scenes hold integers; of EnMAP's 224 bands only the 202 that HySpecNet-11k keeps are coded. Each scene is one tile. The
+report is ablation.json and ablation.md in SAVE_DIR/<name>/.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Change(NamedTuple):
 
     Attributes:
         title: of the row in the report.
-        is_lossy: whether the row is about coding with loss; otherwise lossless and with a bound.
-        values: "module:constant" -> the value that it gets.
+        is_lossy: whether the row is about lossy coding; otherwise about lossless and bounded coding.
+        values: "module:constant" -> its changed value.
     """
 
     title: str
@@ -87,7 +87,7 @@ CHANGES = (
         for count in (4, 8, 16, 48)
     ),
     Change("no neighbors in other bands", False, {f"{_REGRESSION}:_CORNER_LAGS": 0, f"{_REGRESSION}:_CROSS_LAGS": 0}),
-    Change("in other bands neighbors to the left and above only", False, {f"{_REGRESSION}:_CROSS_LAGS": 0}),
+    Change("neighbors in other bands only to the left and above", False, {f"{_REGRESSION}:_CROSS_LAGS": 0}),
     Change(
         "four neighbors in the band itself instead of ten",
         False,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("scenes", nargs="+", metavar="SCENE", help=".tif or .npy of integers")
     parser.add_argument("--name", default=None, help="folder for the report; date and time if not given")
     parser.add_argument("--save-dir", default="./results/benchmarks/", help="folder for the reports' folders")
-    parser.add_argument("--allow-dirty", action="store_true", help="let a named report come from a dirty work tree")
+    parser.add_argument("--allow-dirty", action="store_true", help="let a named report come from a dirty working tree")
     parser.add_argument("--measure", default=None, help=argparse.SUPPRESS)  # arguments of `measure`, as JSON
     args = parser.parse_args(argv)
     if args.measure is not None:
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_apart(scenes: Sequence[str], change: Change) -> list:
-    """Return the result of `measure` in a process of its own, whose kernels are compiled with these constants.
+    """Return the result of `measure` from a process of its own, which compiles kernels with the changed constants.
 
     Raises:
         ProjectError: the process failed.
@@ -149,7 +149,7 @@ def measure_apart(scenes: Sequence[str], change: Change) -> list:
 
 
 def measure(scenes: Sequence[str], values: dict[str, Any], is_lossy: bool) -> list:
-    """Return for each scene a curve (rate, PSNR) over `STEPS` if `is_lossy`, else the bytes of every bound.
+    """Return for each scene a curve (rate, PSNR) over `STEPS` if `is_lossy`, else the bytes at each of `BOUNDS`.
 
     Args:
         scenes: files.
@@ -175,7 +175,7 @@ def measure(scenes: Sequence[str], values: dict[str, Any], is_lossy: bool) -> li
 
 
 def lossy_point(image: Image, step: float) -> tuple[float, float]:
-    """Return rate in bits per sample and PSNR in dB of the valid samples."""
+    """Return the rate in bits per sample and the PSNR of the valid samples in dB, by a quantizer step."""
     codec = KltCm(Numbers(image.cube.dtype.name), step)
     data, decoded = codec.encode_and_decode(image.cube, image.valid)
     distortion = distortion_of(image.cube, decoded, image.valid, image.peak, codec.clips_to_scale)
@@ -183,20 +183,20 @@ def lossy_point(image: Image, step: float) -> tuple[float, float]:
 
 
 def bounded_bytes(image: Image, bound: int) -> int:
-    """Return the size in bytes with a bound."""
+    """Return the coded size in bytes with no error above `bound`."""
     codec = KltCm(Numbers(image.cube.dtype.name, 1, bound))
     return len(codec.encode(image.cube, image.valid))
 
 
 def compare(change: Change, results: Sequence, lossy: Sequence, exact: Sequence) -> list:
-    """Return per cent on each scene against the unchanged codec: BD-rate with loss, else bytes for each of `BOUNDS`."""
+    """Return the change on each scene in percent: BD-rate if lossy, else the bytes at each of `BOUNDS`."""
     if change.is_lossy:
         return [bjontegaard_deltas(old, new)["bd_rate"] for old, new in zip(lossy, results, strict=True)]
     return [(100 * (np.divide(new, old) - 1)).tolist() for old, new in zip(exact, results, strict=True)]
 
 
 def tables(rows: Sequence[dict], names: Sequence[str]) -> str:
-    """Return the two tables of a report in Markdown, in per cent; plus is worse."""
+    """Return the two tables of a report in Markdown."""
     lossy = [[row["change"], *_percent(row["percent"])] for row in rows if row["is_lossy"]]
     exact = []
     for row in (row for row in rows if not row["is_lossy"]):
@@ -204,8 +204,8 @@ def tables(rows: Sequence[dict], names: Sequence[str]) -> str:
         exact.append([row["change"], *(" / ".join(pair) for pair in zip(*columns, strict=True))])
     header = ["changed", "mean", *names]
     return (
-        f"With loss, BD-rate:\n\n{markdown_table(header, lossy)}\n\n"
-        f"Bytes, lossless / no error above {BOUNDS[-1]}:\n\n{markdown_table(header, exact)}"
+        f"Lossy, BD-rate in %:\n\n{markdown_table(header, lossy)}\n\n"
+        f"Change of bytes in %, lossless / no error above {BOUNDS[-1]}:\n\n{markdown_table(header, exact)}"
     )
 
 

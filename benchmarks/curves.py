@@ -1,4 +1,4 @@
-"""Run `benchmark.py curves`: validation PSNR of several trainings over the seconds of their steps."""
+"""Run `benchmark.py curves`: validation PSNR of several trainings over the seconds of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Write curves.json, curves.md and curves.png.
 
     Raises:
-        UsageError: a folder that is not the one of a run of train.py.
+        UsageError: a folder that is not a run of train.py.
     """
     runs = read_runs([Path(run) for run in args.runs])
     folder = report_folder(args)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def curves_table(curves: pd.DataFrame) -> str:
-    """Return when each run reached the PSNR, in whole dB, that all of them reached, as a Markdown table.
+    """Return a Markdown table of the seconds in which each run reached the highest whole dB that all runs reached.
 
     Args:
         curves: columns `run`, `seconds` and `val_psnr`.
@@ -64,16 +64,16 @@ def curves_table(curves: pd.DataFrame) -> str:
 
 
 def read_runs(runs: list[Path]) -> dict[str, tuple[pd.DataFrame, dict]]:
-    """Read the curve and the last start of each run, by a label: model and transform, and if need be the folder.
+    """Return curve and last start of each run by its label: model and transform, and the folder if a label repeats.
 
     Raises:
-        UsageError: a folder that is not the one of a run of train.py.
+        UsageError: a folder that is not a run of train.py.
     """
     found: dict[str, tuple[pd.DataFrame, dict]] = {}
     for run in runs:
         starts = read_settings(run).get("starts")
         if not starts or not (run / "metrics.csv").is_file():
-            raise UsageError(f"{run}: not the folder of a run of train.py, which holds settings.json and metrics.csv")
+            raise UsageError(f"{run} must be the folder of a run of train.py, with settings.json and metrics.csv")
         start = {key: starts[-1][key] for key in ("device", "git_commit", "arguments")}
         label = f"{start['arguments']['model']}, {start['arguments']['transform']}"
         label += f", {run.resolve().name}" if label in found else ""

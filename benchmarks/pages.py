@@ -1,4 +1,4 @@
-"""Write the figures of README.md and docs/ from the reports, so that no figure there is typed (`make docs`).
+"""Write the results in README.md and docs/ from the reports, so that no number is typed by hand (`make docs`).
 
 A page marks a block by `<!-- results: NAME -->` and `<!-- end -->`; the text between them is the output of the
 function of that name in `BLOCKS`.
@@ -22,10 +22,10 @@ from utils.files import atomic_write
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/results.md", "docs/klt-cm.md")
 LAND, SCENES, GPU = "rd-land", "rd-seven-scenes", "speed-h100"
-RATES = (0.1, 0.5, 2.0)  # bpppc, of the table in README
-SHORT_LIST = ("klt-cm", "klt-jpeg2000", "sperr", "cae1d", "ccsds123")
-SHORT_NAMES = ("water 1", "water 2", "land 1", "land 2", "land 3", "Indian Pines", "ABU urban-4")
-"""Of the images of `SCENES`, in their order."""
+README_RATES = (0.1, 0.5, 2.0)  # bpppc
+README_CODECS = ("klt-cm", "klt-jpeg2000", "sperr", "cae1d", "ccsds123")
+SCENE_LABELS = ("water 1", "water 2", "land 1", "land 2", "land 3", "Indian Pines", "ABU urban-4")
+"""Column headings of the images of `SCENES`, in order."""
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -44,7 +44,7 @@ def fill_blocks(text: str) -> str:
 
 
 class MissingReport(ProjectError):
-    """A report that a page shows and that nobody has measured yet."""
+    """A report that a page shows has not been measured yet."""
 
 
 def _block(name: str) -> str:
@@ -58,7 +58,7 @@ def _block(name: str) -> str:
 
 
 def headline() -> str:
-    """Return the three headline figures."""
+    """Return the headline results."""
     scenes = read_rd(SCENES)
     gain = best_deltas(scenes).loc["klt-cm"].mean()
     bits = {codec: mean_rate(scenes, codec, "lossless") for codec in ("klt-cm", "ccsds123")}
@@ -72,8 +72,8 @@ def headline() -> str:
             "mean of seven scenes.",
             f"- **{bits['klt-cm']:.2f} bits per sample** lossless on these scenes, where CCSDS 123.0-B-2 takes "
             f"{bits['ccsds123']:.2f}.",
-            f"- **{training['speedup'].iloc[0]:.0f} times as fast** in training as its textbook form: `cae1d` in bf16 "
-            f"on an H100;\n  {coding['speedup'].iloc[0]:.1f} times in coding, in float32 on two CPU cores.",
+            f"- **Training {training['speedup'].iloc[0]:.0f} times as fast** as the textbook form: `cae1d` in bf16 "
+            f"on an H100;\n  coding {coding['speedup'].iloc[0]:.1f} times as fast, in float32 on two CPU cores.",
         ]
     )
 
@@ -82,13 +82,14 @@ def codecs() -> str:
     """Return the PSNR of a few codecs at three rates on land, and their lossless rates."""
     report = read_rd(LAND)
     cells = []
-    for codec in SHORT_LIST:
+    for codec in README_CODECS:
         means = report.means[report.means["codec"] == codec]
         lossy = means[means["kind"] == "lossy"].set_index("target")["psnr"]
         lossless = means.loc[means["kind"] == "lossless", "bpppc"]
-        psnrs = [f"{lossy[rate]:.2f}" if rate in lossy.index else DASH for rate in RATES]
+        psnrs = [f"{lossy[rate]:.2f}" if rate in lossy.index else DASH for rate in README_RATES]
         cells.append([f"`{codec}`", *psnrs, f"{lossless.iloc[0]:.3f}" if len(lossless) else DASH])
-    header = ["PSNR in dB on land (three EnMAP patches)", *(f"{rate:g} bpppc" for rate in RATES), "lossless, bpppc"]
+    columns = [f"{rate:g} bpppc" for rate in README_RATES]
+    header = ["PSNR in dB on land (three EnMAP patches)", *columns, "lossless, bpppc"]
     return markdown_table(header, cells)
 
 
@@ -130,12 +131,12 @@ def scenes() -> str:
         ("no error above 10", "bounded", 10, ("klt-cm", "ccsds123")),
     ):
         rows += [[f"{title}, `{name}`", *_cells(rates(report, name, kind, target)[images], "{:.3f}")] for name in names]
-    note = f"BD-rates are by PSNR, on each scene against the best of {anchors}; the other rows are bits per sample."
-    return f"{note}\n\n{markdown_table(['', *SHORT_NAMES, 'mean'], rows)}"
+    note = f"BD-rates at equal PSNR are against the best of {anchors} on each scene; other rows are bits per sample."
+    return f"{note}\n\n{markdown_table(['', *SCENE_LABELS, 'mean'], rows)}"
 
 
 def speed() -> str:
-    """Return time and memory of the models, compared with their textbook form."""
+    """Return the speed reports: time and memory of the models, compared with their textbook form."""
     parts = []
     for folder in sorted(NAMED_REPORTS.glob("speed-*")):
         text = (folder / "speed.md").read_text(encoding="utf-8")
@@ -151,7 +152,7 @@ def curves() -> str:
 
 def ablation() -> str:
     """Return what each part of klt-cm is worth."""
-    return ablation_tables(content_of("ablation-klt-cm")["rows"], SHORT_NAMES)
+    return ablation_tables(content_of("ablation-klt-cm")["rows"], SCENE_LABELS)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -188,7 +189,7 @@ def read_rd(name: str) -> Report:
 
 
 def best_deltas(report: Report) -> pd.DataFrame:
-    """Return the BD-rate in per cent of each codec (rows) on each image (columns) against the best anchor there."""
+    """Return the BD-rate in percent of each codec (rows) on each image (columns) against the best anchor there."""
     return report.deltas.groupby(["codec", "image"])["bd_rate"].max().unstack()
 
 
@@ -206,7 +207,7 @@ def mean_rate(report: Report, codec: str, kind: str) -> float:
 
 
 def cpu_speed() -> pd.DataFrame:
-    """Return the rows of models on a CPU of the first speed report that has any.
+    """Return the rows for a CPU in the first speed report that has any.
 
     Raises:
         ProjectError: there is no such report.
@@ -215,7 +216,7 @@ def cpu_speed() -> pd.DataFrame:
         rows = pd.DataFrame(content_of(folder.name)["models"])
         if len(rows) and (rows["device"] == "cpu").any():
             return rows[rows["device"] == "cpu"]
-    raise ProjectError(f"{NAMED_REPORTS}: no speed report of a CPU")
+    raise ProjectError(f"{NAMED_REPORTS}: no speed report of a CPU: run `benchmark.py speed --only models`")
 
 
 def _cells(values: pd.Series, form: str) -> list[str]:

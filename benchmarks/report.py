@@ -1,4 +1,4 @@
-"""Reports of benchmarks: where they lie, what they may be made of, and their tables."""
+"""Reports of benchmarks: their folders, the commits that they may come from, and their tables."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from utils.files import atomic_write, stamped_folder
 
 PALETTE_COLORS = 128
 NAMED_REPORTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
-"""Folder whose named reports go into git."""
+"""Folder whose named reports are committed."""
 
 
 def report_folder(args: argparse.Namespace, git_commit: str | None = None, suffix: str = "") -> Path:
-    """Return the folder for a report: `--save-dir`/`--name`, or a new one that is named by the time.
+    """Return the folder for a report: `--save-dir`/`--name`, or a new one named by the time.
 
     Args:
         args: with `name` and `save_dir`, and with `allow_dirty` if `git_commit` is given.
-        git_commit: of the code that measures; None for reports that may come from any.
-        suffix: of the name of a new folder.
+        git_commit: of the code that measures; None if a dirty tree does not matter.
+        suffix: added to the name of a new folder.
 
     Raises:
-        UsageError: a named report of a dirty tree.
+        UsageError: a named report from a dirty tree.
     """
     if not args.name:
         return stamped_folder(args.save_dir, suffix)
@@ -43,13 +43,13 @@ def report_folder(args: argparse.Namespace, git_commit: str | None = None, suffi
 
 
 def command_line(argv: Sequence[str], program: Sequence[str] = ("benchmark.py",)) -> str:
-    """Return the command of a report as one can type it elsewhere: absolute paths lose their folders."""
+    """Return the command of a report without folders of this machine: absolute paths keep only their last part."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
     return shlex.join(["python", *program, *words])
 
 
 def check_clean(folder: Path, git_commit: str, allow_dirty: bool) -> None:
-    """Refuse a named report that is meant to go into git if the code that measures differs from its commit.
+    """Refuse a named report that could be committed if the code that measures differs from its commit.
 
     Raises:
         UsageError: the folder is in `NAMED_REPORTS`, and the working tree was dirty.

@@ -36,7 +36,7 @@ NUM_PATCHES = 11_483
 
 @dataclass
 class Test:
-    """A test that is set up.
+    """A test that is ready to run.
 
     Attributes:
         args: arguments of test.py.
@@ -51,7 +51,7 @@ class Test:
     dataset: HySpecNet11k
 
     def run(self) -> list[dict]:
-        """Code every image to bytes and back and return its figures, see `utils.evaluation.evaluate`."""
+        """Code every image to bytes and back and return its metrics, see `utils.evaluation.evaluate`."""
         args = self.args
         loader: DataLoader | ThreadLoader
         if self.device.type == "cuda":
@@ -62,14 +62,14 @@ class Test:
         return evaluate(self.model, _with_bar(loader, len(self.dataset)), self.device, args.precision)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Code an image (C, H, W) to bytes and back."""
+        """Code an image (C, H, W) to bytes and back, to float32 on the CPU."""
         dtype = next(self.model.parameters()).dtype
         with autocast(self.args.precision, self.device):
             coded = self.model.compress(x[None].to(self.device, dtype))
             return self.model.decompress(**coded)["x_hat"][0].float().cpu()
 
     def is_published_split(self) -> bool:
-        """Return whether the images are those of the published figures: the test split of mode easy, whole."""
+        """Return whether the images are those of the published results: the whole test split of mode easy."""
         if (self.args.mode, self.args.split, self.args.num_channels) != ("easy", "test", 202):
             return False
         splits = Path(self.args.dataset) / "splits" / "easy"
@@ -89,7 +89,7 @@ class Test:
         return paths
 
     def _settings(self) -> dict:
-        """Return what the result depends on; the data set by name, no path of this machine."""
+        """Return what the result depends on, with the data set by name and without paths of this machine."""
         arguments = {**vars(self.args), "checkpoint": Path(self.args.checkpoint).name}
         del arguments["dataset"], arguments["save_dir"]
         return {
@@ -122,13 +122,13 @@ def set_up(args: argparse.Namespace) -> Test:
 
     Raises:
         UsageError: flags that cannot work.
-        CheckpointError: weights of another model.
+        CheckpointError: no checkpoint, or weights of another model.
         DatasetError: no such data set, or images that the model cannot take.
     """
     trained = read_settings(Path(args.checkpoint).resolve().parent).get("model", args.model)
     if trained != args.model:
-        raise UsageError(f"{args.checkpoint} is of a run of {trained}: give -m {trained}")
-    configure_backends(deterministic=False, tf32=False)  # the published figures are of float32, not of TF32
+        raise UsageError(f"{args.checkpoint} was trained as {trained}: give -m {trained}")
+    configure_backends(deterministic=False, tf32=False)  # the published results are in float32, not TF32
     device = use_device(args.device, "--device")
     check_precision(args.precision, device)
     seed_everything(args.seed)

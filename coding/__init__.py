@@ -22,15 +22,15 @@ class Entry(NamedTuple):
     """A codec of the registry.
 
     Attributes:
-        number: of the codec in streams, 1 to 127. Written down here, never changed and never given to another codec.
-        factory: "module:attribute" of a function that takes `Samples`, and options of its own by name, and returns a
-            `CodecFactory`.
-        opener: "module:attribute" of a function that takes a file's `Header` and shared bytes, and by name the weights
-            (`checkpoint`, `device`) if it needs some, and returns the `Codec` that decodes the file's tiles.
-        is_compared: whether `benchmark.py rd` compares the codec if nothing else is asked for.
-        has_weights: whether the codec needs a model.
-        stream_reader: "module:attribute" of a function that decodes the codec's bytes on their own, where a standard
-            says what is in them; else empty.
+        number: number of the codec in streams, 1 to 127; never changed, never reused.
+        factory: "module:attribute" of a function that takes `Samples` and the codec's options as keywords, and returns
+            a `CodecFactory`.
+        opener: "module:attribute" of a function that takes a file's `Header` and shared bytes (and, if the codec has
+            weights, the keywords `checkpoint` and `device`), and returns the `Codec` that decodes the file's tiles.
+        is_compared: whether `benchmark.py rd` compares the codec by default.
+        has_weights: whether the codec needs the weights of a model.
+        stream_reader: "module:attribute" of a function that decodes the codec's bytes without a file around them; empty
+            if no standard defines these bytes.
     """
 
     number: int
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
         """Return the codec's factory for `samples`.
 
         Raises:
-            CodingError: the codec cannot take such samples.
+            CodingError: the codec cannot code such samples.
         """
         return _load(self.factory)(samples, **options)
 
@@ -52,16 +52,16 @@ class Entry(NamedTuple):
         """Return the codec that decodes the tiles of a file.
 
         Raises:
-            DamagedError: a header or a shared block that this codec did not write.
-            CodingError: other weights than those that the file was coded with.
+            DamagedError: this codec did not write the header or the shared bytes.
+            CodingError: the weights are not those that the file was coded with.
         """
         return _load(self.opener)(header, shared, **weights)
 
     def read_stream(self, data: bytes) -> np.ndarray:
-        """Decode the codec's bytes on their own, by its `stream_reader`; return the cube (C, H, W).
+        """Return the cube (C, H, W) of a bare stream, decoded by `stream_reader`.
 
         Raises:
-            DamagedError: other bytes.
+            DamagedError: `data` is damaged, or not such a stream.
         """
         return _load(self.stream_reader)(data)
 
@@ -98,10 +98,10 @@ codecs: dict[str, Entry] = {
         2, "coding.learned.factory:make_factory", "coding.learned.codec:open_codec", is_compared=False, has_weights=True
     ),
 }
-"""Name, as headers of files have it -> entry."""
+"""Codec name, as in the header of a file -> entry."""
 
 COMPARED = tuple(name for name, entry in codecs.items() if entry.is_compared)
-"""Names of the codecs that `benchmark.py rd` compares if nothing else is asked for."""
+"""Names of the codecs that `benchmark.py rd` compares by default."""
 
 PLANE_CODERS = {"context": "klt-cm", "jpegxl": "jpegxl", "factorized": "factorized"}
-"""Coder of a model's quantized latents, as `--coder` takes it, the default first -> the codec that does it."""
+"""Coder of quantized latents, as `--coder` takes it, the default first -> name of the codec that implements it."""

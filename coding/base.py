@@ -16,44 +16,44 @@ import numpy as np
 from datasets.base import INTEGER_RANGES
 from utils.errors import ProjectError
 
-LEAST_STEP, MOST_STEP = 1e-9, 1e9
-"""Range of quantizer steps that float32 still divides and multiplies by."""
+MIN_STEP, MAX_STEP = 1e-9, 1e9
+"""Range of quantizer steps; float32 samples can be divided and multiplied by any of them."""
 
 _LENGTH = struct.Struct("<I")
 
 
 class CodingError(ProjectError, ValueError):
-    """A cube that a codec cannot code in the way it was asked to."""
+    """A codec cannot code a cube as requested."""
 
 
 class DamagedError(ProjectError, ValueError):
-    """Bytes that are no coded scene, or no longer what was written."""
+    """Bytes are not a coded scene, or have changed since they were written."""
 
 
 class BoundNotGuaranteed(DamagedError):
-    """A tile whose decoder arrived at other numbers than its encoder, so that its error may exceed the bound.
+    """A tile was decoded to other numbers than its encoder had, so its error may exceed the bound.
 
     Attributes:
         samples: the decoded cube.
     """
 
     def __init__(self, samples: np.ndarray) -> None:
-        super().__init__("this machine rounds differently than the one that encoded it: bound not guaranteed")
+        super().__init__("this machine rounds differently from the one that encoded the tile: bound not guaranteed")
         self.samples = samples
 
 
 class Codec(ABC):
-    """A codec with all its settings fixed: it turns cubes into bytes and back.
+    """A codec with all settings fixed: it encodes a cube to bytes and decodes it.
 
-    Whatever the decoder needs besides the weights of a model is in the bytes, `parameters` and `shared`; together they
-    are what the codec's rate counts.
+    The bytes, `parameters` and `shared` hold all that a decoder needs except the weights of a model, and all of them
+    count toward the rate.
 
     Attributes:
         dtype: type of the samples, one of `datasets.base.DTYPES`.
-        parameters: plain JSON values for the header of a file.
-        shared: side information that all tiles of a scene share.
-        clips_to_scale: whether samples come back within 0 and the scale, wherever they were: errors count against
-            samples that were clipped in the same way.
+        parameters: settings of the codec in the header of a file, plain JSON values.
+        shared: side information for all tiles of a scene.
+        clips_to_scale: whether decoded samples are clipped to 0 and the scale; their squared error is then measured
+            against samples clipped likewise.
     """
 
     dtype: str
@@ -70,7 +70,7 @@ class Codec(ABC):
             valid: bool (C, H, W), False where there is no data.
 
         Raises:
-            CodingError: a cube that this codec cannot code.
+            CodingError: this codec cannot code the cube.
         """
 
     @abstractmethod
@@ -79,43 +79,43 @@ class Codec(ABC):
 
         Args:
             data: the bytes.
-            valid: as for `encode`; its shape is that of the cube.
+            valid: bool (C, H, W), as given to `encode`.
 
         Returns:
             The cube (C, H, W) of type `dtype`; its samples have no meaning where `valid` is False.
 
         Raises:
-            DamagedError: other bytes than `encode` returned.
-            BoundNotGuaranteed: decoded, but not to the numbers that the encoder had.
+            DamagedError: `data` is damaged.
+            BoundNotGuaranteed: the decoded numbers differ from the encoder's; the error holds the cube.
         """
 
     def encode_and_decode(self, cube: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
-        """Return the bytes of `encode` and the cube that `decode` makes of them."""
+        """Encode a cube; return the bytes, and the cube that `decode` returns for them."""
         data = self.encode(cube, valid)
         return data, self.decode(data, valid)
 
     def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Return the cube that comes back from `encode` and `decode`, without the bytes where that is quicker."""
+        """Return the cube as `decode` would, skipping entropy coding where that is faster."""
         return self.encode_and_decode(cube, valid)[1]
 
 
 @dataclass(frozen=True)
 class CodecFactory:
-    """A codec for the samples of one scene whose fineness is still open; None for the modes that it does not have.
+    """Makes codecs for the samples of one scene; a mode that the codec lacks is None.
 
     Attributes:
         lossy: takes a step and returns a codec with about the squared error of a uniform quantizer of that step,
             step^2 / 12. The rate falls as the step grows.
-        bounded: takes a largest error, in the samples' units, and returns a codec that keeps it. A codec with weights
-            takes a step, too, as a second argument.
-        lossless: returns a codec that gives back what it was given.
-        fixed: returns a codec with nothing to set.
-        quantized: returns the lossy codec of a default step, at which coarser steps begin to lose something.
-        finest, coarsest: steps between which one is searched.
+        bounded: takes the largest error, in the samples' units, and returns a codec that keeps it. With weights, the
+            step of the latents is an optional second argument.
+        lossless: returns a lossless codec.
+        fixed: returns a codec without settings.
+        quantized: returns the lossy codec of the default step, which costs little quality.
+        finest, coarsest: smallest and largest step of a search.
         first: step that a search begins with.
-        unit: a step of 1, in the samples' units.
-        num_tiles: tiles of a scene by which a step is searched.
-        model: the field `model` of a file's header.
+        unit: size of a step of 1, in the samples' units.
+        num_tiles: number of tiles sampled in a search.
+        model: field `model` of the header.
     """
 
     lossy: Callable[[float], Codec] | None = None
@@ -138,51 +138,51 @@ def check_step(step: float) -> None:
     """Validate a quantizer step.
 
     Raises:
-        CodingError: `step` is no number from 1e-9 to 1e9.
+        CodingError: `step` is not a number from 1e-9 to 1e9.
     """
-    if not LEAST_STEP <= step <= MOST_STEP:
-        raise CodingError(f"the step must be a number from {LEAST_STEP:g} to {MOST_STEP:g}, got {step:g}")
+    if not MIN_STEP <= step <= MAX_STEP:
+        raise CodingError(f"the step must be a number from {MIN_STEP:g} to {MAX_STEP:g}, got {step:g}")
 
 
 def check_max_error(max_error: float, most: float) -> None:
     """Validate a bound on the error.
 
     Raises:
-        CodingError: `max_error` is no number from 0 to `most`.
+        CodingError: `max_error` is not a number from 0 to `most`.
     """
     if not 0 <= max_error <= most:
         raise CodingError(f"the largest error must be a number from 0 to {most:g}, got {max_error:g}")
 
 
 def check_finite(samples: np.ndarray) -> None:
-    """Validate that samples can be coded.
+    """Validate that all samples are finite.
 
     Raises:
-        CodingError: NaN or infinity is among `samples`.
+        CodingError: a sample is NaN or infinite.
     """
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-        raise CodingError("samples must be finite, got NaN or infinity: name that value by --nodata, or replace it")
+        raise CodingError("samples must be finite, got NaN or infinity: give that value as --nodata, or replace it")
 
 
 def bound_of_step(step: float) -> int:
-    """Return the largest bound E whose bins, 2 E + 1 wide, are no wider than `step`; 0, without loss, below 3.
+    """Return the largest bound E whose bins, 2 E + 1 wide, are no wider than `step`; 0 (lossless) for a step below 3.
 
     Raises:
-        CodingError: `step` is no number from 1e-9 to 1e9.
+        CodingError: `step` is not a number from 1e-9 to 1e9.
     """
     check_step(step)
     return max(0, math.floor((step - 1) / 2))
 
 
 def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Round, clip and cast decoded values to the type of samples.
+    """Return decoded values (C, ...) rounded and clipped to the type of the samples.
 
     Args:
         values: (C, ...), any real type. NaN becomes 0 in integers.
         dtype: one of `datasets.base.DTYPES`.
     """
     samples = np.empty(values.shape, dtype)
-    for band, plane in zip(samples, values, strict=True):  # one by one: little memory besides the result
+    for band, plane in zip(samples, values, strict=True):  # band by band, to save memory
         if dtype == "float32":
             with np.errstate(over="ignore"):
                 band[:] = plane
@@ -195,49 +195,49 @@ def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def join_blocks(blocks: Sequence[bytes]) -> bytes:
-    """Return the blocks one after the other, each after its length as uint32, little-endian."""
+    """Return the concatenated blocks, each preceded by its length (uint32, little-endian)."""
     return b"".join(_LENGTH.pack(len(block)) + block for block in blocks)
 
 
 def split_blocks(data: bytes, count: int) -> list[bytes]:
-    """Return the `count` blocks of `join_blocks`.
+    """Return the `count` blocks that `join_blocks` joined.
 
     Raises:
-        DamagedError: the lengths are not those of the bytes.
+        DamagedError: the lengths of the blocks do not match the bytes.
     """
     blocks = []
     for _ in range(count):
         block, data = take_block(data)
         blocks.append(block)
     if data:
-        raise DamagedError(f"blocks are followed by {len(data)} bytes too many")
+        raise DamagedError(f"data must end after {count} blocks, got {len(data)} more bytes")
     return blocks
 
 
 def take_block(data: bytes) -> tuple[bytes, bytes]:
-    """Return the first block of `join_blocks`, and the bytes after it.
+    """Return the first block of bytes from `join_blocks`, and the bytes after it.
 
     Raises:
-        DamagedError: there are fewer bytes than the block needs.
+        DamagedError: `data` ends within the block.
     """
     if len(data) < _LENGTH.size:
-        raise DamagedError(f"{len(data)} bytes are too few for a block")
+        raise DamagedError(f"a block must have at least {_LENGTH.size} bytes, got {len(data)}")
     end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
     if end > len(data):
-        raise DamagedError(f"a block claims {end - _LENGTH.size} of {len(data) - _LENGTH.size} bytes")
+        raise DamagedError(f"a block must have {end - _LENGTH.size} bytes, got {len(data) - _LENGTH.size}")
     return data[_LENGTH.size : end], data[end:]
 
 
 def deflate(data: bytes) -> bytes:
-    """Return `data` in zlib's format (RFC 1950)."""
+    """Compress bytes in the zlib format (RFC 1950)."""
     return zlib.compress(data, 9)
 
 
 def inflate(data: bytes, limit: int) -> bytes:
-    """Return what was given to `deflate`, in no more memory than `limit` bytes take.
+    """Decompress the bytes of `deflate`, without decompressing more than `limit` + 1 bytes.
 
     Raises:
-        DamagedError: no deflated data, or more than `limit` bytes.
+        DamagedError: `data` is damaged, or holds more than `limit` bytes.
     """
     decompressor = zlib.decompressobj()
     try:
@@ -245,5 +245,5 @@ def inflate(data: bytes, limit: int) -> bytes:
     except zlib.error as error:
         raise DamagedError(f"a deflated block is damaged ({error})") from None
     if not decompressor.eof or decompressor.unused_data or len(value) > limit:
-        raise DamagedError("a deflated block has another length than it should")
+        raise DamagedError(f"a deflated block is cut, has extra bytes, or holds more than {limit} bytes")
     return value

@@ -1,4 +1,4 @@
-"""The work of compress.py and decompress.py: scenes to files and back, by any codec of the registry."""
+"""The commands of compress.py and decompress.py: scenes to files and back, with any codec of the registry."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from utils.files import atomic_write, check_output
 from utils.processes import num_cores, sigterm_raises, use_cores
 
 INTEGER_SCALE = 10_000.0
-"""Sample value of reflectance 1 in EnMAP's products and most others of integers."""
+"""Sample value of reflectance 1 in EnMAP products and most other integer products."""
 DROPPED_FOR = "not among the model's bands"
-STEP_AT_0 = 2.0**-8
-"""Step of --quality 0, as a share of the scale."""
+STEP_AT_QUALITY_0 = 2.0**-8
+"""Step of --quality 0, as a fraction of the scale."""
 
 
 @contextlib.contextmanager
 def pixel_bar(description: str, num_pixels: int) -> Iterator[Callable[[int], object]]:
-    """Yield a function that moves a bar on stderr by pixels, which is shown on terminals only."""
+    """Yield a function that advances a progress bar by a number of pixels; the bar is shown on terminals only."""
     hidden = not sys.stderr.isatty()
     with tqdm(desc=description, total=num_pixels, unit="px", unit_scale=True, leave=False, disable=hidden) as bar:
         yield bar.update
@@ -49,14 +49,17 @@ def pixel_bar(description: str, num_pixels: int) -> Iterator[Callable[[int], obj
 
 
 def compress(args: argparse.Namespace) -> int:
-    """Compress a scene into a file.
+    """Compress a scene into a file, and print its rate and quality.
 
     Args:
-        args: of compress.py.
+        args: arguments of compress.py.
+
+    Returns:
+        0, the exit code.
 
     Raises:
-        UsageError: flags that do not fit the scene or the codec.
-        ProjectError: the scene cannot be read, or not be coded as asked for.
+        UsageError: a flag does not fit the scene or the codec.
+        ProjectError: the scene cannot be read, or cannot be coded as requested.
     """
     output = check_output(args.output, args.scene, args.overwrite)
     started = time.monotonic()
@@ -65,7 +68,7 @@ def compress(args: argparse.Namespace) -> int:
         header = header_of(args, scene.info)
         samples = raw_samples(args, scene, header) if args.raw else SceneSamples(scene, header, num_workers)
         factory = codecs[args.codec].make_factory(samples, **options_of(args, header))
-        use_cores(num_workers)  # of torch, too, which a model has loaded by now
+        use_cores(num_workers)  # here, since it also limits torch, which a model has loaded by now
         header = replace(header, model=factory.model)
         with atomic_write(output) as file:
 
@@ -86,10 +89,10 @@ def compress(args: argparse.Namespace) -> int:
 
 
 def header_of(args: argparse.Namespace, info: SceneInfo) -> Header:
-    """Return the header of the file, but for the codec's parameters and model.
+    """Return the header of the file, except for the codec's parameters and model.
 
     Raises:
-        UsageError: bands that the model does not take, or a size of tiles that no file can have.
+        UsageError: the model does not take the scene's bands, or the tile size is out of range.
     """
     largest = min(MAX_TILE_SIZE, math.isqrt(MAX_TILE_SAMPLES // info.bands))
     if not MIN_TILE_SIZE <= args.tile_size <= largest:
@@ -111,10 +114,10 @@ def header_of(args: argparse.Namespace, info: SceneInfo) -> Header:
 
 
 def model_bands(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
-    """Return the 0-based numbers of the scene's bands that the model takes.
+    """Return the 0-based indices of the scene's bands that the model takes.
 
     Raises:
-        UsageError: it takes others.
+        UsageError: the scene's number of bands does not fit the model.
     """
     if info.bands == args.num_channels:
         return tuple(range(info.bands))
@@ -122,12 +125,12 @@ def model_bands(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
         return KEPT_INDICES
     raise UsageError(
         f"{args.scene} has {info.bands} bands, the model takes {args.num_channels}: "
-        f"give weights for {info.bands} bands by --checkpoint, and --num-channels {info.bands}"
+        f"give --checkpoint with weights for {info.bands} bands, and --num-channels {info.bands}"
     )
 
 
 def options_of(args: argparse.Namespace, header: Header) -> dict[str, Any]:
-    """Return the options of the codec's factory."""
+    """Return the options of the codec's factory; none for a codec without weights."""
     if not codecs[args.codec].has_weights:
         return {}
     places = {band: place for place, band in enumerate(header.coded_bands)}
@@ -144,17 +147,17 @@ def options_of(args: argparse.Namespace, header: Header) -> dict[str, Any]:
 def write_as_asked(
     args: argparse.Namespace, factory: CodecFactory, samples: Samples, write: Callable[[Codec], Written]
 ) -> tuple[Written, str | None]:
-    """Write the scene with the bound, the step or the target that the flags ask for.
+    """Write the scene with the bound, the step or the target of the flags.
 
     Returns:
-        The written file, and a note if it misses its target.
+        What was written, and a note if it misses its target.
 
     Raises:
-        UsageError: a mode that the codec does not have.
+        UsageError: the codec lacks the mode that the flags choose.
     """
     step = args.step
     if args.quality is not None:
-        step = samples.scale * STEP_AT_0 * 2.0 ** (-args.quality / 10) / factory.unit
+        step = samples.scale * STEP_AT_QUALITY_0 * 2.0 ** (-args.quality / 10) / factory.unit
     if args.max_error is not None:
         return write(bounded_codec(args, factory, step)), None
     if factory.lossy is None:
@@ -174,35 +177,35 @@ def bounded_codec(args: argparse.Namespace, factory: CodecFactory, step: float |
     """Return the codec of --max-error.
 
     Args:
-        args: of compress.py.
-        factory: of the codec.
-        step: of a model's latents; None for the step of the smallest file.
+        args: arguments of compress.py.
+        factory: factory of the codec.
+        step: step of a model's latents; None for the step of the smallest file.
 
     Raises:
-        UsageError: the codec has no such mode.
+        UsageError: the codec cannot keep the bound.
     """
     if args.max_error == 0 and step is None and factory.lossless is not None:
         return factory.lossless()
     if factory.bounded is None and factory.lossless is None:
-        raise UsageError(f"--codec {args.codec} only codes with a loss: give a step, a quality or a target")
+        raise UsageError(f"--codec {args.codec} is always lossy: give a step, a quality or a target")
     if factory.bounded is None:
         raise UsageError(f"--codec {args.codec} cannot bound the error: leave --max-error out, or give 0")
     return factory.bounded(args.max_error) if step is None else factory.bounded(args.max_error, step)
 
 
 def check_bound(args: argparse.Namespace, written: Written) -> None:
-    """Check on the samples decoded here that a bound holds; floats may be off by the rounding of their type.
+    """Check that the decoded samples keep the bound, if there is one; floats may exceed it by their rounding.
 
     Raises:
-        ProjectError: it does not, which must not happen.
+        ProjectError: an error exceeds the bound, which is a bug of the codec.
     """
     largest = written.distortion.largest_error
     if args.max_error is not None and largest > args.max_error * (1 + 1e-6) + 1e-7:
-        raise ProjectError(f"{args.scene}: an error of {largest:g} under --max-error {args.max_error:g}")
+        raise ProjectError(f"{args.scene}: errors must be at most {args.max_error:g} (--max-error), got {largest:g}")
 
 
 def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
-    """Return the figures of a written file: rate, quality, and what was lost."""
+    """Describe a written file: its rate, its quality, and what was lost."""
     header, distortion, info = written.header, written.distortion, written.header.scene
     num_samples = info.height * info.width * info.bands
     lines = []
@@ -216,7 +219,7 @@ def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
         num_dropped = sum(len(bands) for bands in header.dropped.values())
         lines.append(f"not coded without --max-error: {written.lost} valid samples in {num_dropped} bands")
     if args.raw:
-        lines.append("a bare stream keeps samples alone: no georeference, nodata value, band names or checksum")
+        lines.append("a bare stream keeps samples only: no georeference, nodata value, band names or checksum")
     figures = [
         f"{written.rate:.4f} bpppc",
         f"{Path(args.scene).stat().st_size / written.num_bytes:.2f} times smaller than the file",
@@ -233,22 +236,22 @@ def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
 
 
 def raw_samples(args: argparse.Namespace, scene: SceneReader, header: Header) -> Samples:
-    """Read the whole scene, which a bare stream holds as one image.
+    """Return the samples of the whole scene, which a bare stream holds as one image.
 
     Raises:
-        UsageError: gaps that a bare stream with a loss would not keep.
+        UsageError: the scene has gaps, which a lossy bare stream would not keep.
     """
     cube = scene.read(0, 0, scene.info.height, scene.info.width)
     if args.max_error != 0 and not valid_mask(cube, header.scene.nodata).all():
         raise UsageError(
-            f"{args.scene} has samples without data, which a bare stream only keeps without loss: "
-            "leave --raw, or every flag of a loss, out"
+            f"{args.scene} has samples without data, which only a lossless bare stream keeps: "
+            "leave --raw out, or code without loss"
         )
     return CubeSamples(cube, np.ones(cube.shape, bool), header.scale)
 
 
 def write_raw(file: IO[bytes], header: Header, codec: Codec, samples: Samples) -> Written:
-    """Write the codec's bytes of a whole scene, and nothing else, in the place of what is in `file`."""
+    """Replace the content of `file` with the codec's bytes of the whole scene."""
     (tile,) = samples.tiles(1)
     data, decoded = codec.encode_and_decode(*tile)
     file.seek(0)
@@ -261,16 +264,16 @@ def write_raw(file: IO[bytes], header: Header, codec: Codec, samples: Samples) -
 
 
 def decompress(args: argparse.Namespace) -> int:
-    """Decode a file, or a window of it, into a scene.
+    """Decode a file, or a window of its scene, into a scene file.
 
     Args:
-        args: of decompress.py.
+        args: arguments of decompress.py.
 
     Returns:
-        1 if a tile is damaged or its bound is not guaranteed, else 0.
+        The exit code: 1 if a tile is damaged or its bound is not guaranteed, else 0.
 
     Raises:
-        UsageError: a window or bands that the scene does not have.
+        UsageError: the scene does not have the window or the bands.
         ProjectError: the file is damaged, or the scene cannot be written.
     """
     output = check_output(args.output, args.input, args.overwrite)
@@ -303,7 +306,7 @@ def decompress_file(args: argparse.Namespace, output: Path) -> tuple[Window, lis
 
 
 def decompress_raw(args: argparse.Namespace, output: Path) -> tuple[Window, list[str], str]:
-    """Decode a bare stream, as `decompress_file` does a file."""
+    """Decode a bare stream; return what `decompress_file` does."""
     (entry,) = (entry for entry in codecs.values() if entry.stream_reader)
     if not Path(args.input).is_file():
         raise DamagedError(f"{args.input}: no such file")
@@ -323,12 +326,12 @@ def open_codec(reader: Reader, checkpoint: str | None, device: str) -> Codec:
     """Return the codec that decodes the tiles of a file.
 
     Raises:
-        DamagedError: a codec or a model that is not known here, or parameters that cannot be.
-        CodingError: other weights than the file was coded with, or any where it needs none.
+        DamagedError: the codec or the model is unknown, or the header is not one that the codec writes.
+        CodingError: the weights are not those that the file was coded with, or the codec has none.
     """
     header = reader.header
     if header.codec not in codecs:
-        raise DamagedError(f"header field 'codec' is {header.codec!r}, known are {', '.join(codecs)}")
+        raise DamagedError(f"header field 'codec' is {header.codec!r}, expected one of {', '.join(codecs)}")
     entry = codecs[header.codec]
     if entry.has_weights:
         return entry.open(header, reader.shared, checkpoint=checkpoint, device=device)
@@ -338,10 +341,10 @@ def open_codec(reader: Reader, checkpoint: str | None, device: str) -> Codec:
 
 
 def window_of(args: argparse.Namespace, info: SceneInfo) -> Window:
-    """Return the window to decode.
+    """Return the window to decode; by default the whole scene.
 
     Raises:
-        UsageError: a window or bands that the scene does not have.
+        UsageError: the scene does not have the window or the bands.
     """
     row, column, height, width = args.window or (0, 0, info.height, info.width)
     if not (height and width and row + height <= info.height and column + width <= info.width):

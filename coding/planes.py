@@ -1,13 +1,13 @@
-"""Planes of whole numbers without loss, such as quantized latents, by a registered codec of integers.
+"""Lossless coding of planes of integers, such as quantized latents, by a registered codec.
 
 The coders of `coding.PLANE_CODERS`:
 
-context      each plane predicted from those before it and from itself, the errors coded by mixed contexts: codec
-             `klt-cm` without loss
-jpegxl       the planes one below the other as one band of codec `jpegxl` without loss
-factorized   codec `factorized`: a distribution for each plane, without any context
+context      codec `klt-cm`, lossless: each plane is predicted from the preceding planes and from itself, and the errors
+             are coded with mixed contexts
+jpegxl       codec `jpegxl`, lossless: the planes are stacked vertically and coded as one band
+factorized   codec `factorized`: one distribution for each plane, no contexts
 
-None computes with floating point where encoder and decoder must agree.
+None of them uses floating point where encoder and decoder must agree.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from coding import PLANE_CODERS, codecs
 from coding.base import Codec, DamagedError
 from coding.samples import Samples
 
-SMALL_PLANE = 32 * 32
-"""Pixels up to which `context` may not pay for what it stores and learns about a plane."""
+SMALL_PLANE_PIXELS = 32 * 32
+"""Largest plane for which `encode_planes` also tries JPEG XL: on it, `context` may not pay for what it must learn."""
 
 _HEADER = struct.Struct("<Bi")  # the codec's number, lowest value
-_HALVES = 0x80
-"""Added to the codec's number where values are split into upper and lower halves of 16 bits."""
-_STACKED = (codecs["jpegxl"].number,)
-"""Numbers of codecs that code each band alone, and do better on all planes as one."""
+_SPLIT_FLAG = 0x80
+"""Set in the codec's number where values are split into upper and lower halves of 16 bits."""
+_STACKED_CODECS = (codecs["jpegxl"].number,)
+"""Numbers of the codecs that code each band alone, and so do better on one band with all planes."""
 
 
 def encode_planes(planes: np.ndarray, coder: str) -> bytes:
-    """Encode planes.
+    """Encode planes without loss.
 
     Args:
-        planes: (P, H, W), whole numbers that int32 holds.
-        coder: one of `PLANE_CODERS`; with `context`, small planes are coded by JPEG XL where that takes fewer bytes.
+        planes: (P, H, W), integers within the range of int32.
+        coder: one of `PLANE_CODERS`; `context` codes small planes by JPEG XL if that takes fewer bytes.
     """
     low = int(planes.min()) if planes.size else 0
     span = int(planes.max()) - low if planes.size else 0
@@ -45,8 +45,8 @@ def encode_planes(planes: np.ndarray, coder: str) -> bytes:
     shifted = planes.astype(np.int64) - low
     halves = 0
     if span >= 2**16:
-        shifted, halves = np.concatenate([shifted >> 16, shifted & 0xFFFF]), _HALVES
-    is_small = planes[0].size <= SMALL_PLANE
+        shifted, halves = np.concatenate([shifted >> 16, shifted & 0xFFFF]), _SPLIT_FLAG
+    is_small = planes[0].size <= SMALL_PLANE_PIXELS
     tried = ("context", "jpegxl") if coder == "context" and is_small else (coder,)
     numbers = [codecs[PLANE_CODERS[name]].number for name in tried]
     coded = {number: _encode(number, shifted.astype(np.uint16)) for number in numbers}
@@ -55,34 +55,38 @@ def encode_planes(planes: np.ndarray, coder: str) -> bytes:
 
 
 def decode_planes(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the planes (P, H, W) of `encode_planes`, int64.
+    """Return the planes (P, H, W) that `encode_planes` encoded, int64.
+
+    Args:
+        data: the bytes.
+        shape: (P, H, W).
 
     Raises:
-        DamagedError: other bytes.
+        DamagedError: `data` is damaged.
     """
     if len(data) < _HEADER.size:
-        raise DamagedError("planes without a header")
+        raise DamagedError(f"coded planes must have at least {_HEADER.size} bytes, got {len(data)}")
     number, low = _HEADER.unpack_from(data)
     if number == 0:
         return np.full(shape, low, np.int64)
     if math.prod(shape) == 0:
-        raise DamagedError("planes where there are none")
+        raise DamagedError(f"coded planes of shape {shape} must be empty, got codec number {number}")
     count, height, width = shape
-    if not number & _HALVES:
+    if not number & _SPLIT_FLAG:
         return low + _decode(number, data[_HEADER.size :], shape).astype(np.int64)
-    halves = _decode(number ^ _HALVES, data[_HEADER.size :], (2 * count, height, width)).astype(np.int64)
+    halves = _decode(number ^ _SPLIT_FLAG, data[_HEADER.size :], (2 * count, height, width)).astype(np.int64)
     return low + (halves[:count] << 16) + halves[count:]
 
 
 def _encode(number: int, planes: np.ndarray) -> bytes:
     """Encode planes (P, H, W) of uint16."""
-    cube = planes.reshape(1, -1, planes.shape[2]) if number in _STACKED else planes
+    cube = planes.reshape(1, -1, planes.shape[2]) if number in _STACKED_CODECS else planes
     return _codec(number).encode(cube, np.broadcast_to(True, cube.shape))
 
 
 def _decode(number: int, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the planes of `_encode`."""
-    stacked = (1, shape[0] * shape[1], shape[2]) if number in _STACKED else shape
+    """Return the planes (P, H, W) that `_encode` encoded."""
+    stacked = (1, shape[0] * shape[1], shape[2]) if number in _STACKED_CODECS else shape
     return _codec(number).decode(data, np.broadcast_to(True, stacked)).reshape(shape)
 
 
@@ -92,4 +96,4 @@ def _codec(number: int) -> Codec:
             make = codecs[name].make_factory(Samples("uint16")).lossless
             assert make is not None  # all of these codecs have the mode
             return make()
-    raise DamagedError(f"planes by the unknown codec {number}")
+    raise DamagedError(f"planes are coded by codec number {number}, which is unknown")

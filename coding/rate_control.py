@@ -1,4 +1,4 @@
-"""Rate control: the step by which a codec meets a PSNR or a rate, found on a few tiles and corrected by the scene."""
+"""Rate control: find the step for a target PSNR or rate on a few tiles, then correct it by the whole scene."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from coding.hsc.records import Tile
 from coding.hsc.tiling import Written
 from coding.samples import Samples
 
-PSNR_TOLERANCE = 0.1  # dB
-RATE_TOLERANCE = 0.02  # share of the rate
+PSNR_TOLERANCE_DB = 0.1
+RELATIVE_RATE_TOLERANCE = 0.02
 SAMPLED_SHARE = 0.25
-"""Share of the tolerances that the sampled tiles may use up; the rest is for how the scene differs from them."""
+"""Share of the tolerance for the sampled tiles; the rest is for the difference between them and the scene."""
 MAX_ATTEMPTS = 3
 """How often a scene is encoded to meet its target."""
 SLOPES = {"psnr": 6.0, "bpppc": 1.0}
-"""About how much a target's figure falls where the step doubles."""
+"""About how much a target's figure falls when the step doubles."""
 
 _MAX_TRIALS = 40
-_NARROWEST = 1e-3  # octaves between two steps that are told apart
-_STRIDE = 2.0  # octaves from the first step to the next; doubled each time
-_LEAST_SHARE = 0.1  # of a bracket, between a trial and its ends
-_INTERPOLATED = 6  # trials within a bracket; after them it is halved, as figures may fall in stairs
+_MIN_STRIDE = 1e-3  # octaves
+_FIRST_STRIDE = 2.0  # octaves; doubled with each trial
+_MIN_BRACKET_SHARE = 0.1  # between a trial and either end of its bracket
+_MAX_INTERPOLATIONS = 6  # afterwards the bracket is halved, since figures may fall in stairs
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure that a step is searched for.
+    """A figure that a file should have.
 
     Attributes:
         kind: "psnr" (peak 1) or "bpppc" (bits per sample of the coded bands).
@@ -43,13 +43,13 @@ class Target:
 
     @property
     def figure(self) -> float:
-        """The value on a scale on which it falls about linearly with the step's logarithm: dB, or log2 of the rate."""
+        """The value in dB, or log2 of the rate: both fall about linearly with the logarithm of the step."""
         return math.log2(self.value) if self.kind == "bpppc" else self.value
 
     @property
     def tolerance(self) -> float:
-        """How far the figure of a scene may be off."""
-        return math.log2(1 + RATE_TOLERANCE) if self.kind == "bpppc" else PSNR_TOLERANCE
+        """Largest allowed difference between `figure` and the file's figure."""
+        return math.log2(1 + RELATIVE_RATE_TOLERANCE) if self.kind == "bpppc" else PSNR_TOLERANCE_DB
 
 
 # -- the search -----------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ class Found:
     Attributes:
         step: the step.
         is_met: whether the figure is within the tolerance.
-        end: "finest" or "coarsest" if the target is out of reach and the search ended there, else None.
+        end: "finest" or "coarsest" if the search ended at that end without reaching the target, else None.
     """
 
     step: float
@@ -71,14 +71,14 @@ class Found:
 
 
 class StepSearch:
-    """Finds steps by a figure that falls as they grow. What was measured for one target helps to find the next.
+    """Finds the step for a figure that falls as the step grows; searches for further targets reuse what was measured.
 
     Args:
-        figure: returns the figure of a step; raises CodingError for a step that the codec cannot take.
-        finest: smallest step to look at.
-        coarsest: largest step to look at.
+        figure: returns the figure of a step; raises `CodingError` if the codec cannot take the step.
+        finest: smallest step to try.
+        coarsest: largest step to try.
         first: step to begin with.
-        slope: about how much the figure falls where the step doubles.
+        slope: about how much the figure falls when the step doubles.
     """
 
     def __init__(
@@ -91,20 +91,20 @@ class StepSearch:
         self._refused: list[float] = []
 
     def find(self, target: float, tolerance: float, max_trials: int = _MAX_TRIALS) -> Found:
-        """Return the step whose figure is within `tolerance` of `target`, or as near as it gets.
+        """Return a step whose figure is within `tolerance` of `target`, or else the nearest one found.
 
         Args:
-            target: the wanted figure.
-            tolerance: how far it may be off.
-            max_trials: how many steps are measured at most.
+            target: the figure to reach.
+            tolerance: largest allowed difference from `target`.
+            max_trials: largest number of steps to measure.
 
         Raises:
-            CodingError: the codec takes no step.
+            CodingError: the codec cannot take any step that was tried.
         """
         target = float(target)
         if not self._figures:
             self._begin()
-        stride, inside = _STRIDE, 0
+        stride, inside = _FIRST_STRIDE, 0
         for _ in range(max_trials):
             nearest = self._nearest(target)
             if abs(self._figures[nearest] - target) <= tolerance:
@@ -112,7 +112,7 @@ class StepSearch:
             above = max((at for at, figure in self._figures.items() if figure > target), default=None)
             below = min((at for at, figure in self._figures.items() if figure <= target), default=None)
             if above is not None and below is not None:
-                if below - above < _NARROWEST:
+                if below - above < _MIN_STRIDE:
                     break
                 inside += 1
                 self._try(self._between(above, below, target, inside))
@@ -130,17 +130,17 @@ class StepSearch:
         return min(self._figures, key=lambda at: abs(self._figures[at] - target))
 
     def _outwards(self, first: float) -> Iterator[float]:
-        """Yield places to begin at: `first`, then ever coarser and ever finer ones."""
+        """Yield places (log2 of steps) to begin at: `first`, then ever coarser ones, then ever finer ones."""
         yield first
         for sign, end in ((1, self._high), (-1, self._low)):
             place = first
             while place != end:
-                place = min(place + _STRIDE, end) if sign > 0 else max(place - _STRIDE, end)
+                place = min(place + _FIRST_STRIDE, end) if sign > 0 else max(place - _FIRST_STRIDE, end)
                 yield place
 
     def _begin(self) -> None:
         """Measure a first step that the codec takes."""
-        error = CodingError("the codec takes no step")
+        error = CodingError("the codec cannot take any step")
         for place in self._starts:
             try:
                 self._figures[place] = self._figure(2.0**place)
@@ -154,7 +154,7 @@ class StepSearch:
         raise error
 
     def _try(self, place: float) -> None:
-        """Measure a step; where the codec cannot take it, look no further than half-way to it from now on."""
+        """Measure a step; if the codec cannot take it, never search beyond half of the way to it again."""
         try:
             self._figures[place] = self._figure(2.0**place)
         except CodingError:
@@ -169,23 +169,23 @@ class StepSearch:
             self._figures[refused] = math.inf  # never the nearest
 
     def _between(self, above: float, below: float, target: float, number: int) -> float:
-        """Return a place in a bracket: by interpolation, or in its middle where that has not helped."""
+        """Return a place in a bracket: interpolated, or its middle after `_MAX_INTERPOLATIONS` trials."""
         high, low = self._figures[above], self._figures[below]
         share = 0.5
-        if number <= _INTERPOLATED and math.isfinite(high) and math.isfinite(low):
-            share = min(max((high - target) / (high - low), _LEAST_SHARE), 1 - _LEAST_SHARE)
+        if number <= _MAX_INTERPOLATIONS and math.isfinite(high) and math.isfinite(low):
+            share = min(max((high - target) / (high - low), _MIN_BRACKET_SHARE), 1 - _MIN_BRACKET_SHARE)
         return above + share * (below - above)
 
     def _beyond(self, at: float, target: float, stride: float) -> float | None:
-        """Return a place beyond `at`, the last one on its side; None at the end of what can be looked at."""
+        """Return a place beyond `at`, the outermost one measured; None if `at` is the end of the search range."""
         distance = (self._figures[at] - target) / self._slope
         stride = max(stride, abs(distance)) if math.isfinite(distance) else stride
         place = min(at + stride, self._high) if distance > 0 else max(at - stride, self._low)
-        return None if abs(place - at) < _NARROWEST else place
+        return None if abs(place - at) < _MIN_STRIDE else place
 
 
 def sampled_psnr(codec: Codec, samples: Samples, num_tiles: int) -> float:
-    """Return the PSNR of at most `num_tiles` tiles of a scene in dB."""
+    """Return the PSNR in dB of at most `num_tiles` tiles of a scene."""
 
     def distortion(tile: Tile) -> Distortion:
         return measure(tile.cube, codec.reconstruct(*tile), tile.valid, samples.scale, codec.clips_to_scale)
@@ -197,12 +197,12 @@ def sampled_psnr(codec: Codec, samples: Samples, num_tiles: int) -> float:
 
 
 class RateController:
-    """Finds the step by which a codec meets a target, judged by a few tiles of the scene.
+    """Encodes a scene so that it meets a target, with a step found on a few tiles.
 
     Args:
-        factory: of the codec, with a lossy mode.
-        samples: of the scene.
-        name: of the codec in messages.
+        factory: factory of the codec, which must have a lossy mode.
+        samples: samples of the scene.
+        name: name of the codec in messages.
     """
 
     def __init__(self, factory: CodecFactory, samples: Samples, name: str) -> None:
@@ -210,14 +210,17 @@ class RateController:
         self._factory, self._lossy, self._samples, self._name = factory, factory.lossy, samples, name
 
     def write(self, write: Callable[[Codec], Written], target: Target) -> tuple[Written, str | None]:
-        """Encode a scene so that it meets a target, anew with another step where it is missed.
+        """Encode the scene, again with another step if it misses the target, at most `MAX_ATTEMPTS` times.
 
         Args:
-            write: encodes the scene by a codec, in the place of what it wrote before.
-            target: to meet.
+            write: encodes the scene with a codec, replacing what it wrote before.
+            target: the target.
 
         Returns:
-            The nearest attempt, which is the last one written, and a note if it misses the target.
+            The attempt nearest to the target, which is also the last one written, and a note if it misses the target.
+
+        Raises:
+            CodingError: the codec cannot take any step that was tried.
         """
         search = self._search(target)
         aim = target.figure
@@ -240,7 +243,7 @@ class RateController:
     def _search(self, target: Target) -> StepSearch:
         factory = self._factory
         first = factory.first
-        if target.kind == "psnr":  # the step whose uniform error that is
+        if target.kind == "psnr":  # the step of a uniform quantizer with this PSNR
             first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.value) / 20)
 
         def figure(step: float) -> float:
@@ -258,7 +261,7 @@ class RateController:
         return 8 * sum(num_bytes) / sum(tile.cube.size for tile in tiles)
 
     def _offset(self, written: Written, target: Target) -> float:
-        """Return how far a scene's figure is above that of the target."""
+        """Return by how much the figure of a written scene exceeds the target's figure."""
         return (math.log2(written.rate) if target.kind == "bpppc" else written.distortion.psnr) - target.figure
 
     def _note(self, written: Written, target: Target, found: Found, offset: float) -> str:
@@ -271,7 +274,7 @@ class RateController:
             lossless = " with a loss; --max-error 0 has none" if self._factory.lossless is not None else ""
             return f"{text}: {self._name} does no better{lossless}, however fine the step"
         if offset > 0 and found.end == "coarsest":
-            return f"{text}: {self._name.split()[0]} goes no lower, this is the coarsest step"
+            return f"{text}: {self._name.split()[0]} goes no lower, since this is the coarsest step"
         if not found.is_met:
-            return f"{text}: {self._name} has no step that comes nearer"
-        return f"{text}: the sampled tiles, by which the step was found, differ from the rest"
+            return f"{text}: no step of {self._name} comes nearer"
+        return f"{text}: the step was found on sampled tiles, and these differ from the rest"

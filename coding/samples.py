@@ -1,4 +1,4 @@
-"""The samples that a codec is made for: what a `CodecFactory` may look at before anything is encoded."""
+"""The samples that a codec is made for: what its `CodecFactory` may inspect before anything is encoded."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Result = TypeVar("Result")
 
 
 class Samples:
-    """Samples of which nothing is known but their type; enough for codecs of integers without loss.
+    """Samples whose type alone is known; enough for lossless codecs of integers.
 
     Attributes:
         dtype: one of `datasets.base.DTYPES`.
         scale: sample value of reflectance 1.0.
         num_bands: number of coded bands; 0 if it does not matter.
-        num_workers: threads that may work at a time.
+        num_workers: number of threads.
     """
 
     def __init__(self, dtype: str, scale: float = 1.0, num_bands: int = 0, num_workers: int = 1) -> None:
         self.dtype, self.scale, self.num_bands, self.num_workers = dtype, scale, num_bands, num_workers
 
     def values(self) -> Iterator[np.ndarray]:
-        """Yield all valid samples, in arrays (samples,)."""
+        """Yield all valid samples, in arrays of shape (N,)."""
         yield from ()
 
     def tiles(self, most: int) -> list[Tile]:
@@ -38,7 +38,7 @@ class Samples:
         return []
 
     def in_threads(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> list[Result]:
-        """Return `function(job)` of each job, computed by `num_workers` threads."""
+        """Return `function(job)` for each job in order, computed by `num_workers` threads."""
         return list(in_threads(function, jobs, self.num_workers))
 
 
@@ -50,21 +50,21 @@ class CubeSamples(Samples):
         self._tile = Tile.of(cube, valid)
 
     def values(self) -> Iterator[np.ndarray]:
-        """Yield all valid samples, in arrays (samples,)."""
+        """Yield all valid samples, in one array of shape (N,)."""
         yield self._tile.cube[self._tile.valid]
 
     def tiles(self, most: int) -> list[Tile]:
-        """Return the cube."""
+        """Return the cube as the only tile."""
         return [self._tile]
 
 
 class SceneSamples(Samples):
-    """The samples of a scene, of which a few tiles are kept in memory.
+    """The samples of a scene; a few tiles are kept in memory.
 
     Args:
-        scene: to read from, as long as this is used.
-        header: of the file, but for the codec's parameters and model.
-        num_workers: threads that may work at a time.
+        scene: scene to read from, which must stay open.
+        header: header of the file; the codec's parameters and model may be missing.
+        num_workers: number of threads.
     """
 
     def __init__(self, scene: Scene, header: Header, num_workers: int = 1) -> None:
@@ -73,12 +73,12 @@ class SceneSamples(Samples):
         self._tiles: dict[int, list[Tile]] = {}
 
     def values(self) -> Iterator[np.ndarray]:
-        """Yield the valid samples of each tile, all bands, in arrays (samples,)."""
+        """Yield the valid samples of each tile, all bands, in arrays of shape (N,)."""
         for _, samples in tiles_of(self._scene, self._header):
             yield samples[valid_mask(samples, self._header.scene.nodata)]
 
     def tiles(self, most: int) -> list[Tile]:
-        """Return at most `most` tiles, spread over the scene; one that holds data where none of these does."""
+        """Return at most `most` tiles with data, spread over the scene; one tile without data if no tile has any."""
         if most not in self._tiles:
             self._tiles[most] = list(self._spread(most))
         return self._tiles[most]

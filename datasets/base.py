@@ -46,7 +46,7 @@ class SceneInfo:
     """Metadata of a scene. Fields with one item per band are empty if no band has any.
 
     Attributes:
-        height, width: pixels.
+        height, width: size in pixels.
         bands: number of bands.
         dtype: one of `DTYPES`.
         nodata: value that marks samples without data in all bands, possibly NaN; None if there is none, or if bands
@@ -58,12 +58,12 @@ class SceneInfo:
             None if there is none.
         gcps: ground control points.
         gcps_crs: their coordinate reference system as WKT2:2019.
-        descriptions: one per band, None or text.
-        tags: of the file: GDAL's metadata domain -> name -> text. "" is the default domain; "RPC" holds rational
+        descriptions: text or None, one per band.
+        tags: tags of the file: GDAL's metadata domain -> name -> text. "" is the default domain; "RPC" holds rational
             polynomial coefficients.
         band_tags: one such dictionary per band. The domain "IMAGERY" holds `CENTRAL_WAVELENGTH_UM` and `FWHM_UM`.
         scales, offsets: one number per band: physical value = sample * scale + offset.
-        units: of the physical values, one per band, None or text.
+        units: units of the physical values, text or None, one per band.
         colors: color interpretation, one GDAL name in lower case per band ("gray", "alpha", "undefined", ...).
         color_tables: one per band: (value, red, green, blue, alpha) of each entry.
         compression: GDAL's name in lower case ("deflate", "lzw", ...), None for none.
@@ -98,11 +98,14 @@ class SceneInfo:
         The origin of `transform`, the ground control points and the rational polynomial coefficients move with it.
 
         Raises:
-            ValueError: the window is empty or not inside of the scene.
+            ValueError: the window is empty or not inside the scene.
         """
         inside = 0 <= row < row + height <= self.height and 0 <= column < column + width <= self.width
         if not inside:
-            raise ValueError(f"{window_name(row, column, height, width)} of a scene of {self.height} x {self.width}")
+            raise ValueError(
+                f"{window_name(row, column, height, width)} must be non-empty and inside the scene of "
+                f"{self.height} x {self.width}"
+            )
         transform = self.transform
         if transform is not None:
             a, b, c, d, e, f = transform
@@ -175,7 +178,7 @@ class SceneReader(ABC):
 
         Raises:
             DatasetError: the file is damaged there, or was truncated since it was opened.
-            ValueError: the window is empty or not inside of the scene.
+            ValueError: the window is empty or not inside the scene.
         """
         self.info.window(row, column, height, width)
         return self._read(row, column, height, width)
@@ -258,7 +261,7 @@ class SceneFormat(NamedTuple):
     """A file format of scenes.
 
     Attributes:
-        suffixes: of its files, in lower case, such as (".tif", ".tiff").
+        suffixes: suffixes of its files, in lower case, such as (".tif", ".tiff").
         open: (path of a regular file) -> context manager of a reader; raises `DatasetError` with one line,
             `<path>: <reason>`, for a file that is damaged or has no scene of one of `DTYPES`.
         create: (path, info) -> context manager of a writer. It replaces the file at `path` at the end, if the
@@ -273,16 +276,16 @@ class SceneFormat(NamedTuple):
 
 
 def window_name(row: int, column: int, height: int, width: int) -> str:
-    """Describe a window in an error message."""
+    """Describe a window, for error messages."""
     return f"window of {height} x {width} at row {row}, column {column}"
 
 
 def as_sample(value: float, dtype: str) -> float | None:
-    """Round `value` to a sample type, or return None if the type has no such value.
+    """Return the sample that holds `value`, or None if its type cannot hold it.
 
     Args:
         value: any number.
-        dtype: one of `DTYPES`. Integers are not rounded: 0.5 is no value of int16.
+        dtype: one of `DTYPES`. Only float32 rounds: int16 cannot hold 0.5.
     """
     if dtype == "float32":
         with np.errstate(over="ignore"):

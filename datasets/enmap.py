@@ -21,7 +21,7 @@ NUM_CHANNELS = len(KEPT_INDICES)  # 202
 
 NODATA = -32768
 SCALE = 10000
-"""Digital number of reflectance 1.0."""
+"""The digital number of reflectance 1.0."""
 DTYPES = ("float32", "uint16")
 """Types of a `DATA.npy`: reflectances in [0, 1], or digital numbers, reflectance x 10000, in half the space."""
 MAX_VALUE = 10000
@@ -32,7 +32,7 @@ NPY_SUFFIX = "-DATA.npy"
 
 
 def to_digital_numbers(samples: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Clip EnMAP L2A samples to the values that models see.
+    """Clip EnMAP L2A samples to the range of digital numbers that models see.
 
     Args:
         samples: int16 or uint16, reflectance x 10000.
@@ -50,8 +50,8 @@ def to_digital_numbers(samples: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def to_reflectance(numbers: np.ndarray) -> np.ndarray:
     """Convert digital numbers to reflectances: float32, `numbers` / 10000.
 
-    A true division: it gives the float32 nearest to the quotient, which multiplying by 1e-4 does not for 3,186
-    of the 10,001 values.
+    The division gives the float32 nearest to the quotient. Multiplying by 1e-4 would give others for 3,186 of the
+    10,001 values.
     """
     x = numbers.astype(np.float32)
     x /= np.float32(SCALE)
@@ -59,7 +59,7 @@ def to_reflectance(numbers: np.ndarray) -> np.ndarray:
 
 
 def npy_path_of(tif_path: Path) -> Path:
-    """Return the path of the `*-DATA.npy` made from a TIF; one of another name gives `<stem>-DATA.npy`."""
+    """Return the path of the `DATA.npy` made from a TIF; a TIF of another name gives `<stem>-DATA.npy`."""
     name = tif_path.name
     stem = name.removesuffix(TIF_SUFFIX) if name.endswith(TIF_SUFFIX) else tif_path.stem
     return tif_path.with_name(stem + NPY_SUFFIX)
@@ -74,7 +74,7 @@ def find_files(folder: Path, suffix: str) -> list[Path]:
     """Return all files under `folder` whose names end in `suffix`, sorted.
 
     Links to folders are followed: a subset of the data set is often a folder of links to tiles. Hidden files
-    are skipped: macOS writes a `._NAME` beside every NAME when it unpacks an archive on a foreign disk.
+    are skipped: macOS adds a `._NAME` to every NAME when it unpacks an archive on a foreign disk.
     """
     return sorted(
         Path(parent, name)

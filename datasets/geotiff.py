@@ -22,15 +22,15 @@ from utils.errors import DatasetError, ProjectError, one_line
 from utils.files import atomic_path
 
 BLOCK = 128
-"""Side in pixels of the blocks of a written GeoTIFF: that of the tiles of a compressed scene."""
+"""Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 LOSSLESS = ("deflate", "lzw", "zstd", "lzma", "packbits")
-"""Compressions that are written."""
+"""Compressions that are kept in a copy; others become deflate."""
 WITH_PREDICTOR = ("deflate", "lzw", "zstd")
 CACHE_BYTES = 64 * 2**20
-"""GDAL's cache; its default is a twentieth of the machine's memory."""
+"""Size of GDAL's cache; its default is 5 % of the machine's memory."""
 MAX_BLOCK_ROW_BYTES = 512 * 2**20
-"""Largest row of blocks that is cached in addition, if blocks are taller than the windows that are read. Without room
-for a row of blocks, 352 MB in an EnMAP scene with blocks of 512 x 512, each block is decompressed four times."""
+"""Largest row of blocks for which the cache grows, if blocks are taller than the windows that are read. Without room
+for a row of blocks (352 MB in an EnMAP scene with blocks of 512 x 512), each block is decompressed four times."""
 
 
 class _GeoTiffReader(SceneReader):
@@ -62,25 +62,25 @@ def _write_problem(path: Path) -> str:
 def _gdal(error_class: type[ProjectError], problem: str, cache_bytes: int = CACHE_BYTES) -> Iterator[None]:
     """Call rasterio with a bounded cache, and turn any exception into one line that starts with `problem`.
 
-    Entered for each call: settings that stay on would have to be left in the reverse order of entering, and
-    a reader and a writer need not be closed in that order.
+    Enter it for each call: environments must be left in the reverse order of entering, but a reader and a writer
+    may be closed in any order.
     """
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=cache_bytes):  # rasterio wants bytes
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=cache_bytes):  # in bytes
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
-        except Exception as error:  # rasterio's, GDAL's, ValueError: which one for what is not documented
+        except Exception as error:  # rasterio does not document which exceptions it raises
             raise error_class(f"{problem} ({one_line(error.__cause__ or error)})") from error
 
 
 @functools.cache
 def _silence_libtiff() -> None:
-    """Keep libtiff from printing failed writes to stderr, which GDAL reports as errors.
+    """Keep libtiff from printing failed writes to stderr: GDAL reports them as errors.
 
     GDAL installs its error handler for each open file, but its I/O functions report to the handler of the
     library, which prints. rasterio's log does not see these lines.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or libtiff is a hidden part of GDAL
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, or libtiff is built into GDAL
         mapped = Path("/proc/self/maps").read_text()
         for library in set(re.findall(r"/.*/libtiff[^/\n]*$", mapped, re.MULTILINE)):
             ctypes.CDLL(library).TIFFSetErrorHandler(None)
@@ -125,7 +125,7 @@ def _read_info(tif: rasterio.DatasetReader) -> SceneInfo:
 
 
 def _cache_bytes(tif: rasterio.DatasetReader) -> int:
-    """Return the cache with which windows of `BLOCK` full rows, from top to bottom, decompress each block once."""
+    """Return the cache that lets windows of `BLOCK` full rows, from top to bottom, decompress each block once."""
     block_height, block_width = tif.block_shapes[0]
     columns = math.ceil(tif.width / block_width) * block_width
     block_row_bytes = block_height * columns * tif.count * np.dtype(tif.dtypes[0]).itemsize
@@ -191,7 +191,7 @@ def _write_metadata(tif: rasterio.io.DatasetWriter, info: SceneInfo) -> None:
 
 
 def _check_blocks(path: Path) -> None:
-    """Check that each block of a written GeoTIFF lies inside of the file.
+    """Check that each block of a written GeoTIFF lies inside the file.
 
     GDAL writes the last blocks and their index when it closes a file, and rasterio does not report its failure.
 

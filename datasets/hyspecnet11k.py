@@ -46,23 +46,23 @@ class HySpecNet11k(Dataset):
         mode: "easy" (patches of one tile may lie in several splits), "hard" (a tile lies in one), or another
             folder under `splits/`.
         split: "train", "val" or "test".
-        transform: one of `datasets.transforms.get_transform`, or a callable from tensor (C, H, W) to tensor.
+        transform: a result of `datasets.transforms.get_transform`, or a callable from tensor (C, H, W) to tensor.
         num_channels: C that every file must have; 202 is EnMAP's after preprocessing.
-        seed: of the random draws, non-negative.
-        repeats: how often the split counts in one epoch. Index i reads patch `i % patches` but draws by i, so
+        seed: seed of the random draws, non-negative.
+        repeats: how often one epoch goes through the split. Index i reads patch `i % patches` but draws by i, so
             that a small data set gives many different random samples.
 
     Attributes:
         root_dir, mode, split, transform, num_channels, seed, repeats: as given.
-        paths: the `DATA.npy` files, in the order of the CSV; they count once whatever `repeats` is.
-        names: the same as patch names, `-DATA.npy` stripped.
+        paths: the `DATA.npy` files, in the order of the CSV, each once whatever `repeats` is.
+        names: file names of `paths` without `-DATA.npy`.
         file_shape: (C, H, W) on disk, the same for all patches.
         image_shape: (C, H, W) after the transform.
 
     Raises:
-        DatasetError: at construction for a missing data set, CSV or patch, an empty split, a first patch
-            that cannot be used or is too small for the transform; on access for a patch that is damaged, not
-            finite, or of another shape than the first.
+        DatasetError: at construction, if `repeats` is below 1, the data set, CSV or a patch is missing, the split
+            is empty, or the first patch cannot be used or is too small for the transform; on access, if a patch
+            is damaged, holds NaN, infinity or digital numbers above 10000, or has another shape than the first.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class HySpecNet11k(Dataset):
         return x if transform is None or isinstance(transform, PixelTransform) else transform(x)
 
     def read_batch(self, keys: Sequence[Key], pin_memory: bool = False) -> Tensor:
-        """Read patches into one tensor, without a transform or with one that picks pixels.
+        """Read patches into one tensor; `transform` must be None or a `PixelTransform`.
 
         Args:
-            keys: of the patches.
-            pin_memory: whether the tensor is to lie in memory that a GPU copies from by itself.
+            keys: keys of the patches.
+            pin_memory: whether to put the tensor in pinned memory, which a GPU copies by itself.
 
         Returns:
             (N, *image_shape): digital numbers, uint16, if all files hold them, else reflectances, float32.
@@ -127,7 +127,7 @@ class HySpecNet11k(Dataset):
         batch = torch.empty((len(keys), *self.image_shape), dtype=dtype, pin_memory=pin_memory)
         for key, path, cube, out in zip(keys, paths, cubes, batch.numpy(), strict=True):
             is_whole = self.transform is None and cube.dtype == out.dtype and cube.flags.c_contiguous
-            if is_whole:  # a file is read faster than it is mapped
+            if is_whole:  # reading a whole file is faster than mapping it
                 with open(path, "rb", buffering=0) as file:
                     file.seek(cube.offset)
                     is_whole = file.readinto(memoryview(out).cast("B")) == out.nbytes
@@ -140,11 +140,11 @@ class HySpecNet11k(Dataset):
     def _path_of(self, key: Key) -> Path:
         index = key[1] if isinstance(key, tuple) else key
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of a data set of {len(self)}")
+            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
         return self.paths[index % len(self.paths)]
 
     def _pick(self, cube: np.memmap, key: Key) -> np.ndarray:
-        """Return a copy of the pixels that belong to `key`; all of them if no transform picks some."""
+        """Return a copy of the pixels that belong to `key`: all of them, unless the transform picks some."""
         if not isinstance(self.transform, PixelTransform):
             return np.array(cube, order="C")
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -159,7 +159,7 @@ class HySpecNet11k(Dataset):
             raise DatasetError(f"{path}: contains NaN or infinite values; {self._remedy()}")
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of the split's relative paths in order: the same wherever the data set lies."""
+        """Return the SHA-256, in hex, of the split's relative paths in order: the same in any `root_dir`."""
         return hashlib.sha256("\n".join(self._entries).encode()).hexdigest()
 
     @property
@@ -215,7 +215,7 @@ class HySpecNet11k(Dataset):
                 return self.transform.output_shape(self.file_shape)
             except ValueError as error:
                 raise DatasetError(f"{self.paths[0]}: {error}") from error
-        # Only the call tells the shape that a callable of the user returns.
+        # Only a call tells which shape a user's callable returns.
         return self.file_shape if self.transform is None else tuple(self[0].shape)
 
 
@@ -225,17 +225,17 @@ def read_split(csv_path: Path) -> list[str]:
     A byte order mark, Windows line ends, blank lines and surrounding spaces are ignored.
 
     Raises:
-        DatasetError: no UTF-8 text, no entries, or an entry that points out of `patches/`.
+        DatasetError: the file is not UTF-8 text or has no entries, or an entry points outside `patches/`.
     """
     try:
         text = csv_path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{csv_path}: no UTF-8 text; expected one path of a patch per line") from error
+        raise DatasetError(f"{csv_path}: not UTF-8 text; expected one path of a patch per line") from error
     entries = [line.strip() for line in text.splitlines() if line.strip()]
     if not entries:
         raise DatasetError(f"{csv_path}: empty; expected one path of a patch per line")
     for entry in entries:
         path = PurePosixPath(entry)
         if path.is_absolute() or ".." in path.parts:
-            raise DatasetError(f"{csv_path}: {entry!r} points out of patches/; expected a path relative to it")
+            raise DatasetError(f"{csv_path}: {entry!r} points outside patches/; expected a path relative to it")
     return entries

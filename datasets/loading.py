@@ -1,7 +1,7 @@
-"""Batches for a GPU, read by threads straight into the memory that they are copied to the GPU from.
+"""Load batches for a GPU by threads, straight into the memory from which they are copied to the GPU.
 
 A torch DataLoader copies every patch twice more: into a batch, and from the process that read it. Reading files and
-checking their values leave Python's lock, so that threads do both at once::
+checking their values release Python's lock, so threads do both in parallel::
 
     files ─► batch (N, C, H, W), uint16 or float32, in pinned memory ─► the same on the GPU ─► reflectances, float32
 """
@@ -23,12 +23,12 @@ class ThreadLoader:
     """Load the batches of a data set by threads.
 
     Args:
-        dataset: without a transform, or with one that picks pixels.
-        batch_sampler: yields the keys of each batch, anew for every iteration.
-        device: where the batches are to be.
+        dataset: a split whose `transform` is None or a `PixelTransform`.
+        batch_sampler: yields the keys of each batch; iterated anew for every epoch.
+        device: device of the batches.
         num_workers: number of threads; 0 reads each batch when it is asked for.
         prefetch: batches that each thread reads ahead.
-        pin_memory: whether files are read into memory that a GPU copies from by itself.
+        pin_memory: whether to read files into pinned memory, which a GPU copies by itself.
 
     Attributes:
         dataset: as given.
@@ -54,7 +54,7 @@ class ThreadLoader:
         """Yield batches (N, C, H, W) of reflectances, float32, on the device.
 
         Raises:
-            DatasetError: a patch that cannot be used.
+            DatasetError: a patch cannot be used.
         """
         for batch in self._read():
             yield reflectances(batch.to(self._device, non_blocking=True))
@@ -78,9 +78,9 @@ class ThreadLoader:
 
 
 def reflectances(x: Tensor) -> Tensor:
-    """Return a batch as float32 reflectances, on its device: digital numbers over 10000, the nearest float32."""
+    """Return a batch as float32 reflectances, on its device: uint16 digital numbers are divided by 10000."""
     if x.dtype != torch.uint16:
         return x
-    # By a tensor: a GPU multiplies by the reciprocal of a number, which gives other values. Digital numbers fit
-    # into int16, which every device knows.
+    # Divided by a tensor: for a number a GPU multiplies by its reciprocal, which gives other values. Digital numbers
+    # fit into int16, which every device supports.
     return x.view(torch.int16).float() / torch.full((), float(SCALE), device=x.device)

@@ -20,7 +20,7 @@ def map_cube(path: Path, dtypes: Collection[str] = DTYPES) -> np.memmap:
 
     Args:
         path: the `.npy` file.
-        dtypes: the types that it may have, in either byte order.
+        dtypes: permitted sample types, in either byte order.
 
     Raises:
         DatasetError: `path` is missing, truncated, longer than its header says, no `.npy`, a pickled object,
@@ -56,7 +56,7 @@ class _NpyReader(SceneReader):
     def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         window = np.empty((self.info.bands, height, width), self.info.dtype)
         try:
-            # A mapping for each band: up to 2 MB of the file around a sample count as memory of this process.
+            # A mapping per band: up to 2 MB of the file around each sample count as memory of this process.
             for band in range(self.info.bands):
                 cube = np.memmap(self._file, mode="r", **self._layout)
                 window[band] = cube[band, row : row + height, column : column + width]

@@ -2,7 +2,7 @@
 
     python -m datasets.preprocess ./datasets/hyspecnet-11k/              # the whole data set, on all cores
     python -m datasets.preprocess ./datasets/sample/                     # the bundled sample
-    python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dry-run    # only list what is to be done
+    python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dry-run    # only list the files to make
     python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dtype uint16    # 76 GB instead of 152, the same data
 
 224 bands of int16 become float32 (202, H, W): water vapor bands dropped, clipped to [0, 10000], divided by
@@ -44,7 +44,7 @@ from utils.options import positive_int
 from utils.processes import Terminated, num_cores, run_in_processes, sigterm_raises
 
 WINDOW_BYTES = 128 * 2**20
-"""Largest part of a file that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
+"""Largest window that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
 
 
 class Job(NamedTuple):
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
     Attributes:
         tif_path: the source.
         nodata_share: share in [0, 1] of samples without data.
-        error: one line, None if the file was made.
+        error: one-line message; None if the file was made.
     """
 
     tif_path: Path
@@ -77,13 +77,13 @@ def preprocess_file(tif_path: Path, npy_path: Path, dtype: str = "float32") -> f
     """Convert an EnMAP scene of any height and width to a `DATA.npy`, in bounded memory.
 
     Args:
-        tif_path: 224 bands of int16.
+        tif_path: the scene, 224 bands of int16.
         npy_path: the file to write.
         dtype: "float32" for reflectances, "uint16" for digital numbers.
 
     Returns:
-        The share in [0, 1] of samples without data among those of the 202 kept bands. They have the value
-        -32768, or the file's own nodata value, and are written as 0.
+        The share in [0, 1] of samples without data in the 202 kept bands. These have the value -32768, or the
+        file's own nodata value, and are written as 0.
 
     Raises:
         DatasetError: the scene cannot be read, or is not int16 with 224 bands. `npy_path` is left as it was.
@@ -109,7 +109,7 @@ def preprocess_file(tif_path: Path, npy_path: Path, dtype: str = "float32") -> f
 
 
 def row_windows(scene: SceneReader) -> Iterator[tuple[int, int]]:
-    """Split a scene into windows of full rows of at most `WINDOW_BYTES`, of whole blocks if they fit.
+    """Split a scene into windows of full rows, at most `WINDOW_BYTES` each, and of whole blocks if they fit.
 
     Yields:
         First row and height of each window, from top to bottom.
@@ -127,7 +127,7 @@ def find_jobs(root: Path) -> list[Job]:
 
     Raises:
         UsageError: `root` does not exist.
-        DatasetError: no TIF in it.
+        DatasetError: there is no TIF in `root` or below.
     """
     if not root.exists():
         raise UsageError(f"{root}: no such folder or file")
@@ -138,7 +138,7 @@ def find_jobs(root: Path) -> list[Job]:
 
 
 def is_finished(npy_path: Path) -> bool:
-    """Return whether `npy_path` is a complete cube (202, H, W): a file that was copied in part is not."""
+    """Return whether `npy_path` is a complete cube (202, H, W): a partly copied file is not."""
     try:
         return npy.map_cube(npy_path, DTYPES).shape[0] == NUM_CHANNELS
     except DatasetError:
@@ -172,9 +172,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dtype",
         choices=DTYPES,
         default=DTYPES[0],
-        help="of new files; uint16 takes half the space for the same data (default: %(default)s)",
+        help="sample type of new files; uint16 halves the size for the same data (default: %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the files to make, and make none")
+    parser.add_argument("--dry-run", action="store_true", help="list the files to make, but make none")
     return parser.parse_args(argv)
 
 

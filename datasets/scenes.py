@@ -39,8 +39,8 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator
 
     Raises:
         UsageError: unknown suffix, or a `nodata` that the scene's type cannot hold.
-        DatasetError: missing, no regular file, damaged, without samples, of another type or shape. One line,
-            `<path>: <reason>`.
+        DatasetError: the file is missing, not regular, damaged, without samples, or of another type or shape.
+            One line, `<path>: <reason>`.
     """
     path = Path(path)
     form = _format_of(path)
@@ -71,9 +71,9 @@ def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWrit
         The writer.
 
     Raises:
-        UsageError: unknown suffix, or a folder.
-        ProjectError, OSError: cannot be written: a full disk, missing permission, metadata that the format
-            cannot store.
+        UsageError: unknown suffix, or `path` is a folder.
+        ProjectError, OSError: the file cannot be written: the disk is full, permission is missing, or the format
+            cannot store the metadata.
     """
     path = Path(path)
     form = _format_of(path)

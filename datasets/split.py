@@ -22,7 +22,7 @@ from utils.files import atomic_write
 from utils.options import seed_number
 
 SPLITS = ("train", "val", "test")
-SEED = 10587
+DEFAULT_SEED = 10587
 
 
 def find_entries(patches_dir: Path) -> list[str]:
@@ -37,11 +37,11 @@ def distribute(units: Sequence[str], ratios: Sequence[float], seed: int) -> dict
 
     Args:
         units: at least 3 names. The result depends on their order: sort them.
-        ratios: shares of train, val and test, positive, of any sum.
+        ratios: shares of train, val and test, positive, with any sum.
         seed: non-negative.
 
     Returns:
-        Split -> sorted units, at least one each. Every unit is in one split.
+        Split -> sorted units, at least one. Every unit is in exactly one split.
     """
     shuffled = np.random.default_rng(seed).permutation(np.array(units, dtype=object))
     borders = np.rint(np.cumsum(ratios) / np.sum(ratios) * len(units)).astype(int)
@@ -56,7 +56,7 @@ def make_splits(entries: Sequence[str], ratios: Sequence[float], seed: int) -> d
 
     Args:
         entries: at least 3 paths, see `find_entries`.
-        ratios: shares of train, val and test, positive, of any sum.
+        ratios: shares of train, val and test, positive, with any sum.
         seed: non-negative.
 
     Returns:
@@ -81,7 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("root", type=Path, help="folder that holds patches/")
     parser.add_argument(
-        "--seed", type=seed_number, default=SEED, help="of the shuffling, not negative (default: %(default)s)"
+        "--seed", type=seed_number, default=DEFAULT_SEED, help="shuffling seed, non-negative (default: %(default)s)"
     )
     parser.add_argument(
         "--ratios",
@@ -89,7 +89,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs=3,
         default=[70, 20, 10],
         metavar=("TRAIN", "VAL", "TEST"),
-        help="shares, of any sum (default: 70 20 10)",
+        help="shares of the splits, with any sum (default: 70 20 10)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing splits")
     args = parser.parse_args(argv)

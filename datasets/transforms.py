@@ -1,4 +1,4 @@
-"""Transforms by name, which pick the pixels of a patch that make up a sample.
+"""Transforms, each with a name, that pick the pixels of a patch for a sample.
 
 `random_NxN` is the sampling of HyCoT's efficient training (arXiv 2408.08700): for a model that looks at one
 pixel's spectrum, an N x N sample spread over the whole patch holds more information than a crop of neighbors.
@@ -83,7 +83,7 @@ class RandomPixels(PixelTransform):
 
 
 class CenterCrop(PixelTransform):
-    """Pick the N x N pixels in the middle of the patch, rounded towards the upper left."""
+    """Pick the N x N pixels in the middle of the patch, rounded toward the upper left."""
 
     prefix = "centercrop"
     keeps_neighbors = True
@@ -120,7 +120,7 @@ TRANSFORMS = ("none", *_BY_NAME)
 
 
 def get_transform(name: str | None) -> PixelTransform | None:
-    """Return the transform called `name`, or None, the whole patch, for None and "none".
+    """Return the transform called `name`; None (the whole patch) for None and "none".
 
     Raises:
         UsageError: unknown name.

@@ -1,8 +1,8 @@
 """The model registry: `models[name](src_channels=202)` builds a model with fresh weights.
 
-Names are those of the published table; `aliases` maps the names of the published weight files that
-differ from the model's name. The module of a model is imported when the model is first requested, because
-CompressAI takes seconds to import and listing the names must not.
+The names are those of the published table. `aliases` maps the name of a weight file to its model where the
+two differ. A model's module is imported when the model is first requested: importing CompressAI takes
+seconds, and listing the names must not.
 
 To add a model: write `models/<module>.py` with a factory under CompressAI's `register_model`, and add its
 name to `_NAMES`.
@@ -27,7 +27,7 @@ _NAMES = {
     "sscnet": ("sscnet_1bpppc", "sscnet_2bpppc", "sscnet", "sscnet_4bpppc", "sscnet_6bpppc", "sscnet_8bpppc"),
     "cae3d": ("cae3d_1bpppc", "cae3d", "cae3d_4bpppc", "cae3d_8bpppc"),
 }
-"""Names of models, by the module that defines them."""
+"""Module -> names of the models that it defines."""
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -38,7 +38,7 @@ unverified = tuple(row.model for row in read_published() if not row.verified)
 
 
 class _Registry(Mapping):
-    """Name or alias -> factory. Iterating gives the names without the aliases."""
+    """Map a name or alias to its factory. Iteration yields names only."""
 
     def __getitem__(self, name: str) -> Callable:
         name = aliases.get(name, name)
@@ -59,7 +59,7 @@ models: Mapping[str, Callable[..., HSICompressionModel]] = _Registry()
 
 
 def names_for_help() -> str:
-    """Return all names, as the scripts list them."""
+    """Return the list of all names that ends a script's `--help`."""
     return (
         f"models: {', '.join(models)}\n"
         f"by the names of their weight files: {', '.join(aliases)}\n"

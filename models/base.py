@@ -30,21 +30,21 @@ class HSICompressionModel(CompressionModel):
     rate. Without gradients, `forward(x)` equals `decompress(**compress(x))` to the bit on a CPU, and up to
     rounding on a GPU, where cuDNN may choose another algorithm.
 
-    A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones) and
-    implements `_encode` and `_decode` for inputs that were checked.
+    A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones). It may
+    override `_encode` and `_decode`, whose inputs have been checked, and `from_state_dict`.
 
     Args:
         src_channels: number of bands C.
-        latent_shape: shape of one image's latent: channels and, for 3-D models, bands; rows and columns follow.
-        spatial_stride: height and width of an image over those of its latent.
+        latent_shape: latent channels and, for 3-D models, latent bands; rows and columns follow.
+        spatial_stride: image height (or width) divided by that of its latent.
 
     Attributes:
         src_channels, latent_shape: as given.
         size_multiple: height and width must be multiples of this.
-        pixelwise: whether every pixel is coded without its neighbors. Training then uses chunks of
-            `pixels_per_chunk(device)` pixels, so that no layer may depend on the batch.
-        verified: whether the architecture is known to be that of the published weights.
-        compression_ratio: input values over latent values.
+        pixelwise: whether each pixel is coded without its neighbors. Training then splits a batch into chunks of
+            `pixels_per_chunk(device)` pixels, so no layer may depend on the rest of the batch.
+        verified: whether the architecture was confirmed against published code.
+        compression_ratio: number of input values divided by number of latent values.
         bpppc: bits per pixel per channel, 32 / compression_ratio.
     """
 
@@ -53,8 +53,8 @@ class HSICompressionModel(CompressionModel):
     pixelwise = False
     verified = True
 
-    # Pixels of the images that go through the network at once outside training, by device type; one image at
-    # least. Fixed numbers, never timed, so that results do not change from run to run.
+    # Pixels that go through the network at once outside training, by device type; at least one image. Fixed
+    # numbers, never timed, so that results do not change from run to run.
     pixels_at_once: Mapping[str, int] = {"cpu": 1, "cuda": 4 * 128**2}
 
     def __init__(self, src_channels: int, latent_shape: tuple[int, ...], spatial_stride: int = 1) -> None:
@@ -69,14 +69,14 @@ class HSICompressionModel(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> Self:
-        """Build a model of the width of `state_dict`, with these weights.
+        """Build a model whose width is that of `state_dict`, and load the weights.
 
         Args:
             state_dict: published keys, without `module.`.
-            src_channels: number of bands, if the weights do not tell it.
+            src_channels: number of bands, where the weights do not determine it.
 
         Raises:
-            RuntimeError: weights of another model.
+            RuntimeError: the weights belong to another model.
         """
         raise NotImplementedError
 
@@ -85,10 +85,12 @@ class HSICompressionModel(CompressionModel):
         """Return the size of the tensor `key` along `dim`, for `from_state_dict`.
 
         Raises:
-            RuntimeError: there is none, so that the weights are those of another model.
+            RuntimeError: there is no such tensor: the weights belong to another model.
         """
         if key not in state_dict or state_dict[key].dim() <= dim:
-            raise RuntimeError(f"these weights do not belong to a {cls.__name__}: no tensor {key} of its kind")
+            raise RuntimeError(
+                f"these weights do not belong to a {cls.__name__}: no tensor {key} of {dim + 1} or more dimensions"
+            )
         return state_dict[key].shape[dim]
 
     def pixels_per_chunk(self, device: torch.device) -> int | None:
@@ -96,16 +98,16 @@ class HSICompressionModel(CompressionModel):
         return None
 
     def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
-        """Set what `pixels_per_chunk` returns, for a model that is `pixelwise`."""
+        """Set the result of `pixels_per_chunk` for a device type ("cpu" or "cuda"), in `pixelwise` models only."""
         raise NotImplementedError
 
     # -- the two tensor halves ------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encode images (N, C, H, W) in [0, 1] to latents (N, *latent_shape, h, w), unbounded.
+        """Encode images (N, C, H, W) in [0, 1] to unbounded latents (N, *latent_shape, h, w).
 
         Raises:
-            ValueError: another number of bands, or a height or width that the model cannot take.
+            ValueError: the number of bands, height or width is one that the model cannot take; see `check_size`.
         """
         self.check_size(x)
         return self._encode(x)
@@ -114,7 +116,7 @@ class HSICompressionModel(CompressionModel):
         """Decode latents (N, *latent_shape, h, w) to reconstructions (N, C, H, W).
 
         Raises:
-            ValueError: latents of another shape.
+            ValueError: the latents have another shape.
         """
         channels = tuple(y.shape[1:-2])
         if channels != self.latent_shape:
@@ -132,10 +134,10 @@ class HSICompressionModel(CompressionModel):
 
     @staticmethod
     def _layers(layers: torch.nn.Sequential, x: Tensor) -> Callable[[Tensor], Tensor]:
-        if x.is_cuda:  # where tensor cores compute
+        if x.is_cuda:  # channels-last where tensor cores compute
             has_half = torch.is_autocast_enabled("cuda") or x.dtype != torch.float32
             return fast_layers(layers, channels_last=has_half or torch.backends.cudnn.allow_tf32)
-        # On a CPU channels-last 2-D layers were slower with gradients: those of the weights change their layout.
+        # On a CPU channels-last 2-D layers were slower with gradients: weight gradients change their layout.
         return fast_layers(layers, channels_last=not torch.is_grad_enabled())
 
     def check_size(self, x: Tensor) -> None:
@@ -154,15 +156,15 @@ class HSICompressionModel(CompressionModel):
             raise ValueError(f"{name} cannot take {shape[2]} x {shape[3]} pixels: height and width must be {possible}")
 
     def _map_images(self, function: Callable[[Tensor], Tensor], x: Tensor, stride: int = 1) -> Tensor:
-        """Apply `function` to a batch, outside training a few images at a time.
+        """Apply `function` to a batch; outside training, to a few images at a time.
 
         In training the batch is not split: batch norm needs all of it, and autograd would keep every
         activation anyway.
 
         Args:
-            function: of (N, ...) to (N, ...).
-            x: images, or latents with their `stride`.
-            stride: height and width of an image over those of `x`.
+            function: maps (N, ...) to (N, ...).
+            x: images or latents.
+            stride: image height (or width) divided by that of `x`.
         """
         pixels = x.shape[-2] * x.shape[-1] * stride**2
         chunk = max(1, self.pixels_at_once.get(x.device.type, 1) // max(1, pixels))
@@ -174,13 +176,13 @@ class HSICompressionModel(CompressionModel):
             if out is None:
                 out = part.new_empty((len(x), *part.shape[1:]))
             out[start : start + chunk] = part
-        assert out is not None  # there are more images than one chunk has
+        assert out is not None  # the batch is larger than a chunk, so it is not empty
         return out
 
     # -- CompressAI's contract ------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> dict:
-        """Reconstruct images (N, C, H, W): `{"x_hat": (N, C, H, W), "likelihoods": {}}`."""
+        """Reconstruct images (N, C, H, W) in [0, 1] as `{"x_hat": (N, C, H, W), "likelihoods": {}}`."""
         y = self.encode(x)
         x_hat = self.decode(y)
         return {"x_hat": x_hat, "likelihoods": {}}
@@ -189,8 +191,8 @@ class HSICompressionModel(CompressionModel):
     def compress(self, x: Tensor) -> dict:
         """Compress images (N, C, H, W) to `{"strings": [[bytes of image 0, ...]], "shape": (h, w)}`.
 
-        Each string is the latent of one image as little-endian float32 in C order, whatever the
-        precision that the model ran in.
+        Each string is the latent of one image as little-endian float32 in C order, whatever
+        precision the model ran in.
         """
         y = self.encode(x)
         values = y.float().cpu().numpy().astype("<f4", copy=False)
@@ -198,20 +200,20 @@ class HSICompressionModel(CompressionModel):
 
     @torch.no_grad()
     def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
-        """Decompress what `compress` returned to `{"x_hat": (N, C, H, W)}`.
+        """Decompress the output of `compress` to `{"x_hat": (N, C, H, W)}`.
 
         Args:
-            strings: a list with one string per image.
+            strings: one list, with one string per image.
             shape: rows and columns (h, w) of the latents.
 
         Raises:
-            ValueError: a string whose length does not fit `shape`.
+            ValueError: the length of a string does not fit `shape`.
         """
         latent = (*self.latent_shape, *shape)
         expected = 4 * math.prod(latent)
         for number, string in enumerate(strings[0]):
             if len(string) != expected:
-                raise ValueError(f"string {number} has {len(string)} bytes, a latent {latent} has {expected}")
+                raise ValueError(f"string {number} must have {expected} bytes for a latent {latent}, got {len(string)}")
         y = torch.from_numpy(np.frombuffer(b"".join(strings[0]), "<f4").astype(np.float32).reshape(-1, *latent))
         parameter = next(self.parameters())
         return {"x_hat": self.decode(y.to(parameter.device, parameter.dtype))}
@@ -219,7 +221,7 @@ class HSICompressionModel(CompressionModel):
     # -- weights --------------------------------------------------------------------------------
 
     def translate_keys(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `state_dict` under this model's keys, for architectures that were saved under several."""
+        """Return `state_dict` with this model's keys, for architectures that were published with several layouts."""
         return dict(state_dict)
 
     def load_state_dict(
@@ -239,7 +241,7 @@ class HSICompressionModel(CompressionModel):
 
 
 def _mismatch(model: HSICompressionModel, state_dict: Mapping[str, Tensor]) -> str | None:
-    """Describe in one line why weights do not fit a model, None if they do."""
+    """Describe in one line why weights do not fit a model; None if they fit."""
     own = model.state_dict()
     kinds = {
         "missing": [key for key in own if key not in state_dict],

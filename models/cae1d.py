@@ -17,7 +17,7 @@ from models.spectral import SpectralAutoencoder, conv1d, upsample
 
 
 class CAE1D(SpectralAutoencoder):
-    r"""1-D convolutional autoencoder: B blocks that halve the spectrum, two convolutions, and back.
+    r"""1-D convolutional autoencoder: B blocks that halve the spectrum, two convolutions, mirrored decoder.
 
     ::
 
@@ -30,11 +30,11 @@ class CAE1D(SpectralAutoencoder):
                  16           32             64 ... 2^(B+4)      1 channel
 
     `cae1d` (B = 2) was published with flat `Sequential`s, the lower rates with nested ones. Each loads
-    weights with either kind of keys.
+    weights with keys of either layout.
 
     Args:
         src_channels: number of bands.
-        halvings: B; the rate is 32 * ceil(src_channels / 2^B) / src_channels.
+        halvings: B, from 2 to 5; the rate is 32 * ceil(src_channels / 2^B) / src_channels bpppc.
     """
 
     def __init__(self, src_channels: int = 202, halvings: int = 2) -> None:
@@ -96,7 +96,7 @@ class CAE1D(SpectralAutoencoder):
         return {translate(key): tensor for key, tensor in state_dict.items()}
 
     def _flat_and_nested(self) -> list[tuple[str, str]]:
-        """Return pairs of names of the same convolution in both layouts, if they differ."""
+        """Return the flat and nested names of the convolutions whose names differ."""
         b = self.halvings
         return [
             *((f"encoder.{3 * i}", f"encoder.0.{i}.0") for i in range(b)),
@@ -108,23 +108,23 @@ class CAE1D(SpectralAutoencoder):
 
 @register_model("cae1d")
 def cae1d(src_channels: int = 202) -> CAE1D:
-    """1D-CAE at 8.08 bpppc: two halvings, 202 bands to 51 values."""
+    """Build 1D-CAE at 8.08 bpppc: two halvings, 202 bands to 51 values."""
     return CAE1D(src_channels, halvings=2)
 
 
 @register_model("cae1d_4bpppc")
 def cae1d_4bpppc(src_channels: int = 202) -> CAE1D:
-    """1D-CAE at 4.12 bpppc: three halvings, 202 bands to 26 values."""
+    """Build 1D-CAE at 4.12 bpppc: three halvings, 202 bands to 26 values."""
     return CAE1D(src_channels, halvings=3)
 
 
 @register_model("cae1d_2bpppc")
 def cae1d_2bpppc(src_channels: int = 202) -> CAE1D:
-    """1D-CAE at 2.06 bpppc: four halvings, 202 bands to 13 values."""
+    """Build 1D-CAE at 2.06 bpppc: four halvings, 202 bands to 13 values."""
     return CAE1D(src_channels, halvings=4)
 
 
 @register_model("cae1d_1bpppc")
 def cae1d_1bpppc(src_channels: int = 202) -> CAE1D:
-    """1D-CAE at 1.11 bpppc: five halvings, 202 bands to 7 values."""
+    """Build 1D-CAE at 1.11 bpppc: five halvings, 202 bands to 7 values."""
     return CAE1D(src_channels, halvings=5)

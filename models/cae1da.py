@@ -60,7 +60,7 @@ class TransposedCAE1D(SpectralAutoencoder):
     @staticmethod
     @abstractmethod
     def activation() -> nn.Module:
-        """Make a hidden activation."""
+        """Return a new activation for a hidden layer."""
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> Self:
@@ -76,9 +76,9 @@ def _upsampling_conv1d(in_channels: int, out_channels: int) -> nn.ConvTranspose1
 class CAE1DA(TransposedCAE1D):
     """1D-CAE-Adv: the hidden activation is leaky ReLU.
 
-    No published code was found. Known are the rate (202 bands to 51 values) and, from a third party's
-    description, the encoder of 1D-CAE and a symmetric decoder with stride-2 transposed convolutions instead
-    of convolution and up-sampling. Kernel sizes, paddings and activations are guesses.
+    No published code was found. The rate (202 bands to 51 values) is known. A third party's description gives
+    the encoder of 1D-CAE and a symmetric decoder with stride-2 transposed convolutions instead of convolution
+    and up-sampling. Kernel sizes, paddings and activations are guesses.
 
     Args:
         src_channels: number of bands.
@@ -91,5 +91,5 @@ class CAE1DA(TransposedCAE1D):
 
 @register_model("cae1da")
 def cae1da(src_channels: int = 202) -> CAE1DA:
-    """1D-CAE-Adv at 8.08 bpppc. Architecture not confirmed against published code."""
+    """Build 1D-CAE-Adv at 8.08 bpppc. Architecture not confirmed against published code."""
     return CAE1DA(src_channels)

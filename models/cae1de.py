@@ -14,9 +14,9 @@ from models.cae1da import TransposedCAE1D
 class CAE1DE(TransposedCAE1D):
     """1D-CAE-Ext: the hidden activation is HardTanh on [-1, 1].
 
-    Neither published code nor a description was found. Known is the rate (202 bands to 51 values). HardTanh is
-    inferred from the list of acronyms of the benchmark paper (arXiv 2306.00385), in which no other model uses
-    it. The rest is that of 1D-CAE-Adv.
+    Neither published code nor a description was found. Only the rate (202 bands to 51 values) is known. HardTanh
+    is inferred from the list of acronyms of the benchmark paper (arXiv 2306.00385), in which no other model uses
+    it. The rest is taken from 1D-CAE-Adv.
 
     Args:
         src_channels: number of bands.
@@ -29,5 +29,5 @@ class CAE1DE(TransposedCAE1D):
 
 @register_model("cae1de")
 def cae1de(src_channels: int = 202) -> CAE1DE:
-    """1D-CAE-Ext at 8.08 bpppc. Architecture not confirmed against published code."""
+    """Build 1D-CAE-Ext at 8.08 bpppc. Architecture not confirmed against published code."""
     return CAE1DE(src_channels)

@@ -49,12 +49,12 @@ class CAE3D(HSICompressionModel):
         y ─► up (2,4,4) conv 5 (32) /2 ─► 3 residual blocks ─► up (4,2,2) conv (16) /(2,1,1)
           ─► up (4,2,2) conv (1) /(2,1,1) ─► padding cut ─► x_hat (N, C, H, W)
 
-    Batch norm and leaky ReLU follow every convolution, also the last one, so that reconstructions can leave
+    Batch norm and leaky ReLU follow every convolution, including the last one, so reconstructions can leave
     [0, 1].
 
     Args:
         src_channels: number of bands C.
-        latent_channels: L; the rate is 32 L ceil(C / 4) / (64 C).
+        latent_channels: L; the rate is 32 L ceil(C / 4) / (64 C) bpppc.
     """
 
     def __init__(self, src_channels: int = 202, latent_channels: int = 16) -> None:
@@ -104,23 +104,23 @@ def _convolution(
 
 @register_model("cae3d_1bpppc")
 def cae3d_1bpppc(src_channels: int = 202) -> CAE3D:
-    """3D-CAE at 1.01 bpppc."""
+    """Build 3D-CAE at 1.01 bpppc."""
     return CAE3D(src_channels, latent_channels=8)
 
 
 @register_model("cae3d")
 def cae3d(src_channels: int = 202) -> CAE3D:
-    """3D-CAE at 2.02 bpppc."""
+    """Build 3D-CAE at 2.02 bpppc."""
     return CAE3D(src_channels, latent_channels=16)
 
 
 @register_model("cae3d_4bpppc")
 def cae3d_4bpppc(src_channels: int = 202) -> CAE3D:
-    """3D-CAE at 4.04 bpppc."""
+    """Build 3D-CAE at 4.04 bpppc."""
     return CAE3D(src_channels, latent_channels=32)
 
 
 @register_model("cae3d_8bpppc")
 def cae3d_8bpppc(src_channels: int = 202) -> CAE3D:
-    """3D-CAE at 8.08 bpppc."""
+    """Build 3D-CAE at 8.08 bpppc."""
     return CAE3D(src_channels, latent_channels=64)

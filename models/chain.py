@@ -1,4 +1,4 @@
-"""Chains of 1-D layers on a GPU, forward and backward, by the kernels of `models.kernels`.
+"""Run chains of 1-D layers on a GPU, forward and backward, with the kernels of `models.kernels`.
 
 Each layer is one kernel: up-sampling, convolution, bias, max-pooling and activation together. The backward pass
 needs the outputs of the layers, which are kept in the precision of the network.
@@ -32,16 +32,16 @@ except ImportError:  # torch's builds for CPUs come without Triton
 
 _ACTIVATIONS = {nn.LeakyReLU: 1, nn.Hardtanh: 2, nn.Sigmoid: 3}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MIN_CAPABILITY = (8, 0)  # of a GPU with tensor cores for all of these
-_SHARED_MEMORY = 232448  # bytes of a block of an H100
+_MIN_CAPABILITY = (8, 0)  # the first with tensor cores for all of these types
+_H100_SHARED_BYTES = 232448  # shared memory of a block
 
-# Sizes of blocks, found on an H100 among a few neighbors. They depend on shapes and types alone, so that results
+# Block sizes: on an H100 the fastest among a few neighbors. They depend on shapes and types alone, so that results
 # never depend on timing.
-_ROWS = 128  # of a block of outputs
-_COLUMNS = 128  # of a block of outputs: positions of a layer with few channels go together
-_NARROW_COLUMNS = 16  # the same, of a layer with one channel
-_BLOCK_K_BYTES = 128  # of a window at a time
-_PROGRAMS = 264  # that share a sum over rows: two for each of the multiprocessors
+_BLOCK_ROWS = 128
+_BLOCK_COLUMNS = 128  # positions of a layer with few channels share a block
+_BLOCK_COLUMNS_OF_ONE_CHANNEL = 16
+_BLOCK_K_BYTES = 128
+_GRADIENT_PROGRAMS = 264  # two for each multiprocessor of an H100
 _EXPAND_BLOCK = (16, 64)
 _COLLECT_BLOCK = (32, 32)
 
@@ -49,19 +49,32 @@ _MAX_COMPILERS = 16
 
 
 class Arithmetic(NamedTuple):
-    """The type of the activations, and how float32 numbers are multiplied: "tf32" or, as exact as float32, "tf32x3"."""
+    """How layers compute.
+
+    Attributes:
+        dtype: type of the activations.
+        precision: of float32 products: "tf32", or "tf32x3", which is as exact as float32.
+    """
 
     dtype: torch.dtype
     precision: str
 
     @property
     def is_tf32(self) -> bool:
-        """Whether products round their factors."""
+        """Whether products round float32 factors to TF32."""
         return self.dtype == torch.float32 and self.precision == "tf32"
 
 
 class Band(NamedTuple):
-    """How a block of `outputs` positions depends on a `window` of inputs, see `models.kernels`."""
+    """A banded matrix, as `models.kernels` describes it: how a block of outputs depends on a window of inputs.
+
+    Attributes:
+        first: position of the first input of block 0, possibly negative.
+        window: inputs of a block.
+        in_step: inputs from the start of a block to that of the next one.
+        outputs: outputs of a block.
+        alpha, beta, gamma, merged: which taps join an input and an output.
+    """
 
     first: int
     window: int
@@ -74,7 +87,7 @@ class Band(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """How the work of a kernel is divided."""
+    """Block sizes and launch settings of a kernel."""
 
     outputs: int
     rows: int
@@ -85,7 +98,7 @@ class Tiles(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The layer that made the input of another one: it, its output, and the winners of its max-pooling."""
+    """The layer before another one, with its output and the winners of its max-pooling."""
 
     layer: Layer
     output: Tensor
@@ -100,11 +113,11 @@ class Layer:
         taps: length of the kernel.
         padding: zeros on each side.
         ratio: outputs per input.
-        is_transposed: whether `ratio` is the stride of a transposed convolution, else of up-sampling before one.
-        channels: of input and output, powers of two.
+        is_transposed: whether `ratio` is the stride of a transposed convolution, not the factor of an up-sampling.
+        channels: numbers of input and output channels, powers of two.
         is_pooled: whether max-pooling by 2 follows.
-        activation: after the convolution; 0 none, 1 leaky ReLU, 2 hard tanh, 3 sigmoid.
-        slope: of leaky ReLU below 0.
+        activation: code of the activation: 0 none, 1 leaky ReLU, 2 hard tanh, 3 sigmoid.
+        slope: slope of leaky ReLU below 0.
         length_in: positions of the input.
         length: positions of the output before pooling.
         skip_in: positions at the start of the input that are zero and not stored.
@@ -133,12 +146,12 @@ class Layer:
 
     @property
     def strides(self) -> tuple[int, int]:
-        """Strides of the weight over channels of input and output."""
+        """Strides of the weight over input and output channels."""
         channels_in, channels_out = self.channels
         return (channels_out * self.taps, self.taps) if self.is_transposed else (self.taps, channels_in * self.taps)
 
     def forward_band(self, outputs: int) -> Band:
-        """Return the band from inputs to `outputs` positions, a multiple of `ratio`."""
+        """Return the band that maps inputs to `outputs` positions, a multiple of `ratio`."""
         k, p, r, last = self.taps, self.padding, self.ratio, outputs - 1
         if self.is_transposed:
             first = -((k - 1 - p) // r)
@@ -147,7 +160,7 @@ class Layer:
         return Band(first, (last + k - 1 - p) // r - first + 1, outputs // r, outputs, r, -1, r * first + p, r)
 
     def backward_band(self, outputs: int) -> Band:
-        """Return the band from gradients by the output to those by `outputs` positions of the input."""
+        """Return the band that maps gradients of the output to gradients of `outputs` positions of the input."""
         k, p, r = self.taps, self.padding, self.ratio
         if self.is_transposed:
             return Band(-p, r * (outputs - 1) + k, outputs * r, outputs, 1, -r, 0, 1)
@@ -159,7 +172,7 @@ _is_disabled = ContextVar("is_disabled", default=False)
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Let models use torch's layers in this context, whose operations torch can count."""
+    """Make models use torch's layers in this context, so that torch can count their operations."""
     token = _is_disabled.set(True)
     try:
         yield
@@ -168,14 +181,14 @@ def disabled() -> Iterator[None]:
 
 
 def is_available(device: torch.device) -> bool:
-    """Return whether the kernels run on a device: GPUs of NVIDIA from Ampere on, where torch comes with Triton."""
+    """Return whether the kernels run on a device: an NVIDIA GPU, Ampere or newer, with a torch that has Triton."""
     if kernels is None or device.type != "cuda" or _is_disabled.get():
         return False
     return _capability(device) >= _MIN_CAPABILITY
 
 
 def arithmetic_of(x: Tensor) -> Arithmetic | None:
-    """Return how torch's own layers would compute with `x` here and now; None if the kernels cannot."""
+    """Return the arithmetic that torch's layers would use for `x` now; None if the kernels do not support it."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     if dtype not in _DTYPES:
@@ -184,16 +197,16 @@ def arithmetic_of(x: Tensor) -> Arithmetic | None:
 
 
 def plan(layers: nn.Sequential, length: int, skip_in: int = 0, skip_out: int = 0) -> tuple[Layer, ...]:
-    """Return the chain that `layers` form.
+    """Return the chain of `layers`, for `run_chain`.
 
     Args:
-        layers: 1-D convolutions, each with up-sampling before it or not, an activation and max-pooling after it.
-        length: positions of their input.
-        skip_in: positions at the start of the input that are zero; `run_chain` takes the others.
+        layers: 1-D convolutions, each with optional up-sampling before, activation and max-pooling after it.
+        length: positions of the input.
+        skip_in: positions at the start of the input that are zero; `run_chain` takes only the others.
         skip_out: positions at the start of the output that `run_chain` does not return.
 
     Raises:
-        ValueError: layers of another kind.
+        ValueError: a layer is of another kind, or its padding is a string.
     """
     modules = deque(flattened(layers))
     found: list[Layer] = []
@@ -202,7 +215,7 @@ def plan(layers: nn.Sequential, length: int, skip_in: int = 0, skip_out: int = 0
         if isinstance(convolution, nn.Upsample):
             ratio, convolution = scale_of(convolution, 1)[0], modules.popleft()
         if not isinstance(convolution, nn.Conv1d | nn.ConvTranspose1d) or isinstance(convolution.padding, str):
-            raise ValueError(f"layers of a chain must be 1-D convolutions, padding in numbers, got {convolution}")
+            raise ValueError(f"layers of a chain must be 1-D convolutions with integer padding, got {convolution}")
         activation = modules.popleft() if modules and type(modules[0]) in _ACTIVATIONS else None
         is_pooled = bool(modules) and isinstance(modules[0], nn.MaxPool1d)
         if is_pooled:
@@ -236,13 +249,13 @@ def plan(layers: nn.Sequential, length: int, skip_in: int = 0, skip_out: int = 0
 
 @torch.compiler.disable
 def run_chain(x: Tensor, layers: Sequence[Layer], parameters: Sequence[Tensor], arithmetic: Arithmetic) -> Tensor:
-    """Return the output (length', rows) of a chain for sequences (length, rows), each in a column.
+    """Run a chain on sequences (length, rows), one per column; return (length', rows).
 
     Args:
-        x: float32 or of the arithmetic's type.
+        x: the sequences, float32 or of the arithmetic's type.
         layers: as `plan` returns them.
         parameters: weight and bias of each layer in turn.
-        arithmetic: of the layers. The output is of its type.
+        arithmetic: how the layers compute; the output has its type.
     """
     if x.device.type == "cuda":
         needs_gradients = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
@@ -259,7 +272,7 @@ def _compile(
     arithmetic: Arithmetic,
     needs_gradients: bool,
 ) -> None:
-    """Compile the kernels of a chain all at once, by threads; one after the other they take half a minute."""
+    """Compile the kernels of a chain in parallel: one after the other, they take half a minute."""
     mode = getattr(triton, "AsyncCompileMode", None)  # since Triton 3.5
     if mode is None:
         return
@@ -305,7 +318,7 @@ class _Chain(torch.autograd.Function):
             if keeps:
                 outputs.append(out)
                 winners.append(winner)
-        # torch takes None, too, whatever its annotation says.
+        # torch accepts None, whatever its annotation says.
         ctx.save_for_backward(x, *outputs, *cast(list[Tensor], winners), *parameters)
         return out.squeeze(-1)
 
@@ -316,7 +329,7 @@ class _Chain(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         outputs, winners, parameters = saved[:count], saved[count : 2 * count], saved[2 * count :]
         found: list[Tensor | None] = [None] * len(parameters)
-        g = _by_argument(layers[-1], outputs[-1].squeeze(-1), gradient)
+        g = _activation_gradient(layers[-1], outputs[-1].squeeze(-1), gradient)
         found[-1] = g.sum(dtype=torch.float32).reshape(1)
         for index in reversed(range(count)):
             layer, weight = layers[index], parameters[2 * index]
@@ -365,7 +378,7 @@ def _forward(
 def _backward(
     layer: Layer, g: Tensor, weight: Tensor, arithmetic: Arithmetic, origin: Origin | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradient by the convolution of `origin`, and by its bias; without one, by the input of the layer."""
+    """Return the gradients of `origin`'s convolution and bias; without `origin`, of the layer's input, and None."""
     rows, channels = g.shape[1], (layer.channels[1], layer.channels[0])
     tiles = _backward_tiles(layer, arithmetic, _shared_memory(g.device))
     band = layer.backward_band(tiles.outputs)
@@ -373,7 +386,7 @@ def _backward(
     before = origin.layer if origin else None
     positions = before.length if before else layer.length_in - layer.skip_in
     if before and before.is_pooled and before.length % 2:
-        out = g.new_zeros((positions, rows, channels[1]))  # pooling leaves out the last position
+        out = g.new_zeros((positions, rows, channels[1]))  # pooling drops an odd last position
     else:
         out = g.new_empty((positions, rows, channels[1]))
     grid = _grid(rows, layer.length_in, matrix, tiles)
@@ -405,7 +418,7 @@ def _weight_gradient(layer: Layer, x: Tensor, g: Tensor, weight: Tensor, arithme
     num_n, num_k = _sizes(band, tiles, layer.channels)
     num_tiles = (num_k // tiles.block_k) * (num_n // tiles.block_n)
     steps = math.ceil(layer.length / tiles.outputs) * math.ceil(rows / tiles.rows)
-    steps_per_part = math.ceil(steps / max(1, _PROGRAMS // num_tiles))
+    steps_per_part = math.ceil(steps / max(1, _GRADIENT_PROGRAMS // num_tiles))
     parts = x.new_empty((math.ceil(steps / steps_per_part), num_n, num_k), dtype=torch.float32)
     terms = 1 if arithmetic.dtype != torch.float32 else 2 if arithmetic.is_tf32 else 3
     constants = _constants(band, tiles, layer.channels, parts[0])
@@ -454,8 +467,8 @@ def _expand(
     return matrix
 
 
-def _by_argument(layer: Layer, out: Tensor, gradient: Tensor) -> Tensor:
-    """Return the gradient by the argument of the last activation."""
+def _activation_gradient(layer: Layer, out: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of the input of a layer's activation."""
     gradient = gradient.to(out.dtype)
     if layer.activation == 1:
         gradient = torch.where(out > 0, gradient, gradient * layer.slope)
@@ -516,17 +529,17 @@ def _tiles(
     channels: tuple[int, int], least: int, window_of: Callable[[int], int], arithmetic: Arithmetic, shared_memory: int
 ) -> Tiles:
     channels_in, channels_out = channels
-    outputs = _NARROW_COLUMNS if channels_out == 1 else max(least, _COLUMNS // channels_out)
+    outputs = _BLOCK_COLUMNS_OF_ONE_CHANNEL if channels_out == 1 else max(least, _BLOCK_COLUMNS // channels_out)
     while channels_in == 1 and outputs > least and window_of(outputs) > 16:
         outputs //= 2
     num_n, num_k = outputs * channels_out, window_of(outputs) * channels_in
     itemsize = arithmetic.dtype.itemsize
     block_k = 16 if num_k <= 16 else _BLOCK_K_BYTES // itemsize
     is_exact = arithmetic.dtype == torch.float32 and not arithmetic.is_tf32
-    block_n = min(num_n, 128 if is_exact or shared_memory < _SHARED_MEMORY else 256)
-    stage = (_ROWS + block_n) * block_k * itemsize
+    block_n = min(num_n, 128 if is_exact or shared_memory < _H100_SHARED_BYTES else 256)
+    stage = (_BLOCK_ROWS + block_n) * block_k * itemsize
     num_warps = 8 if block_n > 128 or (block_n == 128 and is_exact) else 4
-    return Tiles(outputs, _ROWS, block_n, block_k, num_warps, min(3, shared_memory // stage))
+    return Tiles(outputs, _BLOCK_ROWS, block_n, block_k, num_warps, min(3, shared_memory // stage))
 
 
 @functools.cache
@@ -537,7 +550,7 @@ def _gradient_tiles(layer: Layer, arithmetic: Arithmetic, shared_memory: int) ->
     block_k = min(128, max(16, 2 ** math.floor(math.log2(num_k))))
     block_n = min(128 if is_float32 else 256, tiles.block_n)
     num_warps = 8 if block_n > 128 or block_k < 128 or is_float32 else 4
-    if is_float32:  # loaded ahead into registers
+    if is_float32:  # one stage: the kernel loads ahead into registers
         return Tiles(tiles.outputs, 32, block_n, block_k, num_warps, 1)
     stage = 64 * (block_n + block_k) * arithmetic.dtype.itemsize
     return Tiles(tiles.outputs, 64, block_n, block_k, num_warps, min(3, shared_memory // stage))
@@ -551,7 +564,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 @functools.cache
 def _shared_memory(device: torch.device) -> int:
     if device.type == "cpu":
-        return _SHARED_MEMORY  # of Triton's interpreter
+        return _H100_SHARED_BYTES  # the interpreter takes the tiles of an H100
     # On the meta device kernels are compiled for the current GPU.
     index = torch.cuda.current_device() if device.type == "meta" else device
     return torch.cuda.get_device_properties(index).shared_memory_per_block_optin

@@ -16,13 +16,13 @@ from utils.checkpoint import load_state_dict
 from utils.errors import CheckpointError, ProjectError, one_line
 from utils.files import atomic_write
 
-TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 16  # bytes
-USER_AGENT = "hyspecnet-compression (python -m models.zoo)"  # some servers turn Python's own away
+STALL_SECONDS = 30  # a connection without a byte for so long is given up
+CHUNK_BYTES = 1 << 16
+USER_AGENT = "hyspecnet-compression (python -m models.zoo)"  # some servers refuse Python's default
 
 
 class DownloadError(ProjectError):
-    """Published weights that could not be downloaded, or are not what the table says."""
+    """Published weights cannot be downloaded, saved or loaded into their model."""
 
 
 def obtain(row: Published, path: Path, overwrite: bool = False) -> str:
@@ -31,13 +31,13 @@ def obtain(row: Published, path: Path, overwrite: bool = False) -> str:
     Args:
         row: the weights.
         path: their file.
-        overwrite: download in any case.
+        overwrite: download even if the file loads.
 
     Returns:
-        A message that says what was done.
+        A one-line message that says what was done.
 
     Raises:
-        DownloadError: as `download`, or the file at `path` does not load and must not be overwritten.
+        DownloadError: as in `download`, or the file at `path` does not load and `overwrite` is false.
     """
     if path.is_file() and not overwrite:
         try:
@@ -55,7 +55,7 @@ def download(row: Published, path: Path) -> None:
     """Download the weights of `row` to `path`, whose old content stays until the new one has been checked.
 
     Raises:
-        DownloadError: not available, not complete, not the weights of this model, or not writable.
+        DownloadError: the weights are unavailable, incomplete or of another model, or `path` cannot be written.
     """
     by_hand = f"try again later, or save the file by hand as {path}"
     try:
@@ -66,7 +66,7 @@ def download(row: Published, path: Path) -> None:
             try:
                 check(row, Path(file.name))
             except CheckpointError as error:
-                raise DownloadError(f"{row.model}: the answer of {row.url} does not load: {error}; {by_hand}") from None
+                raise DownloadError(f"{row.model}: the file from {row.url} does not load: {error}; {by_hand}") from None
     except OSError as error:
         raise DownloadError(
             f"{row.model}: {row.url} cannot be saved as {path}: {error.strerror}; "
@@ -78,8 +78,8 @@ def check(row: Published, path: Path) -> None:
     """Load the file at `path` strictly into the model of `row`.
 
     Raises:
-        CheckpointError: no checkpoint, or one of another model. The message, one line, calls the file "it":
-            the caller knows a better name than that of a temporary file.
+        CheckpointError: the file is no checkpoint, or one of another model. The one-line message calls it
+            "it", because the caller has a better name than that of a temporary file.
     """
     with open(path, "rb") as file:
         if file.read(256).lstrip().startswith(b"<"):
@@ -95,18 +95,18 @@ def _chunks(row: Published, by_hand: str) -> Iterator[bytes]:
     request = urllib.request.Request(row.url, headers={"User-Agent": USER_AGENT})
     received = 0
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
             length = response.length  # None if the server does not send it
-            # disable=None: no bar if stderr is a file
+            # disable=None: no bar unless stderr is a terminal
             with tqdm(desc=row.model, total=length, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-                while chunk := response.read(CHUNK):
+                while chunk := response.read(CHUNK_BYTES):
                     yield chunk
                     received += len(chunk)
                     bar.update(len(chunk))
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{row.model}: {row.url} answers {error.code} {error.reason}; {by_hand}") from None
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)  # wrapped by a URLError
+        reason = getattr(error, "reason", error)  # URLError wraps the cause
         message = reason if isinstance(reason, str) else one_line(reason)
         raise DownloadError(
             f"{row.model}: {row.url} cannot be reached: {message}; check the network, {by_hand}"

@@ -1,6 +1,6 @@
 """Fast execution of a model's layers: the published arithmetic in a faster order.
 
-`fast_layers` makes a function of an `nn.Sequential`, equal to it up to rounding:
+`fast_layers` turns an `nn.Sequential` into a function that equals it up to rounding:
 
 - 1-D layers run as 2-D layers on a single row, for which libraries are faster;
 - activations are channels-last, (N, rows, columns, C) in memory, so that oneDNN's and cuDNN's convolutions need
@@ -8,9 +8,9 @@
 - nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
 - in evaluation mode batch norm is folded into the convolution before it;
 - max-pooling is applied before a monotonic activation: the same values for half of the work or less;
-- on a GPU batch norm of a single channel in training uses sums of all of the device.
+- on a GPU batch norm of a single channel in training uses the whole device.
 
-Stored weights do not change. They are folded whenever they are used, and gradients flow through the folding.
+Stored weights do not change: they are folded at each use, and gradients flow through the folding.
 """
 
 from __future__ import annotations
@@ -33,16 +33,20 @@ Step = Callable[[Tensor], Tensor]
 
 
 def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
-    """Make a function equal to `layers` up to rounding. It holds the current weights: make it anew for every use.
+    """Return a function equal to `layers` up to rounding. It holds the current weights: make it anew for every use.
 
     Args:
-        layers: 1-D, 2-D or 3-D convolutions without dilation and groups; nearest up-sampling by integers;
-            other layers run unchanged.
+        layers: convolutions, 1-D to 3-D, have neither dilation nor groups; up-sampling is nearest, by
+            integers; other layers run unchanged.
         channels_last: whether activations are channels-last.
 
     Returns:
-        A function of (N, C, ...) to (N, C', ...). 1-D layers take and return (N, C, 1, length). The output may
+        A function from (N, C, ...) to (N, C', ...). 1-D layers take and return (N, C, 1, length). The output may
         be channels-last.
+
+    Raises:
+        ValueError: the padding of a convolution is a string; up-sampling has no scale factor, or one that the
+            stride of the convolution after it does not divide.
     """
     lay_out = _to_channels_last if channels_last else (lambda x: x)
     modules = deque(flattened(layers))
@@ -89,31 +93,31 @@ def fold_upsampling(
         w[t] x[m + (s p + t - padding) // u]
 
     Taps that meet the same sample can be added beforehand, and outputs that strides would discard are never
-    computed. Phase p becomes a block of output channels. A phase that begins one sample later than the first
-    is computed there for the previous output. With these phases in front, the blocks in order are the fine
-    grid, and only its first and last outputs are superfluous.
+    computed. Phase p becomes a block of output channels. All phases read the same samples; for a phase whose
+    taps begin one sample later than those of phase 0, these give the previous output. With such phases in
+    front, the blocks in order form the fine grid, and only its first and last outputs are superfluous.
 
         11 taps, u = 2, s = 1:   2 x 6 taps for two outputs instead of 22
         5 taps,  u = 4, s = 2:   2 x 2 taps instead of 10
 
     Args:
         weight: (C', C, k, ...).
-        scale: of the up-sampling, one integer for each axis of taps.
-        stride: of the convolution, one integer for each axis.
-        padding: of the convolution, one integer for each axis.
+        scale: factor of the up-sampling, one integer for each axis of taps.
+        stride: stride of the convolution, one integer for each axis.
+        padding: padding of the convolution, one integer for each axis.
 
     Returns:
         The weight (r r' ... C', C, taps, ...), its padding on each axis, and the number of superfluous outputs
-        at the start of each axis. If it is not 0, r minus this number are superfluous at the end.
+        at the start of each axis. If this number is not 0, r minus it are superfluous at the end.
 
     Raises:
-        ValueError: a stride that does not divide the scale.
+        ValueError: a stride does not divide the scale.
     """
     paddings, leading = [], []
     for axis, (u, s, p) in enumerate(zip(scale, stride, padding, strict=True), start=2):
         if u % s:
             raise ValueError(f"the stride must divide the scale of the up-sampling, got stride {s} and scale {u}")
-        # A compiler would warn of the cache, and compute what it returns once, too.
+        # torch.compile warns of a cache, and needs none: it computes constants once.
         sums_of_taps = _sums_of_taps if torch.compiler.is_compiling() else _cached_sums_of_taps
         adds, late = sums_of_taps(weight.shape[axis], u, s, p, weight.dtype, weight.device)
         weight = torch.stack([torch.tensordot(weight, add, ([axis], [1])).movedim(-1, axis) for add in adds])
@@ -124,12 +128,12 @@ def fold_upsampling(
 
 
 def _sums_of_taps(taps: int, u: int, s: int, p: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
-    """Return which taps each phase adds up (phases, folded taps, taps), 0 or 1, and how many phases begin late."""
+    """Return 1 where a phase adds up a tap, else 0, (phases, folded taps, taps), and the number of late phases."""
     phases = u // s
     starts = [(s * phase - p) // u for phase in range(phases)]
     late = sum([start > starts[0] for start in starts])
     length = max([(s * phase + taps - 1 - p) // u - start for phase, start in enumerate(starts)]) + 1
-    # Computed where it is used: a copy from the host would wait for the device, and cannot be part of a CUDA graph.
+    # Computed on the device: a copy from the host would wait for it, and cannot be part of a CUDA graph.
     with torch.inference_mode(False):
         phase = (torch.arange(phases, device=device) + (phases - late)) % phases
         meets = (s * phase[:, None] + torch.arange(taps, device=device) - p).div(u, rounding_mode="floor")
@@ -143,9 +147,9 @@ _cached_sums_of_taps = functools.cache(_sums_of_taps)
 def _convolution(
     module: Convolution, batch_norm: nn.BatchNorm3d | None, lay_out: Step, scale: Sequence[int] | None = None
 ) -> Step:
-    """Make a step of a convolution, with batch norm after it and up-sampling before it if they are given."""
+    """Make a step of a convolution, with batch norm after it and up-sampling before it if given."""
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
-    # Weights are added in float32 under autocast, too.
+    # Taps are added in float32, also under autocast.
     with torch.autocast(module.weight.device.type, enabled=False):
         weight, bias = _as_stored(module.weight), module.bias
         if batch_norm is not None:
@@ -180,8 +184,8 @@ def _transposed_convolution(module: TransposedConvolution, lay_out: Step) -> Ste
     taps = weight.shape[2:]
 
     def run(x: Tensor) -> Tensor:
-        # Without strides it is a convolution with reversed taps, for which libraries are faster, unless
-        # reversing them takes longer.
+        # With stride 1 it is a convolution with reversed taps, which libraries run faster, unless reversing
+        # takes longer.
         if max(stride) == 1 and x.numel() > weight.numel():
             reversed_taps = _for_cudnn(weight.transpose(0, 1).flip(2, 3), lay_out)
             widths = [k - 1 - p for k, p in zip(taps, padding, strict=True)]
@@ -212,14 +216,14 @@ def _interleave(x: Tensor, phases: Sequence[int], leading: Sequence[int]) -> Ten
 
 
 def _is_monotonic(module: nn.Module) -> bool:
-    """Return whether an activation never falls, so that it commutes with max-pooling."""
+    """Return whether an activation never decreases, so that it commutes with max-pooling."""
     if isinstance(module, nn.PReLU):  # reading its slopes would wait for a GPU
         return module.weight.device.type == "cpu" and bool((module.weight >= 0).all())
     return isinstance(module, nn.LeakyReLU | nn.Hardtanh)
 
 
 def _halve(x: Tensor) -> Tensor:
-    """Max-pool pairs of neighbors on the last axis, without a last odd one."""
+    """Max-pool pairs of neighbors on the last axis; drop an odd last value."""
     if torch.is_grad_enabled():  # `maximum` splits the gradient between equal neighbors, pooling does not
         return F.max_pool2d(x, (1, 2))
     even = x.shape[-1] // 2 * 2
@@ -231,7 +235,7 @@ def _to_channels_last(x: Tensor) -> Tensor:
 
 
 def _for_cudnn(weight: Tensor, lay_out: Step) -> Tensor:
-    """Return a weight on a GPU in the type and layout that cuDNN computes in, by one copy for both directions."""
+    """Return a GPU weight in the type and layout of cuDNN, so that forward and backward share one copy."""
     if not weight.is_cuda:
         return weight
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype
@@ -241,7 +245,7 @@ def _for_cudnn(weight: Tensor, lay_out: Step) -> Tensor:
 
 
 def _normalization_of_one_channel(module: nn.BatchNorm3d) -> Step:
-    """Make a step of batch norm in training, for which torch's kernels take one block of a GPU for each channel."""
+    """Make a step of batch norm in training: torch's kernels would use one block of the GPU per channel."""
 
     def run(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -275,17 +279,17 @@ def _batch_norm_of(modules: deque[nn.Module]) -> nn.BatchNorm3d | None:
 
 
 def _on_a_row(per_axis: str | Sequence[int], of_rows: int) -> tuple[int, ...]:
-    """Extend the geometry of a 1-D layer to that of a 2-D layer on one row; return others unchanged."""
+    """Extend a per-axis setting of a 1-D layer to a 2-D layer on one row; return others unchanged."""
     if isinstance(per_axis, str):
         raise ValueError(f"padding must be integers, got {per_axis!r}")
     return (of_rows, *per_axis) if len(per_axis) == 1 else tuple(per_axis)
 
 
 def scale_of(module: nn.Upsample, axes: int) -> tuple[int, ...]:
-    """Return the factor of an up-sampling on each of its axes.
+    """Return the factor of an up-sampling on each of `axes` axes.
 
     Raises:
-        ValueError: it has a size instead.
+        ValueError: the up-sampling has a size instead of a factor.
     """
     scale = module.scale_factor
     if scale is None:
@@ -294,7 +298,7 @@ def scale_of(module: nn.Upsample, axes: int) -> tuple[int, ...]:
 
 
 def flattened(layers: nn.Sequential) -> Iterator[nn.Module]:
-    """Yield all layers in order, those of nested `nn.Sequential`s one by one."""
+    """Yield all layers in order, with those of nested `nn.Sequential`s."""
     for layer in layers:
         if isinstance(layer, nn.Sequential):
             yield from flattened(layer)

@@ -9,7 +9,7 @@ a window of inputs, and every block in the same way, so that one small matrix se
     │ rows of one block     │  ·   │ band: taps   │   ─► bias, max-pooling, activation ─► P outputs
     └───────────────────────┘      └──────────────┘
 
-Up-sampling before a convolution, or the stride of a transposed one, only changes the band; so do the gradients.
+Up-sampling before a convolution, the stride of a transposed one, and gradients only change the band.
 Tap t joins input w of a window with output p where t = alpha w + beta p + gamma + d, 0 <= d < MERGED.
 """
 
@@ -21,7 +21,7 @@ import triton.language as tl
 
 @triton.jit
 def _round_to_tf32(value):
-    """Round float32 to the 10 bits that TF32 products read: they would cut the others off."""
+    """Round float32 to the 10 mantissa bits that TF32 products read: they would truncate."""
     bits = value.to(tl.int32, bitcast=True)
     rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return tl.where(value == value, rounded, value)
@@ -47,9 +47,9 @@ def expand_band(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Write the band (N, K) of a layer from its taps, float32.
+    """Write the band (N, K) of a layer, from its taps, summed in float32.
 
-    Columns k are (input of the window, channel). Rows n are (output, channel'), with `PAIRS` (pair of outputs,
+    Columns are (input of the window, channel). Rows are (output, channel') or, with `PAIRS`, (pair of outputs,
     channel', which of the pair).
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
@@ -153,17 +153,17 @@ def apply_band(
     PRECISION: tl.constexpr,
     TF32: tl.constexpr,
 ):
-    """Compute one layer, or the gradient by its input.
+    """Compute one layer, or the gradient of its input.
 
-    x (length_x, rows, CX) to out (length, rows, CY): output p of block b reads `x` from position
-    b * IN_STEP + first on; outside of `x` there are zeros.
+    Map x (length_x, rows, CX) to out (length, rows, CY). The outputs of block b read `x` from position
+    b * IN_STEP + first on, and zeros outside of `x`.
 
-    Forward: bias, with `POOL` the larger of each pair of outputs (and into `winners`, uint8, whether it was the
-    second), the activation; the first `skipped` outputs are not written.
+    Forward: add the bias; with `POOL`, keep the larger of each pair of outputs, and write to `winners` (uint8)
+    whether it was the second; apply the activation. The first `skipped` outputs are not written.
 
-    Backward: times the derivative of the activation by which the layer before made `before`, of the shape of
-    `out`; with `UNPOOL` each value goes to one of two positions, told by `winners_before`; `sums` takes the sums
-    over the rows of a block, for the gradient of the bias. With `TF32` values are rounded for the next product.
+    Backward: multiply by the derivative of the activation that made `before`, the output of the layer before; with
+    `UNPOOL`, write each value to that one of two positions which `winners_before` tells; write the sums over the
+    rows of a block to `sums`, for the gradient of the bias. With `TF32`, round values for the next product.
     """
     num_n_blocks: tl.constexpr = NUM_N // BLOCK_N
     num_blocks = tl.cdiv(length, OUTPUTS)
@@ -254,7 +254,7 @@ def _load_pair(
     CY: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """Load a block of rows of a window of inputs, and of the gradients by its outputs; zeros from step `last` on."""
+    """Load a block of rows of a window of inputs and of its outputs' gradients; zeros from step `last` on."""
     num_blocks = tl.cdiv(length, OUTPUTS)
     block = step % num_blocks
     r = step // num_blocks * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -291,12 +291,12 @@ def band_gradient(
     BLOCK_K: tl.constexpr,
     TERMS: tl.constexpr,
 ):
-    """Sum the gradient of a band over rows and blocks, in float32 (parts, N, K): each part over a share of them.
+    """Sum the gradient of a band over rows and blocks: each of `parts`, float32 (parts, N, K), over a share of them.
 
-    `gradient` (length - skipped, rows, CY) is that of the layer's outputs; the first `skipped` have none.
+    `gradient` (length - skipped, rows, CY) belongs to the layer's outputs after the first `skipped`.
 
-    Tensor cores read float32 only along the sum, which runs over rows here. Instead its numbers are split into
-    `TERMS` of bfloat16: 2 have 16 bits, more than TF32, 3 have all 24.
+    Tensor cores take float32 only with the summed axis, here the rows, innermost. Float32 numbers are therefore
+    split into `TERMS` bfloat16 numbers: 2 hold 16 bits, more than TF32; 3 hold all 24.
     """
     num_n_blocks: tl.constexpr = NUM_N // BLOCK_N
     pid = tl.program_id(0)

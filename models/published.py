@@ -1,4 +1,4 @@
-"""The table of published weights, `published.csv`: the authors of HySpecNet-11k trained and published them.
+"""The table `published.csv` of the weights that the authors of HySpecNet-11k trained and published.
 
 Rate and PSNR are the publishers' figures on the HySpecNet-11k test set, easy split.
 """
@@ -24,7 +24,7 @@ class Published:
         psnr: mean PSNR in dB on the test set, easy split.
         url: address of the file.
         reference: the paper of the method.
-        verified: whether the architecture in `models/` is known to be the one of these weights.
+        verified: whether the architecture in `models/` was confirmed against published code.
     """
 
     model: str
@@ -43,7 +43,7 @@ class Published:
 
 
 def read_published() -> list[Published]:
-    """Read the rows of the table that have weights. The others are published figures alone."""
+    """Return the rows of the table that have weights. The other rows only hold published figures."""
     with open(TABLE, encoding="utf-8", newline="") as file:
         return [
             Published(

@@ -26,20 +26,20 @@ class SpectralAutoencoder(HSICompressionModel):
 
     Rows are independent, so they go through the network in chunks that bound the memory: one patch
     of 128 x 128 pixels is 16,384 sequences, and the first activation of all of them together would
-    take 0.9 GB (two halvings) to 7.5 GB (five). `models.fused` describes how the layers run, on a GPU
-    with tensor cores `models.chain`.
+    take 0.9 GB (two halvings) to 7.5 GB (five). The layers run through `models.fused`,
+    or through `models.chain` on a GPU with tensor cores.
 
     Args:
         src_channels: number of bands C.
-        halvings: how often the encoder halves the spectrum's length.
+        halvings: how often the encoder halves the spectrum's length, from 2 to 5.
     """
 
     pixelwise = True
 
-    # Sequences in one chunk, by number of halvings and device. On a CPU the activations of a chunk are
-    # some MB, about the size of its caches: of 16 to 256 these were the fastest, or within some percent of it,
-    # on two-core processors with AVX2 and with AVX-512. On a GPU a training step takes 4 GB in float32, with
-    # torch's layers as with the kernels of `models.chain`, which keep less.
+    # Sequences per chunk, by number of halvings and device. On a CPU the activations of a chunk take a few MB,
+    # about the size of its caches: among 16 to 256 these were within a few percent of the fastest on two-core
+    # processors with AVX2 and with AVX-512. On a GPU a training step takes 4 GB in float32, with torch's layers
+    # and with the kernels of `models.chain`, which keep less per sequence.
     rows_per_chunk: Mapping[int, Mapping[str, int]] = {
         2: {"cpu": 128, "cuda": 4096, "cuda-chain": 32768},
         3: {"cpu": 128, "cuda": 2048, "cuda-chain": 16384},
@@ -83,7 +83,7 @@ class SpectralAutoencoder(HSICompressionModel):
         return chain.is_available(x.device) and chain.arithmetic_of(x) is not None and x.numel() > 0
 
     def _run_chain(self, layers: nn.Sequential, x: Tensor, skip_in: int = 0, skip_out: int = 0) -> Tensor:
-        """Apply `layers` along axis 1 of (N, length, H, W); the result for a spectrum depends on nothing else."""
+        """Apply `layers` along axis 1 of (N, length, H, W); no spectrum affects the result of another."""
         n, length, height, width = x.shape
         layer_plan = chain.plan(layers, length + skip_in, skip_in, skip_out)
         parameters, arithmetic = list(layers.parameters()), chain.arithmetic_of(x)

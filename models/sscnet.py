@@ -26,7 +26,7 @@ class SSCNet(HSICompressionModel):
 
     Args:
         src_channels: number of bands C.
-        latent_channels: L; the rate is 32 L / (64 C).
+        latent_channels: L; the rate is 32 L / (64 C) bpppc.
     """
 
     pixels_at_once: Mapping[str, int] = {"cpu": 1, "cuda": 16 * 128**2}
@@ -63,7 +63,7 @@ class SSCNet(HSICompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int | None = None) -> SSCNet:
-        """Build a model as in the base class; the weights tell the number of bands, too.
+        """Build a model as in the base class; the weights also determine the number of bands.
 
         Raises:
             ValueError: `src_channels` differs from the number of bands of the weights.
@@ -83,35 +83,35 @@ class SSCNet(HSICompressionModel):
 
 @register_model("sscnet_1bpppc")
 def sscnet_1bpppc(src_channels: int = 202) -> SSCNet:
-    """SSCNet at 1.00 bpppc."""
+    """Build SSCNet at 1.00 bpppc for 202 bands."""
     return SSCNet(src_channels, latent_channels=404)
 
 
 @register_model("sscnet_2bpppc")
 def sscnet_2bpppc(src_channels: int = 202) -> SSCNet:
-    """SSCNet at 2.02 bpppc."""
+    """Build SSCNet at 2.02 bpppc for 202 bands."""
     return SSCNet(src_channels, latent_channels=816)
 
 
 @register_model("sscnet")
 def sscnet(src_channels: int = 202) -> SSCNet:
-    """SSCNet at 2.53 bpppc."""
+    """Build SSCNet at 2.53 bpppc for 202 bands."""
     return SSCNet(src_channels, latent_channels=1024)
 
 
 @register_model("sscnet_4bpppc")
 def sscnet_4bpppc(src_channels: int = 202) -> SSCNet:
-    """SSCNet at 4.00 bpppc."""
+    """Build SSCNet at 4.00 bpppc for 202 bands."""
     return SSCNet(src_channels, latent_channels=1616)
 
 
 @register_model("sscnet_6bpppc")
 def sscnet_6bpppc(src_channels: int = 202) -> SSCNet:
-    """SSCNet at 6.00 bpppc."""
+    """Build SSCNet at 6.00 bpppc for 202 bands."""
     return SSCNet(src_channels, latent_channels=2424)
 
 
 @register_model("sscnet_8bpppc")
 def sscnet_8bpppc(src_channels: int = 202) -> SSCNet:
-    """SSCNet at 8.08 bpppc."""
+    """Build SSCNet at 8.08 bpppc for 202 bands."""
     return SSCNet(src_channels, latent_channels=3264)

@@ -1,11 +1,11 @@
-"""Download the published weights into results/weights/, checked.
+"""Download the published weights into results/weights/ and check them.
 
     python -m models.zoo                         # list them: model, method, rate, PSNR, address
     python -m models.zoo cae1d_2bpppc sscnet     # download some
     python -m models.zoo all
 
-A file is saved under `--save-dir` once it is complete and loads strictly into its model. Until then, after an
-error and after Ctrl-C, the old file stays.
+A file in `--save-dir` is replaced only when the new one is complete and loads strictly into its model: an error
+or Ctrl-C leaves the old file.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def listing(rows: Sequence[Published]) -> str:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m models.zoo", description="List or download the published weights.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="models to download, or all; none to list them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models to download, or all; no name lists them")
     parser.add_argument(
-        "--save-dir", type=Path, default=Path("results/weights/"), help="folder for the files (%(default)s)"
+        "--save-dir", type=Path, default=Path("results/weights/"), help="folder for the files (default: %(default)s)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="download again files that exist")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     return parser.parse_args(argv)
 
 

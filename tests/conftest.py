@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-# One thread for each process, with or without workers, and for all that tests start. Before numpy and torch load.
+# One thread per process, also in processes that tests start; set before numpy and torch load.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Without a GPU the kernels for GPUs run in Triton's interpreter. Before Triton loads.
+# Without a GPU the kernels for GPUs run in Triton's interpreter; set before Triton loads.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -37,7 +37,7 @@ PRODUCT = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110_20221118T14
 
 
 def pytest_configure(config):
-    """Compile the kernels once, before the workers start: they and all other processes load them from disk."""
+    """Compile the kernels once, before the workers start: all processes then load them from disk."""
     if getattr(config.option, "numprocesses", None):
         compile_kernels()
 
@@ -57,10 +57,10 @@ def compile_kernels():
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(name, make) -> folder that `make(folder)` filled, a single time for all workers. Nobody may change it."""
+    """once(name, make) -> folder that `make(folder)` filled, once for all workers. Tests must not change it."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # the workers' folders lie in one
+        base = base.parent  # the parent of the workers' folders
 
     def share(name, make) -> Path:
         folder, complete = base / "shared" / name, base / "shared" / f"{name}.complete"
@@ -128,7 +128,7 @@ def scripts():
 
 
 class Caught(Exception):
-    """A parser, taken where it would have parsed."""
+    """Carry a parser out of its `parse_args`."""
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def start():
 
 @pytest.fixture
 def wait_for():
-    """wait_for(condition, process): wait until it holds; fail if the process ends first, or after a minute."""
+    """wait_for(condition, process): wait for the condition; fail if the process ends first, or after a minute."""
 
     def wait(condition, process, seconds=60):
         deadline = time.monotonic() + seconds
@@ -309,7 +309,7 @@ def train(scripts, tmp_path):
 
 @pytest.fixture
 def resume(scripts):
-    """resume(run, *flags, checkpoint="last"): resume a Run and expect that it finishes."""
+    """resume(run, *flags, checkpoint="last"): resume a Run and assert that it finishes."""
 
     def run(run, *flags, checkpoint="last"):
         argv = ["--checkpoint", run.dir / f"{checkpoint}.pth.tar", *flags]
@@ -322,7 +322,7 @@ def resume(scripts):
 
 @pytest.fixture
 def reference(once, scripts, make_dataset):
-    """Run of three epochs by `REFERENCE_FLAGS` on `make_dataset()`, with what it printed as `out`."""
+    """Return a Run of three epochs with `REFERENCE_FLAGS` on `make_dataset()`; its output is in `out`."""
 
     def make(folder):
         data = ["-d", make_dataset(name="reference"), "--num-channels", "12"]
@@ -339,7 +339,7 @@ def reference(once, scripts, make_dataset):
 
 @pytest.fixture
 def train_part(train, data_flags):
-    """train_part(*flags, **kwargs) -> Run by the flags of `reference`, on the same data."""
+    """train_part(*flags, **kwargs) -> Run with the flags of `reference`, on the same data."""
     return functools.partial(train, *data_flags(name="part"), *REFERENCE_FLAGS)
 
 

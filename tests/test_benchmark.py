@@ -1,4 +1,4 @@
-"""benchmark.py: how it takes its flags, and what it refuses."""
+"""benchmark.py: its flags, and what it refuses."""
 
 import subprocess
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_all_codecs_are_in_the_help():
     assert all(f"\n{name}" in benchmark.RD or f", {name}" in benchmark.RD for name in COMPARED)
 
 
-def test_quick_changes_defaults_only():
+def test_quick_only_changes_defaults():
     quick = benchmark.parse_args(["speed", "--quick"])
     assert (quick.models, quick.size, quick.repeats) == (["cae1d", "sscnet", "cae3d", "cae1d_1bpppc@16"], 64, 2)
     assert quick.only == ["models", "gpu", "data", "scripts"]
@@ -56,7 +56,7 @@ def test_wrong_values_are_one_line(flags, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_reports_can_be_committed_and_nothing_else():
+def test_git_ignores_everything_but_named_reports():
     def ignored(path):
         return subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", path]).returncode == 0
 

@@ -1,4 +1,4 @@
-"""The flags of the scripts, their short forms and defaults: frozen, because people's shell files use them."""
+"""The flags of the scripts, their short forms and defaults: frozen, because shell files of users depend on them."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from utils.processes import num_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# For each command the flags in the order of its help, with their defaults. Arguments without dashes come first, with
-# how many there may be, as argparse writes it.
+# For each command the flags in the order of its help, with their defaults. Positional arguments come first, with their
+# `nargs`.
 TRAIN = {
     "--devices": "0",
     "--train-batch-size": 2,
@@ -196,7 +196,7 @@ HEAVY = {"torch", "compressai", "matplotlib", "scipy", "imagecodecs", "numba", "
 
 
 def test_help_imports_nothing_heavy_and_explains_every_flag(actions_of):
-    """No time is asserted: what takes seconds is to import these libraries."""
+    """Importing these libraries is what takes seconds, so that no time has to be asserted."""
     command = [sys.executable, "-c", HELP, *COMMANDS]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     helps = json.loads(done.stdout)
@@ -217,7 +217,7 @@ def test_help_imports_nothing_heavy_and_explains_every_flag(actions_of):
 
 
 def documented(command):
-    """Rows of the table `flag of SCRIPT`, wherever it lies: [(spelling, default), ...], None where there is none."""
+    """Return the rows [(spelling, default), ...] of the table `flag of SCRIPT`, on any page; None if there is none."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text, header = page.read_text(encoding="utf-8"), f"| flag of `{command}.py` |"
         if header in text:
@@ -228,7 +228,7 @@ def documented(command):
 
 
 @pytest.mark.parametrize("command", ["train", "test", "compress", "decompress"])
-def test_documented_flags(command):
+def test_documented_flags_are_those_of_the_parser(command):
     flags = [(flag, str(default)) for flag, default in COMMANDS[command].items() if flag.startswith("-")]
     assert documented(command) == flags
 
@@ -283,7 +283,7 @@ def test_nothing_runs_at_import(scripts):
 
 @pytest.fixture
 def run_shell(tmp_path):
-    """run_shell(script, *args, **environment) -> the words that Python would be started with."""
+    """run_shell(script, *args, **environment) -> the arguments that a shell file passes to Python."""
     echo = tmp_path / "python"
     echo.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     echo.chmod(0o755)
@@ -298,7 +298,7 @@ def run_shell(tmp_path):
 
 @pytest.mark.parametrize("script", ["train.sh", "test.sh"])
 def test_shell_files_set_every_flag(script, run_shell):
-    """Defaults of the shell files are those of the scripts; the environment and arguments win."""
+    """The shell files have the defaults of the scripts; environment and arguments override them."""
     table = TRAIN if script == "train.sh" else TEST
     words = run_shell(script)
     assert words[0] == script.replace(".sh", ".py")
@@ -326,7 +326,7 @@ def test_shell_files_set_every_flag(script, run_shell):
     assert run_shell(script, "--further", "argument")[-2:] == ["--further", "argument"]
 
 
-def test_train_sh_leaves_a_resumed_run_its_settings(run_shell):
+def test_train_sh_keeps_the_settings_of_a_resumed_run(run_shell):
     words = ["train.py", "--epochs", "9", "--checkpoint", "runs/a/last.pth.tar"]
     assert run_shell("train.sh", CHECKPOINT="runs/a/last.pth.tar", EPOCHS="9") == words
     assert run_shell("train.sh", "--checkpoint", "runs/a/last.pth.tar", EPOCHS="9") == words

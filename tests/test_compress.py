@@ -1,4 +1,4 @@
-"""compress.py and decompress.py: scenes to files and back, and what can go wrong with both."""
+"""compress.py and decompress.py: scenes to files and back, and what is refused."""
 
 import os
 import resource
@@ -40,7 +40,7 @@ def decompress(scripts):
 
 @pytest.fixture(autouse=True)
 def threads():
-    """Leaves torch as it was."""
+    """Restore torch's number of threads."""
     number = torch.get_num_threads()
     yield
     torch.set_num_threads(number)
@@ -48,7 +48,7 @@ def threads():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """weights(bands, name="cae1d") -> file with random weights."""
+    """weights(bands, name="cae1d") -> path of a file with random weights."""
 
     def make(bands, name="cae1d"):
         path = tmp_path_factory.getbasetemp() / f"{name}-{bands}.pth.tar"
@@ -62,7 +62,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corner(tmp_path_factory):
-    """corner(number, size) -> GeoTIFF of so many rows and columns of an image of the sample, with its metadata."""
+    """corner(number, size) -> GeoTIFF of the first size x size pixels of a patch of the sample, with its metadata."""
 
     def make(number=1, size=32):
         path = tmp_path_factory.getbasetemp() / f"corner-{number}-{size}.tif"
@@ -76,7 +76,7 @@ def corner(tmp_path_factory):
 
 @pytest.fixture
 def small(tmp_path, weights, make_cube):
-    """Return a cube of 12 bands as .npy, and the flags that name weights for it."""
+    """Return the path of a .npy cube of 12 bands, and the flags that name weights for it."""
     path = tmp_path / "small.npy"
     np.save(path, make_cube((12, 40, 50)))
     return path, ["--checkpoint", weights(12), "--num-channels", 12, "--tile-size", 16]
@@ -92,11 +92,11 @@ def make_cube():
     return make
 
 
-# -- scenes there and back --------------------------------------------------------------------------
+# -- scenes to files and back ----------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_sample_with_the_weights_that_come_along(compress, decompress, tmp_path, corner, capsys):
+def test_sample_with_the_bundled_weights(compress, decompress, tmp_path, corner, capsys):
     scene, coded, decoded = corner(size=64), tmp_path / "scene.hsc", tmp_path / "scene.tif"
     assert compress(scene, coded, "--codec", "learned") == 0
     out, err = capsys.readouterr()
@@ -141,7 +141,7 @@ def test_a_bound_holds_in_the_dropped_bands_too(compress, decompress, tmp_path, 
     decoded = np.load(tmp_path / "a.npy")
     assert np.array_equal(decoded == -32768, cube == -32768)
     assert np.abs(decoded.astype(int) - cube).max() == 7
-    # Without a bound they are lost, and that is said.
+    # Without a bound they are lost, and the summary says so.
     assert compress(scene, tmp_path / "b.hsc", "--codec", "learned") == 0
     lost = int((cube[[band - 1 for band in DROPPED_BANDS]] != -32768).sum())
     assert f"{lost} valid samples in 22 bands" in capsys.readouterr().out
@@ -161,18 +161,18 @@ def test_cubes_of_any_type(compress, decompress, tmp_path, weights, make_cube, d
     assert decoded.dtype == cube.dtype and np.array_equal(decoded, cube, equal_nan=dtype == "float32")
 
 
-def test_windows_and_bands(compress, decompress, tmp_path, small):
+def test_windows_and_bands_are_cut_out(compress, decompress, tmp_path, small):
     path, flags = small
     assert compress(path, tmp_path / "a.hsc", "--max-error", 3, *flags) == 0
     assert decompress(tmp_path / "a.hsc", tmp_path / "whole.npy", *flags[:2]) == 0
     whole = np.load(tmp_path / "whole.npy")
-    part = ["--window", 9, 13, 20, 31, "--bands", 7, 1, 12]
-    assert decompress(tmp_path / "a.hsc", tmp_path / "part.npy", *flags[:2], *part) == 0
-    assert np.array_equal(np.load(tmp_path / "part.npy"), whole[[6, 0, 11], 9:29, 13:44])
+    window = ["--window", 9, 13, 20, 31, "--bands", 7, 1, 12]
+    assert decompress(tmp_path / "a.hsc", tmp_path / "window.npy", *flags[:2], *window) == 0
+    assert np.array_equal(np.load(tmp_path / "window.npy"), whole[[6, 0, 11], 9:29, 13:44])
 
 
 @pytest.mark.slow
-def test_workers_change_nothing(compress, decompress, tmp_path, small):
+def test_results_do_not_depend_on_workers(compress, decompress, tmp_path, small):
     path, flags = small
     for workers in (1, 3):
         assert compress(path, tmp_path / f"{workers}.hsc", "--max-error", 3, *flags, "-n", workers) == 0
@@ -190,7 +190,7 @@ def test_workers_change_nothing(compress, decompress, tmp_path, small):
     ],
 )
 @pytest.mark.parametrize("level", ["default", "avx2"])
-def test_other_instructions_decode_the_same(compress, tmp_path, corner, level, codec, flags):
+def test_other_instruction_sets_decode_the_same(compress, tmp_path, corner, level, codec, flags):
     coded, decoded = tmp_path / "scene.hsc", tmp_path / "scene.npy"
     assert compress(corner(), coded, "--codec", codec, *flags) == 0
     done = subprocess.run(
@@ -215,8 +215,8 @@ def test_other_instructions_decode_the_same(compress, tmp_path, corner, level, c
 # -- without a model --------------------------------------------------------------------------------
 
 
-def test_the_sample_without_weights(compress, decompress, tmp_path, corner, capsys):
-    """All bands, no torch, nothing lost unless it is asked for."""
+def test_sample_without_weights(compress, decompress, tmp_path, corner, capsys):
+    """All bands are coded, losslessly by default."""
     scene, coded, decoded = corner(size=64), tmp_path / "scene.hsc", tmp_path / "scene.tif"
     assert compress(scene, coded) == 0
     out, err = capsys.readouterr()
@@ -236,7 +236,7 @@ def test_the_sample_without_weights(compress, decompress, tmp_path, corner, caps
 
 
 @pytest.mark.slow
-def test_without_a_model_there_is_no_torch(tmp_path, make_cube):
+def test_torch_is_not_imported_without_a_model(tmp_path, make_cube):
     np.save(tmp_path / "a.npy", make_cube((9, 12, 40)))
     run = "runpy.run_path('{}.py', run_name='__main__')"
     for script, names in (("compress", ["a.npy", "a.hsc"]), ("decompress", ["a.hsc", "b.npy"])):
@@ -252,7 +252,7 @@ def test_without_a_model_there_is_no_torch(tmp_path, make_cube):
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
-def test_parts_of_a_scene_without_weights(compress, decompress, tmp_path, make_cube):
+def test_windows_of_a_scene_without_weights(compress, decompress, tmp_path, make_cube):
     cube = make_cube((12, 40, 50))
     cube[:, :20, 10:30] = -32768
     np.save(tmp_path / "a.npy", cube)
@@ -263,13 +263,13 @@ def test_parts_of_a_scene_without_weights(compress, decompress, tmp_path, make_c
     assert decompress(tmp_path / "1.hsc", tmp_path / "whole.npy") == 0
     whole = np.load(tmp_path / "whole.npy")
     assert np.array_equal(whole == -32768, cube == -32768)
-    part = ["--window", 9, 13, 20, 31, "--bands", 7, 1, 12]
-    assert decompress(tmp_path / "1.hsc", tmp_path / "part.npy", *part) == 0
-    assert np.array_equal(np.load(tmp_path / "part.npy"), whole[[6, 0, 11], 9:29, 13:44])
+    window = ["--window", 9, 13, 20, 31, "--bands", 7, 1, 12]
+    assert decompress(tmp_path / "1.hsc", tmp_path / "window.npy", *window) == 0
+    assert np.array_equal(np.load(tmp_path / "window.npy"), whole[[6, 0, 11], 9:29, 13:44])
 
 
 def test_targets_without_weights(compress, tmp_path, make_cube, capsys):
-    """On 12 small tiles, of which four are looked at."""
+    """On 12 small tiles, of which four are sampled."""
     np.save(tmp_path / "a.npy", make_cube((12, 40, 50)))
 
     def figures(*target):
@@ -294,7 +294,7 @@ def test_targets_without_weights(compress, tmp_path, make_cube, capsys):
 
 @pytest.mark.parametrize("codec", [name for name in codecs if name not in ("klt-cm", "learned")])
 def test_every_codec_is_written_and_read_back(compress, decompress, tmp_path, make_cube, codec, capsys):
-    """In all its modes, with a window and bands, and gaps that stay."""
+    """In all its modes, with gaps, and with a window and bands."""
     cube = make_cube((6, 24, 30))
     cube[:, :9, 10:20] = -32768
     np.save(tmp_path / "a.npy", cube)
@@ -321,12 +321,12 @@ def test_every_codec_is_written_and_read_back(compress, decompress, tmp_path, ma
             assert largest <= 5
         elif wanted[0] == "--target-psnr" and not err:
             assert float(out.partition("PSNR ")[2].split()[0]) == pytest.approx(50, abs=0.1)
-        part = ["--window", 9, 5, 12, 20, "--bands", 4, 1, "--overwrite"]
-        assert decompress(tmp_path / "a.hsc", tmp_path / "part.npy", *part) == 0
-        assert np.array_equal(np.load(tmp_path / "part.npy"), decoded[[3, 0], 9:21, 5:25])
+        window = ["--window", 9, 5, 12, 20, "--bands", 4, 1, "--overwrite"]
+        assert decompress(tmp_path / "a.hsc", tmp_path / "window.npy", *window) == 0
+        assert np.array_equal(np.load(tmp_path / "window.npy"), decoded[[3, 0], 9:21, 5:25])
 
 
-def test_a_rate_by_another_codec(compress, tmp_path, make_cube, capsys):
+def test_target_rate_with_another_codec(compress, tmp_path, make_cube, capsys):
     np.save(tmp_path / "a.npy", make_cube((12, 40, 50)))
     flags = ["--codec", "klt-jpegxl", "--tile-size", 32, "--target-bpppc", 3]
     assert compress(tmp_path / "a.npy", tmp_path / "a.hsc", *flags) == 0
@@ -334,19 +334,19 @@ def test_a_rate_by_another_codec(compress, tmp_path, make_cube, capsys):
     assert float(out.partition(": ")[2].split()[0]) == pytest.approx(3, rel=0.02) and not err
 
 
-def test_a_bare_stream_and_back(compress, decompress, tmp_path, corner, capsys):
-    """What other implementations read: a compressed image of the standard, and nothing else."""
+def test_bare_stream_round_trip(compress, decompress, tmp_path, corner, capsys):
+    """The file is a compressed image of the standard, as other implementations read it, and nothing else."""
     stream = tmp_path / "a.bin"
     assert compress(corner(), stream, "--codec", "ccsds123", "--raw") == 0
     out, _ = capsys.readouterr()
-    assert "keeps samples alone: no georeference, nodata value, band names" in out and "largest error 0," in out
+    assert "keeps samples only: no georeference, nodata value, band names" in out and "largest error 0," in out
     with open_scene(corner()) as scene:
         cube = scene.read(0, 0, 32, 32)
     assert stream.read_bytes() == Ccsds123().encode(cube)
     assert decompress(stream, tmp_path / "b.npy", "--raw") == 0
     assert np.array_equal(np.load(tmp_path / "b.npy"), cube)
-    part = ["--window", 2, 3, 20, 10, "--bands", 7, 224]
-    assert decompress(stream, tmp_path / "b.tif", "--raw", *part) == 0
+    window = ["--window", 2, 3, 20, 10, "--bands", 7, 224]
+    assert decompress(stream, tmp_path / "b.tif", "--raw", *window) == 0
     with rasterio.open(tmp_path / "b.tif") as tif:
         assert np.array_equal(tif.read(), cube[[6, 223], 2:22, 3:13])
     with pytest.raises(DamagedError, match=r"no \.hsc file"):
@@ -358,7 +358,7 @@ def test_a_bare_stream_and_back(compress, decompress, tmp_path, corner, capsys):
         decompress(tmp_path / "none.bin", tmp_path / "c.npy", "--raw")
 
 
-def test_bare_streams_with_a_loss(compress, decompress, tmp_path, make_cube, capsys):
+def test_bare_streams_with_loss(compress, decompress, tmp_path, make_cube, capsys):
     cube = make_cube((9, 20, 22), "uint16")
     np.save(tmp_path / "a.npy", cube)
     flags = ["--codec", "ccsds123", "--raw", "--overwrite"]
@@ -369,10 +369,10 @@ def test_bare_streams_with_a_loss(compress, decompress, tmp_path, make_cube, cap
     assert compress(tmp_path / "a.npy", tmp_path / "a.bin", *flags, "--target-bpppc", 3) == 0
     rate = 8 * (tmp_path / "a.bin").stat().st_size / cube.size
     out, err = capsys.readouterr()
-    assert f"{rate:.4f} bpppc" in out and (rate == pytest.approx(3, rel=0.02) or "no step that comes nearer" in err)
+    assert f"{rate:.4f} bpppc" in out and (rate == pytest.approx(3, rel=0.02) or "comes nearer" in err)
 
 
-def test_scenes_that_a_bare_stream_cannot_hold(compress, tmp_path, make_cube):
+def test_scenes_that_a_bare_stream_cannot_hold_are_refused(compress, tmp_path, make_cube):
     cube = make_cube((4, 9, 9))
     cube[:, 3, 3] = -1
     np.save(tmp_path / "gaps.npy", cube)
@@ -389,7 +389,7 @@ def test_scenes_that_a_bare_stream_cannot_hold(compress, tmp_path, make_cube):
 # -- rate control -----------------------------------------------------------------------------------
 
 
-def test_targets_are_met_or_it_is_said_why_not(compress, tmp_path, small, linear, monkeypatch, capsys):
+def test_targets_are_met_or_a_note_says_why_not(compress, tmp_path, small, linear, monkeypatch, capsys):
     import coding.learned.factory
 
     monkeypatch.setattr(coding.learned.factory, "load_network", lambda *_: linear())
@@ -401,7 +401,7 @@ def test_targets_are_met_or_it_is_said_why_not(compress, tmp_path, small, linear
         line = out.splitlines()[-1].partition(": ")[2]
         return float(line.split()[0]), float(line.partition("PSNR ")[2].split()[0]), err
 
-    # On 12 small tiles, of which eight are looked at: headers and masks count, too.
+    # On 12 small tiles, of which eight are sampled; headers and masks count, too.
     rate, _, err = figures("--target-bpppc", 4)
     assert rate == pytest.approx(4, rel=0.02) and not err
     _, psnr, err = figures("--target-psnr", 42)
@@ -412,7 +412,7 @@ def test_targets_are_met_or_it_is_said_why_not(compress, tmp_path, small, linear
     assert rate > 0.001 and "instead of 0.001 bpppc: cae1d goes no lower" in err
 
 
-def test_qualities(compress, tmp_path, small):
+def test_quality_raises_the_size(compress, tmp_path, small):
     path, flags = small
     sizes = []
     for quality in (0, 30, 60):
@@ -426,7 +426,7 @@ def test_qualities(compress, tmp_path, small):
 # -- files ------------------------------------------------------------------------------------------
 
 
-def test_info(compress, decompress, tmp_path, small, capsys):
+def test_info_describes_a_file(compress, decompress, tmp_path, small, capsys):
     path, flags = small
     assert compress(path, tmp_path / "a.hsc", *flags) == 0
     capsys.readouterr()
@@ -453,7 +453,7 @@ def test_damage_stays_in_its_tile(compress, decompress, tmp_path, small, capsys)
     assert 0 < different.sum() <= 16 * 16 and (decoded[:, different] == -32768).all()
 
 
-def test_what_is_there_is_not_replaced(compress, decompress, tmp_path, small):
+def test_existing_files_are_kept_without_overwrite(compress, decompress, tmp_path, small):
     path, flags = small
     for name in ("a.hsc", "b.npy"):
         (tmp_path / name).write_text("mine")
@@ -469,7 +469,7 @@ def test_what_is_there_is_not_replaced(compress, decompress, tmp_path, small):
 
 
 @pytest.mark.slow
-def test_a_signal_leaves_nothing(start, wait_for, terminate, tmp_path, weights):
+def test_a_signal_leaves_no_file(start, wait_for, terminate, tmp_path, weights):
     cube = np.random.default_rng(0).integers(0, 9000, (12, 400, 400), dtype=np.int16)
     np.save(tmp_path / "a.npy", cube)
     flags = ["--checkpoint", weights(12), "--num-channels", 12, "--max-error", 0, "--tile-size", 8]
@@ -481,7 +481,7 @@ def test_a_signal_leaves_nothing(start, wait_for, terminate, tmp_path, weights):
     assert {file.name for file in tmp_path.iterdir()} == {"a.npy"}
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, small):
+def test_a_full_disk_leaves_no_file(tmp_path, small):
     path, _ = small
 
     def limit():
@@ -533,7 +533,7 @@ def test_wrong_usage_is_one_line(compress, tmp_path, small, weights, flags, word
     assert not (tmp_path / "a.hsc").exists()
 
 
-def test_files_of_another_kind(compress, decompress, tmp_path, small):
+def test_other_files_are_refused(compress, decompress, tmp_path, small):
     path, flags = small
     (tmp_path / "text.tif").write_text("no picture")
     (tmp_path / "text.hsc").write_text("no scene")
@@ -561,7 +561,7 @@ def test_other_weights_are_refused(compress, decompress, tmp_path, small, weight
         assert Reader(file, "a").header.model["num_channels"] == 12
 
 
-def test_a_truncated_file_at_any_length(compress, decompress, tmp_path, small):
+def test_files_truncated_anywhere_are_refused(compress, decompress, tmp_path, small):
     path, flags = small
     assert compress(path, tmp_path / "a.hsc", *flags) == 0
     data = (tmp_path / "a.hsc").read_bytes()

@@ -1,4 +1,4 @@
-"""README and docs are the interface: their links, tables, commands and examples are those of the code."""
+"""README and docs agree with the code: links, tables, commands, figures and examples."""
 
 import re
 import sys
@@ -26,13 +26,13 @@ def read(path):
 
 
 def anchors(text):
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)):
         if re.match(r"https?:", link):
             continue
@@ -48,7 +48,7 @@ def test_readme_is_short():
     assert max(map(len, lines)) <= 120
 
 
-def test_table_of_published_weights():
+def test_table_of_weights_is_the_published_one():
     text = read(README)
     lines = text[text.index("| method |") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -63,7 +63,7 @@ def test_table_of_published_weights():
 
 
 def commands(text):
-    """Yield the commands of a page's shell blocks: the script's name, and the words after it."""
+    """Yield the commands in a page's shell blocks: script name and arguments."""
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             found = re.search(r"(?:python|torchrun) [^#]*?\b(train|test|compress|decompress|benchmark)\.py(.*)", line)
@@ -74,7 +74,7 @@ def commands(text):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(commands(read(page)))], ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_commands_have_the_flags_that_they_name(page, actions_of):
+def test_commands_use_existing_flags(page, actions_of):
     for script, words in commands(read(page)):
         command = f"{script} {words[0]}" if script == "benchmark" else script
         known = {option for action in actions_of(command).values() for option in action.option_strings}
@@ -82,8 +82,8 @@ def test_commands_have_the_flags_that_they_name(page, actions_of):
         assert flags <= known, (command, flags - known)
 
 
-def test_table_of_codecs():
-    """Names and modes are those of the registry; the modes of `learned` depend on its model."""
+def test_table_of_codecs_is_the_registry():
+    """Names and modes are compared, except the modes of `learned`, which depend on its model."""
     text = read(ROOT / "docs/compressing.md")
     found = {}
     for line in text[text.index("| codec |") :].split("\n\n")[0].splitlines()[2:]:
@@ -105,7 +105,7 @@ def test_figures_are_those_of_the_reports():
         assert pages.fill_blocks(text) == text, page
 
 
-def test_the_model_of_the_docs_trains(data_flags, scripts, tmp_path, monkeypatch):
+def test_example_model_of_the_docs_trains(data_flags, scripts, tmp_path, monkeypatch):
     text = read(ROOT / "docs/extending.md")
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     module = types.ModuleType("models.linear")
@@ -114,3 +114,5 @@ def test_the_model_of_the_docs_trains(data_flags, scripts, tmp_path, monkeypatch
     monkeypatch.setitem(registry._MODULES, "linear", "linear")
     flags = ["-m", "linear", "--devices", "cpu", "-n", "0", "-e", "1", "--save-dir", str(tmp_path)]
     assert scripts.train.main([*data_flags(), *flags]) == 0
+    model = module.linear(12)
+    assert type(model).from_state_dict(model.state_dict(), 12).bpppc == model.bpppc

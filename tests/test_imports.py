@@ -1,18 +1,18 @@
-"""Who may import whom, by the imports in the source: see the layout in README."""
+"""Which package may import which, see the layout in CONTRIBUTING.md."""
 
 import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = {"utils": 0, "models": 1, "datasets": 1, "training": 2, "coding": 2, "benchmarks": 3}
-SCRIPT = 4
+LEVELS = {"utils": 0, "models": 1, "datasets": 1, "training": 2, "coding": 2, "benchmarks": 3}
+SCRIPT_LEVEL = 4
 LAZY = "datasets"  # its __getattr__ imports on demand (PEP 562)
-COMMANDS = {"benchmark": 3, "compress": 2, "decompress": 2}  # main imports once for each of its commands; one is --info
+COMMANDS = {"benchmark": 3, "compress": 2, "decompress": 2}  # of which main imports each late; --info is one
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+    for path in [*ROOT.glob("*.py"), *(path for name in LEVELS for path in (ROOT / name).rglob("*.py"))]
 }
 
 
@@ -28,7 +28,7 @@ def modules_of(statement):
 
 
 def imports_of(node, functions=()):
-    """Yield each import below a node with the names of the functions around it, those for type checks left out."""
+    """Yield each import below a node with the names of its enclosing functions; skip imports for type checks."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child, functions
@@ -40,23 +40,23 @@ def imports_of(node, functions=()):
 IMPORTS = {name: list(imports_of(ast.parse(path.read_text(encoding="utf-8")))) for name, path in FILES.items()}
 
 
-def test_rooms_import_from_rooms_below():
+def test_packages_import_from_lower_levels_only():
     for name, imports in IMPORTS.items():
-        room = name.partition(".")[0]
+        package = name.partition(".")[0]
         for statement, _ in imports:
-            for other in {module.partition(".")[0] for module in modules_of(statement)} - {room}:
-                assert ROOMS.get(other, SCRIPT) < ROOMS.get(room, SCRIPT), f"{name} imports {other}"
+            for other in {module.partition(".")[0] for module in modules_of(statement)} - {package}:
+                assert LEVELS.get(other, SCRIPT_LEVEL) < LEVELS.get(package, SCRIPT_LEVEL), f"{name} imports {other}"
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_imports_have_no_cycle():
     graph = {
         name: set().union(*(modules_of(statement) for statement, _ in imports)) for name, imports in IMPORTS.items()
     }
     TopologicalSorter(graph).prepare()
 
 
-def test_imports_stand_at_the_top():
-    """Only the main function of a script imports late, once for each command."""
+def test_imports_are_at_the_top():
+    """Only `main` of a script imports late, once for each command."""
     for name, imports in IMPORTS.items():
         late = [functions for _, functions in imports if functions]
         is_script = '__name__ == "__main__"' in FILES[name].read_text(encoding="utf-8")

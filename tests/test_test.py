@@ -1,4 +1,4 @@
-"""test.py: figures, files, checkpoints of every kind, and what it says when it cannot."""
+"""test.py: metrics, files, checkpoints of every kind, and what is refused."""
 
 import csv
 import functools
@@ -19,13 +19,13 @@ from utils.errors import CheckpointError, DatasetError, ProjectError, UsageError
 
 @pytest.fixture
 def make_dataset(make_dataset):
-    """Make patches of 202 x 16 x 16 where a test names no size."""
+    """make_dataset(...) as in conftest, with patches of 202 x 16 x 16 by default."""
     return functools.partial(make_dataset, bands=202, side=16)
 
 
 @pytest.fixture
 def weights(tmp_path):
-    """weights(name, **kwargs) -> path of a file with fresh weights of a model, as the published ones."""
+    """weights(name, **kwargs) -> path of a file with fresh weights of a model, in the published format."""
 
     def make(name="cae1d", file=None, **kwargs):
         torch.manual_seed(1)
@@ -38,7 +38,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def run_test(scripts, tmp_path):
-    """run_test(*flags, name=..., draw=False) -> content of the JSON. To save time it draws no pictures."""
+    """run_test(*flags, name=..., draw=False) -> content of the JSON; without pictures by default, to save time."""
 
     def run(*flags, name, save_dir="tests", draw=False):
         folder = tmp_path / save_dir
@@ -51,7 +51,7 @@ def run_test(scripts, tmp_path):
     return run
 
 
-def test_figures_against_a_computation_by_hand(run_test, weights, make_dataset, tmp_path):
+def test_metrics_equal_a_computation_by_hand(run_test, weights, make_dataset, tmp_path):
     root = make_dataset(test=3)
     result = run_test("-d", root, "--checkpoint", weights(), name="cae1d")
     with open(tmp_path / "tests" / "cae1d.csv", newline="") as file:
@@ -82,7 +82,7 @@ def test_figures_against_a_computation_by_hand(run_test, weights, make_dataset, 
     assert np.std(psnrs) > 0
 
 
-def test_the_file_is_what_others_read(run_test, weights, make_dataset, tmp_path, monkeypatch):
+def test_result_file_is_read_by_compressai(run_test, weights, make_dataset, tmp_path, monkeypatch):
     root = make_dataset(test=1)
     result = run_test("-d", root, "--checkpoint", weights(), name="cae1d")
     assert list(result) == ["name", "description", "results", "settings"]
@@ -96,7 +96,7 @@ def test_the_file_is_what_others_read(run_test, weights, make_dataset, tmp_path,
     plot = tmp_path / "plot.png"
     file = tmp_path / "tests" / "cae1d.json"
     for metric in ("psnr", "sa"):
-        # As `python -m compressai.utils.plot`, without another interpreter.
+        # Like `python -m compressai.utils.plot`, without starting another interpreter.
         monkeypatch.setattr(sys, "argv", ["plot", "-f", str(file), "-m", metric, "-o", str(plot)])
         runpy.run_module("compressai.utils.plot", run_name="__main__")
         assert plot.stat().st_size > 1000
@@ -104,7 +104,7 @@ def test_the_file_is_what_others_read(run_test, weights, make_dataset, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["cae1d", "sscnet_1bpppc", "cae3d_1bpppc"])
-def test_figures_do_not_depend_on_the_batch_size(run_test, weights, make_dataset, name):
+def test_metrics_do_not_depend_on_the_batch_size(run_test, weights, make_dataset, name):
     root = make_dataset(test=5)
     flags = ["-d", root, "-m", name, "--checkpoint", weights(name)]
     one = run_test(*flags, "--batch-size", 1, name=name, save_dir="one")["results"]
@@ -123,7 +123,7 @@ def test_half_runs_the_model_in_fp16_and_measures_in_float32(run_test, weights, 
     assert half["sa"][0] == pytest.approx(full["sa"][0], abs=0.1)
 
 
-def test_precisions(scripts, run_test, weights, make_dataset, capsys):
+def test_bf16_changes_little_and_contradictions_are_refused(scripts, run_test, weights, make_dataset, capsys):
     root = make_dataset(test=1, bands=12)
     flags = ["-d", root, "--num-channels", 12, "--checkpoint", weights(src_channels=12)]
     full = run_test(*flags, name="cae1d")
@@ -146,14 +146,14 @@ def test_small_images_have_no_ssim(run_test, weights, make_dataset, capsys):
     assert "SSIM is left out" in capsys.readouterr().out
 
 
-def test_names_of_results(scripts, run_test, weights, make_dataset, tmp_path):
+def test_results_are_named_after_the_checkpoint(scripts, run_test, weights, make_dataset, tmp_path):
     name = testing.result_name
     assert name("results/weights/cae1d_8bpppc.pth.tar") == "cae1d_8bpppc"
     for kind in ("best", "last", "final"):
         assert name(f"results/trains/2026_01_01-easy/{kind}.pth.tar") == f"2026_01_01-easy-{kind}"
     assert name("model.pt") == "model.pt"
 
-    # An existing result is replaced, and nothing else is left beside it.
+    # An existing result is replaced, and no other file is left.
     root = make_dataset(test=1)
     flags = ["-d", root, "--checkpoint", weights(file="cae1d_8bpppc"), "-m", "cae1d_8bpppc"]
     for _ in range(2):
@@ -162,21 +162,21 @@ def test_names_of_results(scripts, run_test, weights, make_dataset, tmp_path):
     assert names == {"cae1d_8bpppc.json", "cae1d_8bpppc.csv", "cae1d_8bpppc.png"}
 
 
-def test_checkpoints_of_a_training(scripts, run_test, make_dataset, tmp_path, run_of):
+def test_checkpoints_of_a_run_give_its_own_test_result(scripts, run_test, make_dataset, tmp_path, run_of):
     root = make_dataset(train=2, val=1, test=2)
     flags = ["--devices", "cpu", "-n", "0", "-d", str(root), "-e", "1", "--save-dir", str(tmp_path / "runs")]
     scripts.train.main(flags)
     run = run_of(tmp_path / "runs")
     for kind in ("last", "best", "final"):
         result = run_test("-d", root, "--checkpoint", run.dir / f"{kind}.pth.tar", name=f"{run.dir.name}-{kind}")
-        with pytest.raises(UsageError, match=r"is of a run of cae1d: give -m cae1d"):
+        with pytest.raises(UsageError, match="was trained as cae1d: give -m cae1d"):
             run_test("-d", root, "-m", "sscnet", "--checkpoint", run.dir / f"{kind}.pth.tar", name="none")
         expected = run.settings()["finished"]["test"]
         assert result["results"]["psnr"][0] == pytest.approx(expected["psnr"], abs=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["state_dict", "network", "model_state_dict", "bare", "module", "more keys"])
-def test_layouts_of_checkpoints(run_test, make_dataset, tmp_path, layout):
+def test_all_layouts_of_checkpoints_load(run_test, make_dataset, tmp_path, layout):
     state = models["cae1d"]().state_dict()
     content = {
         "bare": state,
@@ -207,11 +207,11 @@ class Code:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("truncated", "is damaged or no checkpoint"),
-        (b"", "is damaged or no checkpoint"),
-        (b"\x00" * 1000, "is damaged or no checkpoint"),
-        (b"<html>not found</html>", "is damaged or no checkpoint"),
-        (pickle.dumps({"a": 1}, protocol=2), "is damaged or no checkpoint|holds no weights"),
+        ("truncated", "is damaged or not a checkpoint"),
+        (b"", "is damaged or not a checkpoint"),
+        (b"\x00" * 1000, "is damaged or not a checkpoint"),
+        (b"<html>not found</html>", "is damaged or not a checkpoint"),
+        (pickle.dumps({"a": 1}, protocol=2), "is damaged or not a checkpoint|holds no weights"),
         ({"state_dict": {"a": Code()}}, "more than tensors and plain values"),
         ({"epoch": 3}, "holds no weights"),
         ({"state_dict": {}}, "empty state dict"),
@@ -233,14 +233,14 @@ def test_bad_checkpoints_are_one_line(scripts, make_dataset, tmp_path, capfd, co
     assert "this ran" not in capfd.readouterr().out
 
 
-def test_weights_of_another_model(scripts, weights, make_dataset):
+def test_weights_of_another_model_are_refused(scripts, weights, make_dataset):
     flags = ["--device", "cpu", "-d", str(make_dataset(test=1)), "--checkpoint", str(weights("cae1d"))]
     with pytest.raises(CheckpointError, match=r"do not belong to this SSCNet.*missing: .* more; ") as caught:
         scripts.test.main([*flags, "-m", "sscnet"])
     assert "\n" not in str(caught.value)
 
 
-def test_other_numbers_of_bands(scripts, run_test, weights, make_dataset):
+def test_other_numbers_of_bands_need_num_channels(scripts, run_test, weights, make_dataset):
     root = make_dataset(test=2, bands=50)
     flags = ["-d", root, "-m", "sscnet_1bpppc", "--checkpoint", weights("sscnet_1bpppc", src_channels=50)]
     result = run_test(*flags, "--num-channels", 50, name="sscnet_1bpppc")
@@ -249,7 +249,7 @@ def test_other_numbers_of_bands(scripts, run_test, weights, make_dataset):
         run_test(*flags, name="sscnet_1bpppc")
 
 
-def test_what_cannot_be_tested(scripts, weights, make_dataset, tmp_path):
+def test_wrong_usage_is_one_line(scripts, weights, make_dataset, tmp_path):
     root = str(make_dataset(test=1, side=12))
     for flags, error, message in (
         ([], UsageError, r"no --checkpoint: .*python -m models.zoo.*results/weights/cae1d_8bpppc.pth.tar"),
@@ -265,12 +265,12 @@ def test_what_cannot_be_tested(scripts, weights, make_dataset, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_no_gpu_names_the_cpu(scripts, weights):
+def test_without_a_gpu_the_error_names_the_cpu(scripts, weights):
     with pytest.raises(UsageError, match=r"--device 0: this machine has no GPU.*--device cpu"):
         scripts.test.main(["--checkpoint", str(weights())])
 
 
-def test_published_figures_stand_beside_the_full_test_set_only(
+def test_published_figures_are_shown_for_the_full_test_set_only(
     scripts, run_test, weights, make_dataset, capsys, monkeypatch
 ):
     root = make_dataset(train=5, val=2, test=3)

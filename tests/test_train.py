@@ -20,7 +20,7 @@ from utils.errors import ProjectError, UsageError
 
 @pytest.fixture
 def set_val_losses(scripts, monkeypatch):
-    """set_val_losses(losses): pretend that these are the losses of the validations from now on."""
+    """set_val_losses(losses): replace the losses of all further validations by these."""
     original = scripts.train.validate
 
     def replace(losses):
@@ -56,7 +56,7 @@ def test_a_run_from_end_to_end(reference):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"] and [row["step"] for row in rows] == ["3", "6", "9"]
     for row in rows:
-        # 8 x 8 pixels are too small for an SSIM, and random pixels have none.
+        # 8 x 8 pixels are too few for SSIM, and random pixels have no neighbors.
         assert all(math.isfinite(float(value)) != name.endswith("ssim") for name, value in row.items())
         assert float(row["val_psnr"]) == pytest.approx(-10 * math.log10(float(row["val_mse"])), abs=1)
         assert float(row["train_bpppc"]) == float(row["val_bpppc"]) == 8
@@ -118,12 +118,12 @@ def test_every_architecture_and_loss_trains(train, data_flags, flags):
     (row,) = run.rows()
     assert math.isfinite(float(row["train_loss"]))
     assert math.isfinite(float(row["val_ssim"]))
-    # random_2x2 mixes pixels up: there is no SSIM of that.
+    # random_2x2 does not keep neighbors, so there is no SSIM.
     assert math.isnan(float(row["train_ssim"])) == ("random_2x2" in flags)
     assert row["step"] == ("3" if "--repeats" in flags else "1")
 
 
-def test_a_data_set_without_test_split(train, data_flags, capsys):
+def test_a_data_set_without_a_test_split_trains(train, data_flags, capsys):
     flags = data_flags(train=2)
     os.remove(f"{flags[1]}/splits/easy/test.csv")
     run = train(*flags, "-e", 1)
@@ -144,7 +144,7 @@ def test_early_stopping_and_resuming_after_it(train, resume, data_flags, set_val
     assert len(run.rows()) == 5
 
 
-def test_schedulers(train, resume, data_flags, set_val_losses, monkeypatch):
+def test_schedulers_lower_the_learning_rate(train, resume, data_flags, set_val_losses, monkeypatch):
     flags = data_flags(train=1)
     rates = learning_rates(train(*flags, "-e", 4, "--scheduler", "cosine"))
     assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)])
@@ -153,17 +153,17 @@ def test_schedulers(train, resume, data_flags, set_val_losses, monkeypatch):
     set_val_losses([1.0] * 9)
     run = train(*flags, "-e", 3, "--scheduler", "plateau", name="plateau")
     assert learning_rates(run) == [0.001, 0.001, 0.0005]
-    # The scheduler's state resumes too: it has halved once already and halves again.
+    # The scheduler's state is restored, too: it has halved the rate once and halves it again.
     resume(run, "-e", 5)
     assert learning_rates(run)[3:] == [0.00025, 0.000125]
 
 
-def test_learning_rates_of_a_resumed_run(train, resume, data_flags):
+def test_flags_set_the_learning_rate_of_a_resumed_run(train, resume, data_flags):
     flags = data_flags(train=1)
     run = train(*flags, "-e", 2, "--scheduler", "cosine")
     resume(run, "-e", 3, "--scheduler", "none")
     assert learning_rates(run) == pytest.approx([0.001, 0.0005, 0.001])
-    # A flag given wins, also if it says what the run began with and the rate has changed since.
+    # A given flag wins, and its rate is kept by the next resume.
     run = train(*flags, "-e", 1, name="second")
     resume(run, "-e", 2, "-lr", 0.0001)
     resume(run, "-e", 3)
@@ -171,7 +171,7 @@ def test_learning_rates_of_a_resumed_run(train, resume, data_flags):
 
 
 def test_a_step_is_adam_with_a_clipped_gradient(train, data_flags):
-    """The first step against one taken by hand: Adam hides the gradient's scale, but not from its moments."""
+    """Compare the first step with one by hand: Adam's moments show the gradient's scale, which its step hides."""
     flags = data_flags(train=2)
     run = train(*flags, "-e", 1, "--clip-max-norm", 1e-3)
     torch.manual_seed(10587)
@@ -210,14 +210,14 @@ def test_bf16_trains_and_resumes_exactly(train, resume, data_flags, stop_in_step
     last = whole.checkpoint("last")
     assert all(tensor.dtype == torch.float32 for tensor in last["state_dict"].values())
     assert last["scaler"] == {} and last["arguments"]["precision"] == "bf16"
-    # It is the run's until a flag says otherwise.
+    # The precision stays that of the run until a flag changes it.
     resume(part, "-e", 3, "--precision", "fp32")
     assert [start["arguments"]["precision"] for start in part.settings()["starts"]] == ["bf16", "bf16", "fp32"]
 
 
 @pytest.fixture
 def fp16_flags(data_flags, monkeypatch):
-    """Refused to users for its slowness; it works all the same, the scaler of the loss included."""
+    """Return flags of fp16 on a CPU, which works, loss scaler included, but is refused to users as too slow."""
     monkeypatch.setattr("training.checks.check_precision", lambda *args, **kwargs: None)
     return [*data_flags(train=6, val=1, test=1), "--precision", "fp16", "--transform", "random_4x4"]
 
@@ -239,7 +239,7 @@ def test_fp16_resumes_with_the_scale_of_its_loss(train, resume, fp16_flags, stop
     assert part.checkpoint("last")["scaler"]["_growth_tracker"] == 3
 
 
-def test_fp16_leaves_out_steps_whose_gradient_overflows(train, resume, fp16_flags, monkeypatch):
+def test_fp16_skips_steps_whose_gradient_overflows(train, resume, fp16_flags, monkeypatch):
     original, overflows = torch.nn.functional.mse_loss, [False, True, False, True]
 
     def mse(x_hat, x, **kwargs):
@@ -252,22 +252,22 @@ def test_fp16_leaves_out_steps_whose_gradient_overflows(train, resume, fp16_flag
     last = run.checkpoint("last")
     assert last["progress"]["global_step"] == 3
     assert last["scaler"]["scale"] == 2.0**15  # halved by the second step
-    assert last["optimizer"]["state"][0]["step"] == 2  # Adam took the others alone
+    assert last["optimizer"]["state"][0]["step"] == 2  # Adam only took the others
     assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
-    # If every gradient overflows, no scale helps.
+    # If every gradient overflows, no loss scale helps.
     with pytest.raises(ProjectError, match=r"norm of the gradient is (nan|inf) in epoch 7, .*last good checkpoint"):
         resume(run, "-e", 100)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
-def test_a_compiled_run_does_what_the_others_do(train, data_flags):
+def test_a_compiled_run_gives_the_same_weights(train, data_flags):
     flags = [*data_flags(train=4, val=1, test=1), "-e", 2, "--transform", "random_4x4"]
     one, compiled = train(*flags, name="one"), train(*flags, "--compile", name="compiled")
     expected, found = one.checkpoint("last")["state_dict"], compiled.checkpoint("last")["state_dict"]
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
-        # Adam turns a gradient's rounding at 0 into a step of the learning rate: a weight in ten thousand may.
+        # Where a gradient is 0 up to rounding, Adam still takes a step of the learning rate: a few weights differ.
         assert ((found[key] - tensor).abs() > 1e-4).double().mean() < 1e-3, key
 
 
@@ -281,7 +281,7 @@ def test_backends_are_set_before_the_device_is_used(train, resume, data_flags, m
     assert calls == [((True,), {"tf32": False}), ["cpu"]] * 2 + [((False,), {"tf32": True}), ["cpu"]]
 
 
-def test_flags_of_the_loader(train, data_flags, monkeypatch):
+def test_the_loader_gets_its_flags(train, data_flags, monkeypatch):
     loaders = []
 
     class Loader(DataLoader):
@@ -301,7 +301,7 @@ def test_flags_of_the_loader(train, data_flags, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_no_gpu_names_the_cpu(scripts, make_dataset):
+def test_without_a_gpu_the_error_names_the_cpu(scripts, make_dataset):
     with pytest.raises(UsageError, match=r"--devices 0: this machine has no GPU.*--devices cpu"):
         scripts.train.main(["-d", str(make_dataset())])
 
@@ -323,7 +323,7 @@ def test_no_gpu_names_the_cpu(scripts, make_dataset):
         (["--checkpoint", "nowhere.pth.tar"], "nowhere.pth.tar: no such checkpoint"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_written(
+def test_impossible_runs_are_refused_before_anything_is_written(
     train, make_dataset, data_flags, tmp_path, flags, message
 ):
     data = data_flags(side=16)

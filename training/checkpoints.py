@@ -1,8 +1,8 @@
 """The checkpoints of a run, in its folder.
 
-last.pth.tar    all that an exact resume needs, at the end of every epoch and every ten minutes
-best.pth.tar    the same, of the epoch with the lowest validation loss
-final.pth.tar   {"state_dict": weights of best}, as the published files
+last.pth.tar    all that an exact resume needs, written after every epoch and every ten minutes
+best.pth.tar    the same, for the epoch with the lowest validation loss
+final.pth.tar   {"state_dict": weights of best}, like the published files
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Checkpoints:
 
     Args:
         folder: the folder of the run; None in a process that writes nothing.
-        data: facts about the data set that a resumed run must find again.
+        data: facts about the data set that must be the same when the run is resumed.
     """
 
     def __init__(self, folder: Path | None, data: Mapping) -> None:
@@ -34,7 +34,7 @@ class Checkpoints:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last checkpoint was written `CHECKPOINT_INTERVAL` ago."""
+        """Whether the last checkpoint is at least `CHECKPOINT_INTERVAL` old."""
         return time.monotonic() - self._saved_at >= CHECKPOINT_INTERVAL
 
     def save(self, name: str, state: State) -> None:
@@ -64,6 +64,6 @@ class Checkpoints:
         return final
 
     def last_good(self) -> str:
-        """Return the path of the checkpoint to resume from, for a message."""
+        """Return the path of the checkpoint to resume from, or "none yet", for a message."""
         path = self.folder / "last.pth.tar" if self.folder else None
         return shown(path) if path and path.exists() else "none yet"

@@ -1,4 +1,4 @@
-"""Combinations of flags, model and data that cannot work: refused before anything is written."""
+"""Refuse combinations of flags, model and data that cannot work, before anything is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_run(args: argparse.Namespace, model: HSICompressionModel, process: Pro
     """Refuse flags that do not fit each other, the model, the device or the data.
 
     Raises:
-        UsageError: says which, and what to do.
+        UsageError: the message says what is wrong and what to do.
     """
     check_precision(args.precision, process.device, quiet=not process.is_main)
     compiler = (os.environ.get("CXX") or "g++").split()[0]
@@ -57,7 +57,8 @@ def _check_images(args: argparse.Namespace, model: HSICompressionModel, split: H
     height, width = split.image_shape[1:]
     if args.loss == "ssim" and min(height, width) < SSIM_MIN_SIZE:
         raise UsageError(
-            f"--loss ssim needs {SSIM_MIN_SIZE} pixels a side, {split.split} images have {height} x {width}"
+            f"--loss ssim needs {SSIM_MIN_SIZE} pixels a side or more, "
+            f"{split.split} images have {height} x {width}: use another --loss"
         )
     try:
         model.check_size(torch.empty(1, *split.image_shape, device="meta"))

@@ -31,7 +31,7 @@ class Splits:
     test: HySpecNet11k | None
 
     def facts(self) -> dict[str, dict]:
-        """Return what a resumed run must find again."""
+        """Return the facts about the data that must be the same when the run is resumed."""
         return {
             name: {"sha256": dataset.fingerprint(), "shape": list(dataset.file_shape)}
             for name, dataset in (("train", self.train), ("val", self.val))
@@ -66,7 +66,7 @@ class Batch(NamedTuple):
     Attributes:
         x: (N, C, H, W) in [0, 1], this process's images on its device; N may be 0.
         size: number of images of all processes.
-        weight: factor of this process's mean loss, so that its mean over processes is that over the batch.
+        weight: factor of this process's mean loss; the mean over processes then equals the mean over the batch.
     """
 
     x: Tensor
@@ -81,11 +81,11 @@ class SplitLoader:
         args: arguments of train.py.
         dataset: the split.
         process: this process, which gets its share of each batch.
-        batch_size: images in a batch of all processes.
+        batch_size: images in a batch, over all processes.
         shuffle: whether to draw a new order in each epoch.
 
     Attributes:
-        loader: of torch, by processes; for a GPU by threads.
+        loader: torch's DataLoader; for a GPU a ThreadLoader.
         num_images: images in an epoch.
         has_ssim: whether the images have an SSIM: they keep neighbors together and are large enough.
     """
@@ -106,8 +106,8 @@ class SplitLoader:
             rank=process.rank,
             world_size=process.world_size,
         )
-        # A generator of its own: the default one would advance with every epoch begun, and a resumed run
-        # begins its epoch twice.
+        # Its own generator: the default one advances with every epoch begun, and a resumed run begins its epoch
+        # twice.
         generator = torch.Generator().manual_seed(args.seed)
         self.loader: DataLoader | ThreadLoader = (
             ThreadLoader(dataset, self.sampler, process.device, args.num_workers, args.prefetch, args.pin_memory)
@@ -126,7 +126,7 @@ class SplitLoader:
 
         Args:
             epoch: counted from 0.
-            samples_seen: its images, over all processes, that are done already.
+            samples_seen: images of the epoch that are done already, over all processes.
         """
         self.sampler.set_position(epoch, samples_seen)
         sizes = self.sampler.batch_sizes()
@@ -139,7 +139,7 @@ class SplitLoader:
 
 
 def image_loader(args: argparse.Namespace, dataset: HySpecNet11k, process: Process) -> DataLoader | ThreadLoader:
-    """Return a loader of all images in their order, for one process alone."""
+    """Return a loader of all images in order, not shared among processes."""
     if process.device.type == "cuda":
         batches = BatchSampler(SequentialSampler(dataset), args.val_batch_size, drop_last=False)
         return ThreadLoader(dataset, batches, process.device, args.num_workers, args.prefetch, args.pin_memory)

@@ -42,19 +42,19 @@ class Process:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Replace `values` by their sum over all processes and return it."""
+        """Replace `values` by their sums over all processes and return them."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def any(self, flag: object) -> bool:
-        """Return whether `flag` is true in any process: the same answer in all of them."""
+        """Return whether `flag` is true in any process, the same answer in all of them."""
         if self.world_size == 1:
             return bool(flag)
         return bool(self.sum(torch.tensor(float(bool(flag)), device=self.device)))
 
     def leave(self) -> None:
-        """Leave the group, if there is one: neither `sum` nor `any` may be called after it."""
+        """Leave the group, if there is one: neither `sum` nor `any` may be called afterwards."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -75,10 +75,10 @@ def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
         devices: names of the devices, one for each process.
 
     Returns:
-        The exit status.
+        The exit status: 0, that of the first process that failed, or 128 plus the number of a signal.
 
     Raises:
-        UsageError: one of the devices is not there.
+        UsageError: a device does not exist.
     """
     for device in devices:
         get_device(device, "--devices")
@@ -99,10 +99,10 @@ def join(devices: Sequence[str]) -> Process:
     """Join the group of torchrun's processes, if torchrun started this one.
 
     Args:
-        devices: of this node, as `utils.devices.parse_devices` returns them.
+        devices: the devices of this node, as `utils.devices.parse_devices` returns them.
 
     Raises:
-        UsageError: this node has another number of processes than of devices, or a device is not there.
+        UsageError: the numbers of processes and devices of this node differ, or a device does not exist.
     """
     if not is_worker():
         return Process(use_device(devices[0], "--devices"))
@@ -121,15 +121,15 @@ def join(devices: Sequence[str]) -> Process:
 
 
 def check_share(total: int, num_processes: int, flag: str) -> None:
-    """Raise UsageError unless the batch size `total` of all devices divides by their number.
+    """Raise UsageError unless the batch size `total` of all devices is divisible by their number.
 
     Args:
-        total: images in a batch.
+        total: images in a batch, over all devices.
         num_processes: number of devices.
-        flag: option of the batch size, for the message.
+        flag: flag that sets the batch size, for the message.
     """
     if total % num_processes:
         raise UsageError(
-            f"{flag} {total} is the total over all devices and does not divide by {num_processes}: "
+            f"{flag} {total} is the total over all devices and must be divisible by {num_processes}: "
             f"use {num_processes * max(1, round(total / num_processes))}"
         )

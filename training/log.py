@@ -65,9 +65,9 @@ class RunLog:
             epoch: its number.
             step: optimizer steps since the run began.
             seconds: time spent on these steps, without validation.
-            learning_rate: that of the epoch.
+            learning_rate: learning rate of the epoch.
             train: mean metrics of the training steps, among `METRICS`; those that do not apply are absent.
-            val: the same of the validation.
+            val: the same for the validation.
         """
         row = {"epoch": epoch, "step": step, "seconds": seconds, "learning_rate": learning_rate}
         self.writer.add_scalar("train/learning_rate", learning_rate, epoch)
@@ -99,5 +99,5 @@ class RunLog:
         self.writer.add_hparams(values, {f"test/{key}": value for key, value in metrics.items()}, run_name=".")
 
     def close(self) -> None:
-        """Write what is still buffered."""
+        """Write what is still buffered to the event file."""
         self.writer.close()

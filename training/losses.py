@@ -2,7 +2,7 @@
 
 Every loss is a mean over images, so the loss of a batch is the mean of its shards weighted by their
 sizes: training on several devices minimizes the same loss as training on one. Losses are computed in float32
-or better, also if the model ran in half precision under autocast. Tensors of different shapes raise `ValueError`.
+or better, even if the model ran in half precision under autocast. Tensors of different shapes raise `ValueError`.
 
 A loss with `pixelwise = True` is also a mean over pixels: its value is the mean over parts of the pixels,
 weighted by their sizes.
@@ -39,7 +39,7 @@ class SpectralAngle(nn.Module):
     """Mean over all pixels of the angle between the two spectra, in radians, in [0, pi].
 
     The angle is 2 atan2(|u - v|, |u + v|), where u and v are the spectra scaled to length 1. Its gradient
-    stays finite as the angle goes to 0, where that of the arc cosine is infinite.
+    stays finite as the angle goes to 0; the gradient of the arc cosine does not.
 
     A spectrum shorter than `MIN_NORM` is divided by `MIN_NORM` instead of its length, because the gradient of
     its direction would be unbounded. A pixel counts 0 if both spectra are zero, pi / 2 if one of them is.
@@ -49,7 +49,7 @@ class SpectralAngle(nn.Module):
     """
 
     pixelwise = True
-    MIN_NORM = 1e-4  # one digital number of EnMAP: no spectrum of the data is shorter, except for zero
+    MIN_NORM = 1e-4  # one digital number of EnMAP: no spectrum of the data but zero is shorter
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         x_hat, x = _comparable(x_hat, x)

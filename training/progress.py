@@ -48,7 +48,7 @@ class Progress:
         val_loss: validation loss of the last completed epoch.
         best_loss: lowest validation loss.
         best_epoch: epoch of the lowest validation loss, counted from 1; 0 if there is none.
-        stale_epochs: epochs since the validation loss was last lowered.
+        stale_epochs: epochs since the lowest validation loss.
     """
 
     epoch: int = 0
@@ -71,7 +71,7 @@ class Progress:
         return {**asdict(self), "totals": list(self.totals)}
 
     def is_done(self, epochs: int, patience: int | None) -> bool:
-        """Return whether `epochs` are completed, or `patience` of them did not lower the validation loss."""
+        """Return whether `epochs` are completed, or the last `patience` did not lower the validation loss."""
         return self.epoch >= epochs or (patience is not None and self.stale_epochs >= patience)
 
     def end_step(self, batch: Totals, seconds: float) -> None:

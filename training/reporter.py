@@ -1,4 +1,4 @@
-"""Everything that a run prints, draws and logs: by the main process alone."""
+"""Print, draw and log the progress of a run, in the main process alone."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Bar(tqdm):
 
 
 class SilentReporter:
-    """The reporter of all processes but the main one: it prints and writes nothing."""
+    """The reporter of all processes except the main one: it prints and writes nothing."""
 
     def bar(self, title: str, images: int, done: int = 0) -> Bar:
         """Return a progress bar.
 
         Args:
-            title: stands before the bar.
-            images: number of images of the whole bar.
-            done: those of them that are done already.
+            title: text before the bar.
+            images: number of images of the full bar.
+            done: images that are done already.
         """
         return Bar(desc=title, total=images, initial=done, unit="image", leave=False, disable=True)
 
@@ -53,7 +53,7 @@ class SilentReporter:
 
         Args:
             progress: position after the epoch.
-            learning_rate: that of the epoch.
+            learning_rate: learning rate of the epoch.
             train: mean metrics of its training steps.
             val: mean metrics of the validation after it.
             example: a validation image and its reconstruction, (C, H, W) on the CPU; None shows none.
@@ -69,7 +69,7 @@ class SilentReporter:
         """Print that all epochs are completed."""
 
     def finish(self, progress: Progress, metrics: Mapping[str, float] | None, final: Path) -> None:
-        """Note and print the result of the run.
+        """Record and print the result of the run.
 
         Args:
             progress: position at the end.
@@ -87,7 +87,7 @@ class Reporter(SilentReporter):
     Args:
         args: arguments of train.py.
         run_dir: folder of the run.
-        epochs_done: completed epochs; what an earlier process logged of later ones is removed.
+        epochs_done: completed epochs; log entries of later ones are removed.
     """
 
     def __init__(self, args: argparse.Namespace, run_dir: Path, epochs_done: int) -> None:
@@ -96,7 +96,7 @@ class Reporter(SilentReporter):
         self.log = RunLog(run_dir, epochs_done)
 
     def bar(self, title: str, images: int, done: int = 0) -> Bar:
-        """Return a progress bar, hidden where the output is no terminal."""
+        """Return a progress bar, hidden unless stdout is a terminal."""
         hidden = not sys.stdout.isatty()
         return Bar(desc=title, total=images, initial=done, unit="image", leave=False, disable=hidden)
 
@@ -144,5 +144,5 @@ class Reporter(SilentReporter):
         print(f"final weights: {shown(final)}", flush=True)
 
     def close(self) -> None:
-        """Write what is still buffered of the TensorBoard events."""
+        """Write the TensorBoard events that are still buffered."""
         self.log.close()

@@ -42,11 +42,11 @@ def read_start(args: argparse.Namespace, flags: Mapping) -> tuple[argparse.Names
         flags: those given on the command line.
 
     Returns:
-        The arguments of the run, which are the stored ones under `flags` if it is resumed, and its start.
+        The arguments of the run (if it is resumed, the stored ones, overridden by `flags`), and its start.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        UsageError: it is not in the folder of its run, or a flag would make it another run.
+        UsageError: the checkpoint is not in the folder of its run, or a flag would make it another run.
     """
     if not args.checkpoint:
         return args, Start(flags)
@@ -73,7 +73,7 @@ def _resumed_arguments(args: argparse.Namespace, flags: Mapping, stored: Mapping
 
 
 def refuse_finished(start: Start, args: argparse.Namespace) -> None:
-    """Raise UsageError if the run to resume has finished and `args` ask for no more of it."""
+    """Raise UsageError if the run to resume has finished and `args` do not extend it."""
     if not start.run_dir or not start.checkpoint:
         return
     finished = read_settings(start.run_dir).get("finished")
@@ -82,17 +82,18 @@ def refuse_finished(start: Start, args: argparse.Namespace) -> None:
     stored, progress = start.checkpoint["arguments"], Progress(**start.checkpoint["progress"])
     early = finished["epochs"] < stored["epochs"]
     more = args.early_stopping > stored["early_stopping"] if early else args.epochs > finished["epochs"]
-    # A run is also asked for no more of if its checkpoint `best` lies before the end.
+    # The position of `best` may lie before the end: resuming from it does not extend the run by itself.
     if progress.is_done(args.epochs, args.early_stopping) or not more:
         raise UsageError(
             f"the run in {shown(start.run_dir)} has finished after {finished['epochs']} epochs; "
-            f"give a larger {'--early-stopping' if early else '--epochs'} to train on"
+            f"give a larger {'--early-stopping' if early else '--epochs'} to continue training"
         )
 
 
 def refuse_other_data(start: Start, args: argparse.Namespace, data: Mapping) -> None:
-    """Raise UsageError if the run to resume was trained on another data set than that of `data`."""
+    """Raise UsageError if the run to resume was trained on other data than `data` describes."""
     if start.run_dir and start.checkpoint and start.checkpoint["data"] != data:
         raise UsageError(
-            f"the {args.mode} split of {args.dataset} is not the one that the run of {start.path} was trained on"
+            f"the {args.mode} split of {args.dataset} is not the one that the run of {start.path} was trained on; "
+            "give the same --dataset and --mode, or start a new run without --checkpoint"
         )

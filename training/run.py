@@ -1,4 +1,4 @@
-"""A run, set up from its arguments: everything that the loop in train.py works with."""
+"""Set up a run from its arguments, with everything that the loop in train.py needs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run:
     """What the loop works with.
 
     Attributes:
-        args: arguments of train.py, of a resumed run those of `read_start`.
+        args: arguments of train.py, as `read_start` returned them.
         process: this process among those that train together.
         state: everything that training changes.
         criterion: the loss, one of `training.losses`.
@@ -84,11 +84,11 @@ class Run:
         return average(evaluate(self.state.model, images, self.process.device, self.args.precision))
 
     def make_stepper(self) -> Stepper:
-        """Return what takes the training steps."""
+        """Return the stepper that takes the training steps."""
         return Stepper(self.state, self.criterion, self.process, self.args.clip_max_norm, self.diverged)
 
     def diverged(self, name: str, value: float) -> ProjectError:
-        """Return the error for a `value` that is not finite."""
+        """Return the error to raise for a `value` that is not finite."""
         progress = self.state.progress
         return ProjectError(
             f"the {name} is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
@@ -97,13 +97,13 @@ class Run:
 
 
 def launch_processes(args: argparse.Namespace, script: str, argv: Sequence[str]) -> int | None:
-    """Run `script` in a process for each of several devices, and wait.
+    """Run `script` in one process per device if there are several, and wait.
 
     Returns:
-        Their exit status; None if this process is to train itself.
+        The exit status of `launch`; None if this process is to train itself.
 
     Raises:
-        UsageError: a device is not there, or a batch size does not divide by their number.
+        UsageError: a device does not exist, or a batch size is not divisible by the number of devices.
     """
     devices = parse_devices(args.devices)
     if len(devices) == 1 or is_worker():
@@ -127,7 +127,7 @@ def open_run(args: argparse.Namespace, start: Start) -> Iterator[Run]:
         The run.
 
     Raises:
-        ProjectError: it cannot work; nothing has been written yet.
+        ProjectError: the run cannot work; nothing has been written yet.
     """
     configure_backends(args.deterministic, tf32=not args.deterministic)
     process = join(parse_devices(args.devices))
@@ -174,7 +174,7 @@ def _set_up(args: argparse.Namespace, start: Start, process: Process) -> Run:
 
 
 def _settings(args: argparse.Namespace, state: State, process: Process, data: dict) -> tuple[dict, dict]:
-    """Return what settings.json notes of all of the run, and of this start alone."""
+    """Return what settings.json records of the whole run, and of this start alone."""
     model = state.model
     facts = {
         "model": args.model,

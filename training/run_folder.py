@@ -25,11 +25,11 @@ def read_settings(run_dir: Path) -> dict:
 
 
 def record_start(run_dir: Path, facts: Mapping, start: Mapping) -> None:
-    """Note that the run begins or is resumed.
+    """Record that the run begins or is resumed.
 
     Args:
         run_dir: folder of the run.
-        facts: what stays the same in all of the run: model, rate, parameters, data.
+        facts: what stays the same during the whole run: model, rate, parameters, data.
         start: what belongs to this start alone: arguments, position, device, versions.
     """
     entry = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), **start}
@@ -38,5 +38,5 @@ def record_start(run_dir: Path, facts: Mapping, start: Mapping) -> None:
 
 
 def record_end(run_dir: Path, finished: Mapping) -> None:
-    """Note that the run has finished, and its result."""
+    """Record that the run has finished, and its result."""
     write_json(run_dir / SETTINGS, {**read_settings(run_dir), "finished": finished})

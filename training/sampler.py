@@ -28,7 +28,7 @@ class EpochBatchSampler:
         world_size: number of processes.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: the number of samples, the batch size or the rank is out of range.
     """
 
     def __init__(
@@ -54,7 +54,11 @@ class EpochBatchSampler:
         self.set_position(0)
 
     def set_position(self, epoch: int, samples_seen: int = 0) -> None:
-        """Set the epoch to iterate next, and how many of its samples, over all ranks, are done already."""
+        """Set the epoch to iterate next, and how many of its samples, over all ranks, are done already.
+
+        Raises:
+            ValueError: `samples_seen` is negative or larger than the epoch.
+        """
         if not 0 <= samples_seen <= self.num_samples:
             raise ValueError(f"samples seen must be from 0 to {self.num_samples}, got {samples_seen}")
         self.epoch = epoch

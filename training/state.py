@@ -31,13 +31,13 @@ PLATEAU_PATIENCE = 20  # epochs
 
 
 class GuardedAdam(torch.optim.Adam):
-    """Adam, which leaves out a step where `found_inf` is 1: the fused implementation asks for it."""
+    """Adam that skips a step if `found_inf` is 1, which the fused implementation reads."""
 
     found_inf: Tensor | None = None
 
 
 class State:
-    """Weights, optimizer, learning rate, scale of the loss, position.
+    """Weights, optimizer, learning rate, scale of the loss, and position of a run.
 
     Args:
         args: arguments of train.py.
@@ -48,9 +48,9 @@ class State:
         model: the model on its device, for validation and for its weights.
         network: the module to call in training: `model`, compiled or wrapped for several processes. It has the
             same parameters.
-        compiled_forward: `forward_and_loss`, compiled as one graph for the first size of batch, on one GPU; else None.
+        compiled_forward: `forward_and_loss`, compiled for the first batch size, on one GPU; else None.
         optimizer: Adam.
-        scheduler: the one of `--scheduler plateau`, else None.
+        scheduler: the scheduler of `--scheduler plateau`, else None.
         scaler: scales the loss in fp16, does nothing in other precisions.
         progress: the position of the run.
     """
@@ -61,11 +61,11 @@ class State:
         if process.world_size > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(self.device)
-        # One GPU compiles the loss, too. The 1-D models have kernels of their own there.
+        # On one GPU the loss is compiled, too. The 1-D models have kernels of their own on GPUs.
         has_kernels = self.model.pixelwise and chain.is_available(self.device)
         is_single = self.device.type == "cuda" and process.world_size == 1
         compiles = args.compile and not has_kernels
-        # Of a module torch.compile makes a module.
+        # torch.compile turns a module into a module, whatever its annotation says.
         self.network = cast(nn.Module, torch.compile(self.model)) if compiles and not is_single else self.model
         self.compiled_forward = torch.compile(forward_and_loss, dynamic=False) if compiles and is_single else None
         self._compiled_shape: torch.Size | None = None
@@ -120,7 +120,7 @@ class State:
         }
 
     def load(self, checkpoint: Mapping, path: Path, flags: Mapping) -> None:
-        """Restore what `state_dict` returned, or the weights alone where a checkpoint holds no more.
+        """Restore what `state_dict` returned, or the weights alone if the checkpoint holds nothing else.
 
         Args:
             checkpoint: as `utils.checkpoint.load_checkpoint` returns it.
@@ -128,13 +128,13 @@ class State:
             flags: arguments given on the command line; a learning rate among them replaces the stored one.
 
         Raises:
-            CheckpointError: the weights of another model.
+            CheckpointError: the weights belong to another model.
         """
         load_weights(self.model, weights_of(checkpoint, path), path)
         if "progress" not in checkpoint:
             return
         self.progress = Progress(**checkpoint["progress"])
-        # Chunks stay those of the run, whatever the table of the model says now. Another device has its own.
+        # A run keeps its chunk size, whatever the model's table says now; another type of device has its own.
         if self.model.pixelwise and checkpoint.get("device_type") == self.device.type:
             self.model.set_pixels_per_chunk(self.device.type, checkpoint["pixels_per_chunk"])
         self._load_optimizer(checkpoint, flags)
@@ -142,7 +142,7 @@ class State:
 
     def _load_optimizer(self, checkpoint: Mapping, flags: Mapping) -> None:
         for group in checkpoint["optimizer"]["param_groups"]:
-            group["fused"] = True  # older runs had Adam's other implementation
+            group["fused"] = True  # older runs had Adam's unfused implementation
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if checkpoint.get("scaler"):  # empty unless the run was in fp16, absent in older ones
             self.scaler.load_state_dict(checkpoint["scaler"])
@@ -155,7 +155,7 @@ class State:
     # -- the parts of a step --------------------------------------------------------------------
 
     def backward(self, criterion: nn.Module, x: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """Add the gradient of `weight` * loss to that of the parameters; see `loss_and_gradients`."""
+        """Add the gradients of `weight` * loss to those of the parameters; see `loss_and_gradients`."""
         forward = forward_and_loss
         if self.compiled_forward:
             self._compiled_shape = self._compiled_shape or x.shape
@@ -175,19 +175,19 @@ class State:
         return criterion(x_hat, x), x_hat
 
     def clip_gradients(self, max_norm: float) -> Tensor:
-        """Scale the gradients to a norm of at most `max_norm` (0 does not clip); return the norm before."""
+        """Scale the gradients to a norm of at most `max_norm` (0 does not clip); return the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         return clip_grad_norm_(self.model.parameters(), max_norm or math.inf)
 
     def step(self, is_finite: Tensor) -> None:
-        """Update the weights by clipped gradients. Nothing here waits for the device.
+        """Update the weights by the clipped gradients, without waiting for the device.
 
-        In fp16 a gradient that overflows is left out, and the scale of the loss halved.
+        In fp16 a step whose gradient overflows is skipped, and the scale of the loss is halved.
 
         Args:
-            is_finite: whether loss and gradient are finite, a boolean; if not, the weights stay as they are.
+            is_finite: boolean, whether loss and gradient are finite; if not, the weights stay as they are.
         """
-        if not self.scaler.is_enabled():  # fp16 looks for itself
+        if not self.scaler.is_enabled():  # in fp16 the scaler checks the gradients
             self.optimizer.found_inf = (~is_finite).float()
         with self._learning_rate_on_device():
             self.scaler.step(self.optimizer)
@@ -197,7 +197,7 @@ class State:
 
     @contextmanager
     def _learning_rate_on_device(self) -> Iterator[None]:
-        """Let Adam read the learning rate from a GPU: a CUDA graph keeps all other numbers."""
+        """Let Adam read the learning rate from the GPU: a CUDA graph would freeze a number of the host."""
         if self._device_learning_rate is None:
             yield
             return

@@ -1,7 +1,7 @@
 """Training steps that do not wait for the device.
 
-On a GPU the results of a step are read while the next one runs. After two steps of one process the kernels of a
-step are captured in a CUDA graph: replaying it starts hundreds of kernels at once, where starting each from Python
+On a GPU the results of a step are read while the next one runs. In a run with one process, the kernels of a step are
+captured in a CUDA graph after two steps: replaying it starts hundreds of kernels at once; starting each from Python
 takes longer than small models compute.
 """
 
@@ -36,7 +36,7 @@ def sum_metrics(loss: Tensor, x_hat: Tensor, x: Tensor, process: Process, metric
         x_hat: (N, C, H, W), reconstruction of `x`; N may be 0.
         x: (N, C, H, W) in [0, 1], the images of this process.
         process: this process.
-        metrics: makes one value per image of (x_hat, x), by the names of `Totals`.
+        metrics: maps (x_hat, x) to one value per image for each name of `Totals` that it measures.
     """
     nothing = torch.zeros((), dtype=torch.float64, device=x.device)
     sums = {}
@@ -47,7 +47,7 @@ def sum_metrics(loss: Tensor, x_hat: Tensor, x: Tensor, process: Process, metric
 
 
 class _Result(NamedTuple):
-    """The result of a step on its way to the host; `event` is None if it is there."""
+    """The result of a step on its way to the host; `event` is None if it has arrived."""
 
     values: Tensor
     event: torch.cuda.Event | None
@@ -68,7 +68,7 @@ class Stepper:
         criterion: the loss.
         process: this process.
         max_norm: largest norm of the gradient; 0 does not clip.
-        diverged: makes the error for a loss or gradient that is not finite, of its name and value.
+        diverged: makes an error from the name and value of a loss or gradient that is not finite.
         metrics: see `sum_metrics`.
     """
 
@@ -87,7 +87,7 @@ class Stepper:
         self._results: deque[_Result] = deque()
         self._may_capture = self._is_gpu and process.world_size == 1
         self._x: Tensor | None = None
-        self._steps = 0  # of the shape of `_x`
+        self._steps = 0  # on batches of the shape of `_x`
         self._graph: _Graph | None = None
 
     def step(self, x: Tensor, weight: float) -> list[Totals]:
@@ -98,8 +98,8 @@ class Stepper:
             weight: factor of the loss, see `training.data.Batch`.
 
         Returns:
-            The sums over the batches of steps whose results have come: of this step on a CPU, of the one before
-            on a GPU.
+            The sums over the batch of each step whose results have arrived: on a CPU of this step, on a GPU of
+            the step before.
 
         Raises:
             ProjectError: loss or gradient of such a step is not finite; it did not change the weights.
@@ -139,12 +139,12 @@ class Stepper:
         return torch.cat([sums, torch.stack([norm.double(), state.scale])])
 
     def _capture(self, x: Tensor, weight: float) -> _Graph | None:
-        """Capture a step on `x`; None for one that waits for the device, and then no other is tried."""
+        """Capture a step on `x`; if it waits for the device, return None and never try again."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()  # the graph has memory of its own
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, which pin memory, may go on.
+            # Threads that pin memory do not disturb the capture.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 output = self._compute(x, weight)
         except RuntimeError as error:

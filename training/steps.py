@@ -4,10 +4,10 @@ A model that codes each pixel on its own needs only a chunk of pixels at a time,
 activations fit into the processor's caches is also fast::
 
     loss is a mean over pixels     for each chunk: forward, loss, backward
-    loss needs neighbors (SSIM)    forward of all, without activations kept ─► loss ─► its gradient by x_hat;
+    loss needs neighbors (SSIM)    forward of all, without activations kept ─► loss ─► gradient of x_hat;
                                    for each chunk: forward again, backward from its part of that gradient
 
-Gradients are those of the whole batch up to rounding: sums over pixels, taken chunk by chunk.
+Gradients equal those of the whole batch up to rounding: sums over pixels, taken chunk by chunk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from utils.devices import autocast
 
 
 def forward_and_loss(network: nn.Module, criterion: nn.Module, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """Return the loss of a batch and x_hat (N, C, H, W); of N = 0 images the loss is 0."""
+    """Return the loss of a batch and x_hat (N, C, H, W); for N = 0 the loss is 0."""
     x_hat = _forward(network, x, precision)
     return criterion(x_hat, x) if len(x) else x_hat.sum(), x_hat
 
@@ -40,7 +40,7 @@ def loss_and_gradients(
     precision: str = "fp32",
     forward: Callable = forward_and_loss,
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradient of `weight` * loss, scaled by `scaler`, to that of the parameters.
+    """Add the gradients of `weight` * loss, scaled by `scaler`, to those of the parameters.
 
     Args:
         network: the module to call for gradients: `model`, or `model` compiled or in DistributedDataParallel.
@@ -53,8 +53,8 @@ def loss_and_gradients(
         forward: `forward_and_loss`, compiled or not, for a batch that goes through the model at once.
 
     Returns:
-        The loss, without `weight`, and x_hat (N, C, H, W), both without a graph. If the loss is not finite,
-        the gradients must not be used.
+        The loss, without `weight`, and x_hat (N, C, H, W), both detached. If the loss is not finite, the
+        gradients must not be used.
     """
     chunk = model.pixels_per_chunk(x.device)
     if chunk is None or x[:, 0].numel() <= chunk:
@@ -82,7 +82,7 @@ def _backward_by_chunks(
     precision: str,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """Forward, loss and backward of each chunk of pixels in turn."""
+    """Run forward, loss and backward for each chunk of pixels in turn."""
     pixels = _pixels(x)
     loss, rows = x.new_zeros(()), None
     for part in _parts(network, len(pixels), chunk):
@@ -95,7 +95,7 @@ def _backward_by_chunks(
         if rows is None:
             rows = x_hat.new_empty(pixels.shape)
         rows[part] = x_hat.detach()[0, :, 0].t()
-    assert rows is not None  # there is a pixel at least
+    assert rows is not None  # there is at least one pixel
     n, _, height, width = x.shape
     return loss, rows.reshape(n, height, width, -1).movedim(-1, 1).contiguous()
 
@@ -116,7 +116,7 @@ def _as_image(pixels: Tensor) -> Tensor:
 
 
 def _parts(network: nn.Module, num_pixels: int, chunk: int) -> Iterator[slice]:
-    """Yield the chunks. Processes may have different numbers of them, and average gradients with the last one."""
+    """Yield the chunks. Processes average gradients only with the last one: their numbers of chunks may differ."""
     starts = range(0, num_pixels, chunk)
     for start in starts:
         is_last = start == starts[-1]

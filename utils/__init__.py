@@ -1,6 +1,6 @@
-"""General tools of all rooms: errors, options, files, environment, devices, processes, metrics, results, plots.
+"""Tools that all other packages share.
 
-Nothing here knows a model, a data set or a codec.
+Nothing here depends on a model, a data set or a codec of this project.
 """
 
 import warnings

@@ -20,7 +20,7 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 
 def save_checkpoint(state: Mapping, path: str | os.PathLike) -> None:
-    """Write `state` atomically: a kill at any time leaves the old file or the new one.
+    """Write `state` atomically: a kill at any time leaves the whole old file or the whole new one.
 
     Args:
         state: tensors and plain values only.
@@ -29,7 +29,7 @@ def save_checkpoint(state: Mapping, path: str | os.PathLike) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is still there.
     """
-    # To memory first: torch's own writer does not report a full disk as such.
+    # Through memory, as torch's own file writer does not raise OSError on a full disk.
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     with atomic_write(path) as file:
@@ -37,7 +37,7 @@ def save_checkpoint(state: Mapping, path: str | os.PathLike) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:
-    """Read a checkpoint onto the CPU, from whichever device it was saved, without running any code in it.
+    """Read a checkpoint onto the CPU, whatever device it was saved from, without running code that it contains.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
@@ -54,9 +54,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
                 f"{path} holds more than tensors and plain values, and loading it could run code: refused; "
                 "save its state_dict alone"
             ) from None
-        raise CheckpointError(f"{path} is damaged or no checkpoint; fetch or write it again") from None
+        raise CheckpointError(f"{path} is damaged or not a checkpoint; fetch or write it again") from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError, UnicodeDecodeError):
-        raise CheckpointError(f"{path} is damaged or no checkpoint; fetch or write it again") from None
+        raise CheckpointError(f"{path} is damaged or not a checkpoint; fetch or write it again") from None
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint's dictionary")
     return dict(checkpoint)
@@ -66,7 +66,7 @@ def weights_of(checkpoint: Mapping, path: str | os.PathLike) -> dict[str, Tensor
     """Return the state dict in a loaded checkpoint, without the prefixes of wrappers.
 
     Args:
-        checkpoint: with `state_dict`, CompressAI's `network` or `model_state_dict`, or a bare state dict.
+        checkpoint: holds `state_dict`, CompressAI's `network` or `model_state_dict`, or is a bare state dict.
         path: its file, for the message.
 
     Raises:
@@ -94,7 +94,7 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], path: str |
         path: their file, for the message.
 
     Raises:
-        CheckpointError: they belong to another model; the message names keys, in a line for each kind.
+        CheckpointError: they belong to another model; the message lists missing and unexpected keys, and wrong shapes.
     """
     try:
         model.load_state_dict(state_dict, strict=True)

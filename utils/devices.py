@@ -33,7 +33,7 @@ def check_precision(precision: str, device: torch.device, quiet: bool = False) -
     Args:
         precision: one of `utils.options.PRECISIONS`.
         device: of the network.
-        quiet: do not warn, for all processes but one.
+        quiet: do not warn; for all processes but one.
 
     Raises:
         UsageError: fp16 on a CPU.
@@ -58,7 +58,7 @@ def parse_devices(text: str) -> list[str]:
     """Parse a list of devices: `cpu` gives ["cpu"], `0,2` gives ["0", "2"].
 
     Raises:
-        UsageError: anything else.
+        UsageError: neither `cpu` nor distinct GPU numbers.
     """
     if text == "cpu":
         return ["cpu"]
@@ -76,7 +76,7 @@ def get_device(name: str, flag: str) -> torch.device:
         flag: the option that it was given by, for messages.
 
     Raises:
-        UsageError: another name, or there is no such GPU.
+        UsageError: an invalid name, or this machine has no such GPU.
     """
     if name == "cpu":
         return torch.device("cpu")
@@ -90,7 +90,7 @@ def get_device(name: str, flag: str) -> torch.device:
 
 
 def use_device(name: str, flag: str) -> torch.device:
-    """Return the device of `get_device` and make it the current one, as pinning memory would use GPU 0."""
+    """Return the device of `get_device` and make it torch's current one: otherwise pinning memory would use GPU 0."""
     device = get_device(name, flag)
     if device.type == "cuda":
         torch.cuda.set_device(device)

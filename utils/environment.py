@@ -33,11 +33,11 @@ def configure_backends(deterministic: bool, tf32: bool) -> None:
             an operation has none.
         tf32: let float32 products on GPUs round their factors to 10 bits, which is several times faster.
     """
-    if deterministic:  # cuBLAS reads it when it starts
+    if deterministic:  # cuBLAS reads the variable when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
-    # By timing it would find algorithms that are no faster here, after ten seconds, in up to 35 GB of memory.
+    # cuDNN's search takes ten seconds and up to 35 GB of memory here, and finds no faster algorithms.
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
@@ -46,7 +46,7 @@ def configure_backends(deterministic: bool, tf32: bool) -> None:
 def rng_state() -> dict:
     """Return the state of all random generators of this process, in values that a checkpoint may hold."""
     state = np.random.get_state(legacy=True)
-    assert isinstance(state, tuple)  # of the Mersenne Twister, which numpy.random uses
+    assert isinstance(state, tuple)  # as for every Mersenne Twister, numpy.random's generator
     kind, keys, *rest = state
     return {
         "python": random.getstate(),
@@ -67,7 +67,7 @@ def set_rng_state(state: dict) -> None:
 
 
 def provenance(device: torch.device) -> dict:
-    """Return where a result came from: `device` (its name), `versions` of libraries, `git_commit`."""
+    """Return the origin of a result: `device` (its name), `versions` of libraries, `git_commit`."""
     return {"device": device_name(device), "versions": versions(), "git_commit": git_commit()}
 
 
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the project's commit, with `-dirty` after it if files differ from it; None outside a repository."""
+    """Return the project's commit, with the suffix `-dirty` if files differ; None without a repository or git."""
     try:
         described = subprocess.run(
             ["git", "-C", _ROOT, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],

@@ -21,11 +21,11 @@ class UsageError(ProjectError):
 
 
 class DatasetError(ProjectError, ValueError):
-    """A data set, split, patch or scene that is missing, damaged or of another shape."""
+    """A data set, split, patch or scene that is missing, damaged or of the wrong shape."""
 
 
 class CheckpointError(ProjectError, ValueError):
-    """A file that is no checkpoint, is damaged, or belongs to another model."""
+    """A file that is missing, damaged, not a checkpoint, or of another model."""
 
 
 def one_line(error: BaseException) -> str:
@@ -42,7 +42,7 @@ def one_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, numpy or torch report by `error` that memory ran out."""
+    """Return whether `error` is one by which Python, numpy or torch report that memory ran out."""
     # torch.OutOfMemoryError by its name, as this module must not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
@@ -52,7 +52,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run `main(argv)` of a script and exit: 0 or its status, 2 for wrong usage, 1 for a failed run."""
+    """Run `main(None)` of a script and exit with its status, None counting as 0.
+
+    Errors exit with 2 for wrong usage, 1 for a failed run, 130 after Ctrl-C and 141 for a closed pipe. Exceptions that
+    only a bug can cause keep their traceback.
+    """
     try:
         status = main(None)
     except ProjectError as error:
@@ -60,7 +64,7 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
     except BrokenPipeError:  # `... | head` closed the pipe
         sys.stderr.close()
         status = 141
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # a full disk, a read-only folder
         status = _fail(one_line(error))
     except RuntimeError as error:
         message = _resource_message(error)
@@ -80,7 +84,7 @@ def _fail(message: str, status: int = 1) -> int:
 
 
 def _resource_message(error: RuntimeError) -> str | None:
-    """Return a message that says what to do about memory that ran out, None for any other error."""
+    """Return what to tell the user if memory ran out; None for any other error."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
     if is_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""Evaluation of a model on images, under the protocol that the README states."""
+"""Evaluation of a model on images, under the protocol in docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Model(Protocol):
-    """A model that codes to bytes, as CompressAI's do."""
+    """A model that codes images to bytes through CompressAI's interface."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -33,13 +33,13 @@ def evaluate(model: Model, batches: Iterable[Tensor], device: torch.device, prec
         model: on `device`, in evaluation mode. Images are converted to the type of its weights.
         batches: float32 tensors (N, C, H, W) in [0, 1] on any device.
         device: of the model.
-        precision: of autocast, one of `utils.options.PRECISIONS`. Metrics are float32 or better against the
-            float32 image in every precision of the model.
+        precision: of autocast, one of `utils.options.PRECISIONS`. In all of them metrics are computed in float32 or
+            better, against the float32 image.
 
     Returns:
         For each image `bpppc` (8 * bytes / values), `mse`, `psnr` (dB, peak 1), `ssim` (absent for sides
-        under 11 pixels), `sa` (degrees), `encoding_time` and `decoding_time` (seconds: its batch's time,
-        device synchronized, over the batch's images).
+        under 11 pixels), `sa` (degrees), `encoding_time` and `decoding_time` (seconds: the time of its batch,
+        device synchronized, divided by the images in the batch).
     """
     results: list[dict] = []
     warm_shapes = set()
@@ -47,8 +47,8 @@ def evaluate(model: Model, batches: Iterable[Tensor], device: torch.device, prec
     for x in batches:
         x = x.to(device)
         images = x.to(dtype)
-        # Code is loaded and kernels are chosen before the clock runs: for the whole shape on a GPU, and a
-        # last, shorter batch has one of its own.
+        # First calls load code and choose kernels, and must not be timed. A GPU chooses kernels by shape, and the
+        # last batch may be shorter.
         warm_up = images if device.type == "cuda" else images[:1, :, :8, :8]
         with autocast(precision, device):
             if warm_up.shape not in warm_shapes:
@@ -73,14 +73,14 @@ def _measure(x: Tensor, strings: Sequence[Sequence[bytes]], x_hat: Tensor) -> li
 
 
 def average(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean over images of every figure, and `psnr_pooled`, the PSNR of the mean MSE."""
+    """Return the mean over images of every metric, and `psnr_pooled`, the PSNR of the mean MSE in dB."""
     means = {key: sum(result[key] for result in results) / len(results) for key in results[0]}
     means["psnr_pooled"] = float(psnr_from_mse(torch.tensor(means["mse"], dtype=torch.float64)))
     return means
 
 
 def timed(function: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-    """Call a function and return its result and its seconds, including all work of the device."""
+    """Call a function and return its result and the seconds that it took, including its work on `device`."""
     _synchronize(device)
     start = time.perf_counter()
     value = function()

@@ -17,8 +17,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write a file to; at the end flush it to the disk and rename it.
 
     The old file at `path` stays until the new one is complete, also after an exception or a kill. The
-    temporary name is always `.<name>.tmp`, so that the next write replaces what a killed one left; a path has
-    one writer at a time. Parent folders are created.
+    temporary name is always `.<name>.tmp`, so that the next write replaces the leftover of a killed one; a path
+    must have one writer at a time. Parent folders are created.
 
     Raises:
         OSError: the file cannot be written.
@@ -85,14 +85,14 @@ def stamped_folder(parent: str | os.PathLike, suffix: str = "") -> Path:
         `parent`/YYYY_MM_DD-HH_MM_SS-`suffix`, with -2, -3, ... after it where that exists.
 
     Raises:
-        ProjectError: there are 99 folders of this second already.
+        ProjectError: 99 folders of this second exist already.
     """
     parent = Path(parent).resolve()
     parent.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now():%Y_%m_%d-%H_%M_%S}" + (f"-{suffix}" if suffix else "")
     for ending in ("", *(f"-{number}" for number in range(2, 100))):
         folder = parent / (name + ending)
-        with contextlib.suppress(FileExistsError):  # another process began in the same second
+        with contextlib.suppress(FileExistsError):  # taken by another process in the same second
             folder.mkdir()
             return folder
-    raise ProjectError(f"{parent / name} and its successors exist already")
+    raise ProjectError(f"{parent / name}: 99 folders of this second exist already: try again")

@@ -1,11 +1,11 @@
 """Image quality, one value per image: MSE, PSNR, SSIM and the spectral angle.
 
 A metric takes the reconstruction `x_hat` and the original `x`, both (N, C, H, W) in [0, 1], and returns
-a float64 tensor (N,) on their device. The caller averages over a data set: a mean of per-image values depends
-neither on the batch size nor on the number of devices, a PSNR of pooled errors does.
+a float64 tensor (N,) on their device. The caller averages over a data set: unlike a PSNR of pooled errors, a mean of
+per-image values does not depend on the batch size or the number of devices.
 
-Half precision is converted to float32 or better first, so that a figure does not depend on the rounding of the
-metric. The arithmetic is float64 (SSIM on a CPU: that of the inputs). Images are computed one by one, because a
+Half precision is converted to float32 first, so that no metric adds rounding of its own. The arithmetic is float64
+(SSIM on a CPU: float32 unless an input is float64). Images are computed one by one, because a
 float64 copy of a whole batch may not fit into memory. NaN and infinity in an input give NaN or infinity.
 
 All metrics raise `ValueError` for tensors that differ in shape, are empty, or have the wrong number of dimensions.
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SSIM_MIN_SIZE = 11
-"""Side of the Gaussian window of SSIM in pixels. Images are not padded, so that a smaller one has no SSIM."""
+"""Side of the Gaussian window of SSIM in pixels. Images are not padded, so smaller ones have no SSIM."""
 
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -84,10 +84,10 @@ def image_metrics(x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
 
 
 def valid_metrics(x_hat: Tensor, x: Tensor, valid: Tensor) -> dict[str, float | None]:
-    """Return the metrics of the valid samples of one image.
+    """Return `mse`, `psnr` (dB), `ssim` and `sa` (degrees) of the valid samples of one image.
 
-    Without gaps they are those of `image_metrics`. The SSIM is the mean over windows of valid samples alone, None
-    if there is no such window. The spectral angle is that of the valid bands, over pixels that have any.
+    Without gaps they equal those of `image_metrics`. SSIM is averaged over windows without gaps and is None if there
+    are none. The spectral angle compares the valid bands of each pixel that has any.
 
     Args:
         x_hat: reconstruction (C, H, W).
@@ -95,7 +95,7 @@ def valid_metrics(x_hat: Tensor, x: Tensor, valid: Tensor) -> dict[str, float | 
         valid: bool (C, H, W), False for samples without data.
 
     Raises:
-        ValueError: shapes that differ, or nothing is valid.
+        ValueError: the shapes differ, or no sample is valid.
     """
     _check_pair(x_hat, x, dimensions=3)
     if valid.shape != x.shape or not valid.any():
@@ -137,21 +137,23 @@ def _ssim_map(a: Tensor, b: Tensor, taps: Tensor) -> Tensor:
 
 
 def batch_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Return `ssim` of a whole batch at once, with gradients, for the loss: (N,) in float32 or better."""
+    """Return `ssim` of a whole batch at once, with gradients, for the loss: (N,) in float32 or float64.
+
+    Raises:
+        ValueError: height or width is under `SSIM_MIN_SIZE`.
+    """
     _check_pair(x_hat, x, dimensions=4)
     height, width = x.shape[-2:]
     if min(height, width) < SSIM_MIN_SIZE:
-        raise ValueError(
-            f"the sides of an image with SSIM must be at least {SSIM_MIN_SIZE} pixels, got {height} x {width}"
-        )
+        raise ValueError(f"for SSIM, height and width must be at least {SSIM_MIN_SIZE} pixels, got {height} x {width}")
     x_hat, x = at_least_float32(x_hat, x)
     window = _ssim_window(x.shape[1], x.device)
-    with torch.autocast(x.device.type, enabled=False):  # it would turn the convolutions to half precision
+    with torch.autocast(x.device.type, enabled=False):  # it would run the convolutions in half precision
         return pytorch_msssim.ssim(x_hat, x, data_range=1.0, size_average=False, win=window)
 
 
 def at_least_float32(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Convert both tensors to their common type, float32 or float64, without a copy if they have it."""
+    """Convert both tensors to their common type, at least float32, without a copy if they have it."""
     dtype = torch.promote_types(torch.promote_types(x_hat.dtype, x.dtype), torch.float32)
     return x_hat.to(dtype), x.to(dtype)
 
@@ -192,7 +194,7 @@ def _image_spectral_angle(x_hat: Tensor, x: Tensor) -> Tensor:
 
 def _unit(spectra: Tensor) -> Tensor:
     """Scale spectra (C, H, W) to length 1; zero ones stay zero."""
-    # Divide by the largest value first: its square might overflow, or vanish.
+    # Divide by the largest value first: its square could overflow or underflow.
     peak = spectra.abs().amax(dim=0)
     spectra = spectra / peak.masked_fill(peak == 0, 1.0)
     norm = torch.linalg.vector_norm(spectra, dim=0)
@@ -201,6 +203,6 @@ def _unit(spectra: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _ssim_window(channels: int, device: torch.device) -> Tensor:
-    # A window made by a validation in inference mode must still serve the training loss.
+    # A window cached in inference mode could not be used by the training loss.
     with torch.inference_mode(False):
         return pytorch_msssim.SSIM(data_range=1.0, channel=channels).win.to(device)

@@ -1,4 +1,4 @@
-"""Types and choices of command-line flags. Imports no torch, as `--help` must be quick."""
+"""Types and choices of command-line flags. Does not import torch, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def non_negative_float(text: str) -> float:
 
 
 def given(parser: argparse.ArgumentParser, argv: list[str]) -> dict:
-    """Return the options that `argv` sets, without those that have their default."""
+    """Return the options that `argv` sets, even if to their default, and no others."""
     unset = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     return {name: value for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}

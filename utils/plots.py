@@ -25,7 +25,7 @@ RGB_BANDS = (43, 28, 10)
 COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 MIN_RANGE = 1e-4
-"""Smallest range of a color scale in reflectance: the step of 16-bit data."""
+"""Smallest range of a color scale: one digital number, in reflectance."""
 
 
 def rgb_bands(channels: int) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ def spectra_figure(x: ArrayLike, x_hat: ArrayLike, pixels: Sequence[tuple[int, i
 
 
 def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Figure:
-    """Draw lines through points (x, y), one per name, over a logarithmic x."""
+    """Draw lines through points (x, y), one line per name, with a logarithmic x axis."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(curves.items()):
@@ -123,7 +123,7 @@ def _draw_case(figure: SubFigure, title: str, x: np.ndarray, x_hat: np.ndarray) 
         axes.set_yticks([])
 
     pixel_error = np.sqrt(((x_hat - x) ** 2).mean(axis=0))
-    # Without an upper limit, a map without a finite error would have none.
+    # The initial value is the upper limit of a map without finite errors.
     largest = pixel_error.max(initial=MIN_RANGE, where=np.isfinite(pixel_error))
     shown = error.imshow(pixel_error, cmap="magma", vmin=0, vmax=largest)
     error.set_title("Error per pixel (RMSE)")
@@ -148,7 +148,7 @@ def _draw_band_psnr(axes: Axes, x: np.ndarray, x_hat: np.ndarray) -> None:
 
 
 def _draw_spectra(axes: Axes, x: np.ndarray, x_hat: np.ndarray, pixels: Sequence[tuple[int, int]]) -> None:
-    markers = ("o", "x") if len(x) == 1 else ("", "")  # a single band is no line
+    markers = ("o", "x") if len(x) == 1 else ("", "")  # a line through one point is invisible
     for index, (row, column) in enumerate(pixels):
         color = COLORS[index % len(COLORS)]
         label = f"row {row}, column {column}"

@@ -30,10 +30,10 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
-IMPATIENCE = 5.0
-"""Seconds within which repeated signals count as one: a launcher may pass on one signal several times."""
-MEMORY_SHARE = 0.9
-"""Share of the free memory that a process of its own may take."""
+SAME_SIGNAL_SECONDS = 5.0
+"""Signals that follow the first within this time count as one: a launcher may pass on one signal several times."""
+FRESH_PROCESS_MEMORY_SHARE = 0.9
+"""Share of the free memory that a function of `in_fresh_process` may take."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP_MEMORY = Path("/sys/fs/cgroup")
@@ -44,12 +44,12 @@ PROCESS = Path("/proc/self")
 
 
 def num_cores() -> int:
-    """Return the number of cores that this process may use, which batch systems restrict."""
+    """Return the number of cores that this process may use; batch systems may restrict it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(count: int) -> None:
-    """Let numpy's linear algebra, and torch if it is loaded, compute on `count` threads from now on."""
+    """Limit numpy's linear algebra, and torch if it is loaded, to `count` threads."""
     threadpool_limits(count)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
@@ -76,7 +76,7 @@ def use_cores(num_workers: int) -> int:
 def run_in_processes(
     function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
 ) -> Generator[Result, None, None]:
-    """Yield `function(job)` of every job in the order they finish, computed by `num_workers` processes.
+    """Yield `function(job)` of every job in the order of completion, computed by `num_workers` processes.
 
     Leaving the generator early, by an exception or by `close()`, stops the workers in the middle of their
     jobs: SystemExit is raised in them, so that context managers clean up. Workers also end when this process
@@ -141,23 +141,23 @@ def _run(function: Callable[[Job], Result], job: Job) -> Result:
 
 
 class OutOfMemory(Exception):
-    """A function in a process of its own needs more memory than the machine has to give."""
+    """A function in a process of its own needs more memory than is available."""
 
 
 def in_fresh_process(target: str, *args: object, preload: Iterable[str] = ()) -> Any:
     """Call a function in a process of its own and return its result.
 
     The process is forked from a server that has imported `preload` and done nothing else. It may take
-    `MEMORY_SHARE` of the free memory: beyond that an allocation fails instead of the system killing processes.
+    `FRESH_PROCESS_MEMORY_SHARE` of the free memory. Beyond that an allocation fails, before the system kills processes.
 
     Args:
         target: "module:function".
         args: its arguments.
-        preload: modules that the server imports first; those of the first call in this process count.
+        preload: modules that the server imports; only the first call in this process sets them.
 
     Raises:
-        OutOfMemory: it needs more memory, or was killed.
-        RuntimeError: any other exception, with the traceback as text.
+        OutOfMemory: the function needs more memory, or its process was killed.
+        RuntimeError: the function raised another exception; the message is its traceback.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
@@ -185,7 +185,7 @@ def _answer(sender: Connection, target: str, args: Sequence[object]) -> None:
     try:
         answer = ("value", getattr(importlib.import_module(module), function)(*args))
     except Exception as error:
-        # oneDNN reports memory that ran out as a primitive that it could not create.
+        # If memory runs out, oneDNN reports that it could not create a primitive.
         is_memory = is_out_of_memory(error) or "could not create a" in str(error)
         answer = ("memory", None) if is_memory else ("error", traceback.format_exc())
     sender.send(answer)
@@ -195,7 +195,7 @@ def _limit_memory() -> None:
     free, used = available_memory(), process_bytes("VmSize")
     if free is not None and used is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (used + int(MEMORY_SHARE * free), hard))
+        resource.setrlimit(resource.RLIMIT_AS, (used + int(FRESH_PROCESS_MEMORY_SHARE * free), hard))
 
 
 def available_memory() -> int | None:
@@ -205,7 +205,7 @@ def available_memory() -> int | None:
     except OSError:
         return None
     with contextlib.suppress(OSError, ValueError):
-        limit = int((CGROUP_MEMORY / "memory.max").read_text())  # "max" where there is none
+        limit = int((CGROUP_MEMORY / "memory.max").read_text())  # "max" without a limit
         free = min(free, limit - int((CGROUP_MEMORY / "memory.current").read_text()))
     return max(free, 0)
 
@@ -246,8 +246,8 @@ def sigterm_raises() -> Iterator[None]:
 class StopRequest:
     """Turn SIGINT (Ctrl-C) and SIGTERM into a request to end the work, while entered.
 
-    The object is true once a signal has come. Another signal `IMPATIENCE` seconds or more after the first
-    ends the process as it would without this.
+    The object is true once a signal has come. A signal that comes `SAME_SIGNAL_SECONDS` or more after the first
+    ends the process as usual.
 
     Attributes:
         signum: the first signal that came, or None.
@@ -272,22 +272,23 @@ class StopRequest:
             self.signum, self._came = signum, time.monotonic()
             name = signal.Signals(signum).name
             if sys.__stderr__:  # not print: the signal may have come in the middle of one
-                message = f"{name}: ending after this step; once more in {IMPATIENCE:.0f} seconds: at once"
+                seconds = f"{SAME_SIGNAL_SECONDS:.0f} seconds"
+                message = f"{name}: stopping after this step; to stop at once, repeat it in {seconds}"
                 sys.__stderr__.write(f"\n{message}\n")
-        elif time.monotonic() - self._came >= IMPATIENCE:
+        elif time.monotonic() - self._came >= SAME_SIGNAL_SECONDS:
             self.__exit__()
             signal.raise_signal(signum)
 
 
 def ignore_signals(_worker_id: int = 0) -> None:
-    """Ignore SIGINT and SIGTERM in a process that loads data: it must not end before the process it works for."""
+    """Ignore SIGINT and SIGTERM in a process that loads data, which must not end before its parent."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_children() -> None:
-    """Kill the processes that load data, which ignore SIGTERM and hold nothing to lose."""
-    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a dead child for an accident
+    """Kill the processes that load data, which ignore SIGTERM and have nothing to save."""
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports a dead child as an error
     for child in multiprocessing.active_children():
         child.kill()
         child.join()

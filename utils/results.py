@@ -42,12 +42,12 @@ def result_content(name: str, description: str, metrics: Mapping[str, float], ba
         name: shown in the legend of a plot.
         description: one line.
         metrics: means over the images, with `bpppc` and `psnr`.
-        bands: number of bands of the images, all of which `bpp` counts.
+        bands: number of bands of the images; `bpp` is `bpppc` times this.
         settings: versions, commit, device, arguments, data set.
 
     Returns:
-        `{"name", "description", "results": {metric: [value]}, "settings"}`, with `bpp` and `psnr-rgb`
-        added, under which `python -m compressai.utils.plot` finds rate and PSNR.
+        `{"name", "description", "results": {metric: [value]}, "settings"}`. `bpp` and `psnr-rgb` are added as the
+        names by which `python -m compressai.utils.plot` finds rate and PSNR.
     """
     values = {**metrics, "bpp": metrics["bpppc"] * bands, "psnr-rgb": metrics["psnr"]}
     return {
@@ -107,6 +107,6 @@ def _indented(value: object, line_end: str) -> str:
 
 
 def _is_row(value: object) -> bool:
-    """Return whether `value` holds no object but is one at most."""
+    """Return whether no member of `value` is an object: it is written on one line."""
     members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return not any(isinstance(member, dict) for member in members)

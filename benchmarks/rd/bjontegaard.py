@@ -1,8 +1,8 @@
 """Bjontegaard's deltas: the average difference of two rate-distortion curves over their common range.
 
-G. Bjontegaard, "Calculation of average PSNR differences between RD-curves", ITU-T VCEG-M33, 2001; interpolation by
-Akima's splines as Herglotz et al., "Beyond Bjontegaard: limits of video compression performance comparisons",
-ICIP 2022, doi 10.1109/ICIP46576.2022.9897912, recommend.
+G. Bjontegaard, "Calculation of average PSNR differences between RD-curves", ITU-T VCEG-M33, 2001, with
+Akima splines as recommended by Herglotz et al., "Beyond Bjontegaard: limits of video compression performance
+comparisons", ICIP 2022, doi 10.1109/ICIP46576.2022.9897912.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ def bjontegaard_deltas(anchor: Curve, curve: Curve) -> dict[str, float | str | N
     """Compute BD-rate and BD-PSNR of a curve against an anchor.
 
     Args:
-        anchor: points in any order. Of points whose PSNR is not above that of a lower rate, that of the higher rate
-            is left out: curves must rise.
-        curve: likewise.
+        anchor: points in any order. Curves must rise, so points that `rising` drops do not count.
+        curve: the same.
 
     Returns:
         `bd_rate` in percent, negative where `curve` needs less; `bd_psnr` in dB; `overlap`, the size of the common

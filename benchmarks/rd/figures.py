@@ -12,12 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from benchmarks.rd.results import FLOAT32
+from benchmarks.rd.results import FLOAT32_SUFFIX
 from benchmarks.report import save_png
 
 
 class Group(NamedTuple):
-    """Codecs that are drawn in one color, by their names or by how these begin, which ends in a hyphen then."""
+    """Codecs that are drawn in one color.
+
+    Attributes:
+        title: in the legend.
+        color: of lines and markers.
+        names: of codecs; a name that ends in a hyphen is a prefix of names.
+    """
 
     title: str
     color: str
@@ -28,7 +34,7 @@ class Group(NamedTuple):
         return any(codec == name or (name.endswith("-") and codec.startswith(name)) for name in self.names)
 
 
-# The colors are distinct to color-blind readers, too: Okabe and Ito, "Color universal design", 2008.
+# Distinct to color-blind readers: Okabe and Ito, "Color universal design", 2008.
 GROUPS = (
     Group("Karhunen-Loève", "#0072B2", ("klt-", "pca-")),
     Group("3-D", "#009E73", ("sperr", "sz3", "zfp")),
@@ -75,7 +81,7 @@ def write_figures(
     rate: float | None,
     published: pd.DataFrame,
 ) -> list[str]:
-    """Write all figures as `folder`/<name>.png, and delete those that there is nothing for.
+    """Write all figures as `folder`/<name>.png, and delete old ones that have no data now.
 
     Args:
         folder: of the report.
@@ -83,7 +89,7 @@ def write_figures(
         codecs: names in the order of the legend.
         bands: PSNR of each band of a codec in dB, None where a band is exact.
         rate: target in bpppc that `bands` belong to.
-        published: points of others with columns `method`, `bpppc` and `psnr`, shown as marks of their own.
+        published: points by other authors with columns `method`, `bpppc` and `psnr`, shown as marks of their own.
 
     Returns:
         The names of the figures that were written.
@@ -109,7 +115,7 @@ def codec_styles(codecs: Sequence[str]) -> dict[str, dict]:
     """
     styles: dict[str, dict] = {}
     count: dict[str, int] = {}
-    for model in sorted({codec.removesuffix(FLOAT32) for codec in codecs}):
+    for model in sorted({codec.removesuffix(FLOAT32_SUFFIX) for codec in codecs}):
         group = _group(model)
         index = count[group.title] = count.get(group.title, -1) + 1
         styles[model] = {
@@ -119,7 +125,7 @@ def codec_styles(codecs: Sequence[str]) -> dict[str, dict]:
             "markersize": 4.5,
             "linewidth": 1.2,
         }
-        styles[model + FLOAT32] = {**styles[model], "markerfacecolor": "none", "linestyle": ""}
+        styles[model + FLOAT32_SUFFIX] = {**styles[model], "markerfacecolor": "none", "linestyle": ""}
     return {codec: styles[codec] for codec in codecs}
 
 
@@ -184,7 +190,7 @@ def _along_bands(bands: Mapping[str, Sequence[float | None]], styles: Mapping[st
 
 
 def _curves(means: pd.DataFrame, x: pd.Series, y: pd.Series) -> dict[str, pd.DataFrame]:
-    """Return the points (x, y) of each codec that have a finite y, by rate."""
+    """Return the points (x, y) of each codec that have a y, in the order of `means`."""
     points = pd.DataFrame({"codec": means["codec"], "x": x, "y": y})[means["kind"].isin(CURVE_KINDS)].dropna()
     return dict(iter(points.groupby("codec", sort=False)))
 
@@ -206,7 +212,7 @@ def _draw_lossless(axes: Axes, lossless: pd.DataFrame, styles: Mapping[str, dict
 
 
 def _mark(axes: Axes, published: pd.DataFrame) -> list[Line2D]:
-    """Draw published points in gray below those that were measured, a marker for each method; return the lines."""
+    """Draw published points in gray behind the measured ones, a marker for each method; return the lines."""
     marks = []
     for index, (method, points) in enumerate(published.groupby("method", sort=False)):
         marks += axes.plot(
@@ -236,7 +242,7 @@ def _legend(
 ) -> None:
     """Name the codecs, the colors of their groups, and the methods of published points, to the right of the axes."""
     handles = [Line2D([], [], **styles[codec], label=codec) for codec in codecs]
-    groups = dict.fromkeys(_group(codec.removesuffix(FLOAT32)) for codec in codecs)
+    groups = dict.fromkeys(_group(codec.removesuffix(FLOAT32_SUFFIX)) for codec in codecs)
     handles += [Line2D([], [], linestyle="", marker="s", color=group.color, label=group.title) for group in groups]
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, handlelength=3.5)
     if published:

@@ -31,7 +31,7 @@ class Image:
     Attributes:
         cube: (C, H, W), uint16, int16 or float32.
         valid: bool (C, H, W), False where there is no data.
-        peak: what counts as 1 in the metrics, in units of the samples.
+        peak: sample value that counts as 1 in the metrics.
     """
 
     cube: np.ndarray
@@ -48,7 +48,7 @@ def split_paths(root: Path, mode: str, split: str, original: bool) -> list[Path]
         root: of the data set.
         mode: folder under splits/.
         split: train, val or test.
-        original: take no DATA.npy, which lacks what lies outside of [0, 1].
+        original: take only TIFs, as a DATA.npy is clipped to [0, 1].
 
     Raises:
         DatasetError: no such split, or a patch without a file to read.
@@ -63,7 +63,7 @@ def split_paths(root: Path, mode: str, split: str, original: bool) -> list[Path]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
             reason = "original integers are in the TIFs only" if original else f"nor is there a *{TIF_SUFFIX}"
-            raise DatasetError(f"{candidates[0]}: no such file; {reason}")
+            raise DatasetError(f"{candidates[-1]}: no such file; {reason}")
         paths.append(found)
     return paths
 
@@ -74,16 +74,16 @@ def image_name(path: Path) -> str:
 
 
 def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
-    """Read an image as codecs and metrics take it; of EnMAP's 224 bands the 202 that HySpecNet-11k keeps.
+    """Read an image for codecs and metrics; of EnMAP's 224 bands keep the 202 of HySpecNet-11k.
 
     Args:
         path: of a TIF or a `.npy`.
-        original: take integers as they are, negatives and all. Otherwise take reflectances in [0, 1] by
-            HySpecNet-11k's rule, as digital numbers (uint16 in [0, 10000]) if they are integer multiples of 1e-4.
-        peak: of original integers.
+        original: take integers unchanged, negative ones included. Otherwise take reflectances in [0, 1], integers
+            clipped as in HySpecNet-11k: as uint16 in [0, 10000] if all are integer multiples of 1e-4, else as float32.
+        peak: sample value that counts as 1 in the metrics of original integers.
 
     Raises:
-        DatasetError: no image, or one without integers although `original` asks for them.
+        DatasetError: not an image, no valid sample, floats with `original`, or floats outside [0, 1] without it.
     """
     with open_scene(path) as scene:
         info = scene.info
@@ -103,6 +103,6 @@ def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
         return Image(to_digital_numbers(cube, valid), valid, SCALE)
     cube = np.where(valid, cube, 0)
     if cube.min() < 0 or cube.max() > 1:
-        raise DatasetError(f"{path}: reflectances must be in [0, 1], got floats outside of it")
+        raise DatasetError(f"{path}: reflectances must be in [0, 1], got {cube.min():g} to {cube.max():g}")
     numbers = np.rint(cube.astype(np.float64) * SCALE).astype(np.uint16)
     return Image(numbers, valid, SCALE) if np.array_equal(to_reflectance(numbers), cube) else Image(cube, valid, 1.0)

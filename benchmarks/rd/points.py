@@ -1,9 +1,8 @@
-"""Rate and distortion of codecs on images: points at wanted rates, each with its time and memory.
+"""Rate and distortion of codecs on images: points at target rates, each with its time and memory.
 
-Every codec meets every image in a process of its own, which keeps each point as soon as it is measured: a run that
-was killed resumes after the last of them. An image is coded as one tile, and its rate counts what a `.hsc` file would
-hold of it: the tile's record with the mask, the codec's side information and its parameters. Samples without data are
-no part of any metric.
+Each codec codes each image in a process of its own, which stores every point as soon as it is measured, so that a
+killed run can be resumed. An image is coded as one tile, and its rate counts what a `.hsc` file would hold for it: the
+tile's record with the mask, the codec's side information and its parameters. Samples without data count in no metric.
 """
 
 from __future__ import annotations
@@ -41,18 +40,18 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-TOLERANCE = 0.03
-"""Of a target rate, as a share of it."""
-MISSED = 0.15
-"""A codec whose nearest rate is off by more has no point there: bounds are whole numbers, headers have a length."""
+RATE_TOLERANCE = 0.03
+"""Relative error at which the search for a rate ends."""
+MAX_RATE_ERROR = 0.15
+"""Relative error up to which a point is kept; bounds are integers and headers have a size, so some rates are missed."""
 MAX_TRIALS = 12  # encodings for one rate
 WARM_UP_SIDE = 16  # pixels
-LONG = 2.0  # seconds: work that takes longer is timed once
+TIMED_ONCE_SECONDS = 2.0  # work that takes longer is timed once
 PRELOADED = (
     *("models", "benchmarks.rd.points", "compressai.models"),
     *sorted({entry.factory.partition(":")[0] for entry in codecs.values()}),
 )
-"""Modules of each process, before it is a codec's own. `models` comes first: it filters a warning of CompressAI."""
+"""Modules that are imported before processes are forked. `models` comes first: it filters a warning of CompressAI."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Job:
         load: returns the image.
         rates: in bpppc, of lossy points.
         bounds: on the error, in units of the samples, of bounded points.
-        path: of the file that keeps the points, a line of JSON each.
+        path: of the file that stores the points, one line of JSON each.
         num_threads: of torch.
     """
 
@@ -80,19 +79,19 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], num_workers: int, say: Callable[[str], None]) -> list[dict]:
-    """Measure the points of the jobs that are missing, and return all points and notes.
+    """Measure the points that jobs still lack, and return all points and notes.
 
     Args:
         jobs: to measure.
         num_workers: processes at a time.
-        say: is told each finished job in a line.
+        say: called with a line of text after each job.
     """
 
     def run(job: Job) -> str:
         try:
             in_fresh_process("benchmarks.rd.points:run_job", job, preload=PRELOADED)
         except OutOfMemory:
-            return "its process was killed, or needs more memory than there is"
+            return "its process was killed or ran out of memory"
         except RuntimeError as error:
             return str(error).strip().splitlines()[-1]
         return ""
@@ -124,7 +123,7 @@ def run_jobs(jobs: Sequence[Job], num_workers: int, say: Callable[[str], None]) 
 
 @contextlib.contextmanager
 def _threads_of_libraries(count: int) -> Iterator[None]:
-    """Let processes that start meanwhile do linear algebra on so many threads: numpy would take all cores in each."""
+    """Limit linear algebra to `count` threads in processes that start meanwhile: by default each takes all cores."""
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, str(count)))
     try:
@@ -140,13 +139,13 @@ def _threads_of_libraries(count: int) -> Iterator[None]:
 def run_job(job: Job) -> None:
     """Measure the points of a job that are not yet in its file.
 
-    A line is a point, or a note: `{"note": text}` with the `kind` and `target` of the point that is missing.
+    A line is a point, or the `kind` and `target` of a missing point with `note`, the reason.
     """
     torch.set_num_threads(job.num_threads)
-    gc.freeze()  # collecting garbage before each measurement would search all imported libraries, for 0.2 s
+    gc.freeze()  # else each collection before a measurement would search all imported libraries, for 0.2 s
     job.path.parent.mkdir(parents=True, exist_ok=True)
     with open(job.path, "a", encoding="utf-8") as file:
-        # The process of a run that was killed may still be at it.
+        # A process of a killed run may still be writing.
         fcntl.flock(file, fcntl.LOCK_EX)
         done = keys_of(read_rows(job.path))
         wanted = [key for key in wanted_points(job) if key not in done]
@@ -173,7 +172,7 @@ def wanted_points(job: Job) -> list[tuple[str, float | None]]:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Return the lines of a job's file; a last one that a killed run left unfinished is removed."""
+    """Return the rows in a job's file, from which an incomplete last line of a killed run is removed."""
     if not path.is_file():
         return []
     content = path.read_bytes()
@@ -186,7 +185,10 @@ def read_rows(path: Path) -> list[dict]:
 def measured(
     make_factory: Callable[[Samples], CodecFactory], bench: Bench, wanted: Sequence[tuple]
 ) -> Iterator[tuple[str, float | None, dict | str]]:
-    """Yield kind, target, and the figures of each wanted point or a line that says why there are none."""
+    """Yield kind, target and figures of each wanted point; instead of figures the reason if there are none.
+
+    The reason is empty if the codec does not have the kind.
+    """
     factory = make_factory(bench.samples())
     curve = Curve(make_factory, factory, bench) if factory.lossy else None
     for kind, target in wanted:
@@ -207,23 +209,23 @@ def measured(
 def _make(
     make_factory: Callable[[Samples], CodecFactory], kind: str, arguments: Sequence[float], samples: Samples
 ) -> Codec:
-    """Return a codec of a kind for samples, from a factory that knows nothing from the last time."""
+    """Return a codec of a kind for samples, from a new factory, which has nothing cached."""
     return getattr(make_factory(samples), kind)(*arguments)
 
 
 @dataclass
 class Trial:
-    """An image once encoded.
+    """One encoding of an image.
 
     Attributes:
         make: returns the codec for samples.
         codec: the codec.
         setting: the step or the bound, in units of the samples; None where there is nothing to set.
         data: the codec's bytes.
-        num_bytes: with the mask, side information and parameters.
+        num_bytes: size with the mask, side information and parameters.
         rate: in bpppc.
         seconds: of making the codec and encoding.
-        peak_bytes: by which memory grew; None if unknown.
+        peak_bytes: growth of memory at its peak; None if unknown.
     """
 
     make: Callable[[Samples], Codec]
@@ -242,7 +244,7 @@ class Bench:
     Args:
         cube: (C, H, W).
         valid: bool (C, H, W).
-        peak: what counts as 1 in the metrics.
+        peak: sample value that counts as 1 in the metrics.
     """
 
     def __init__(self, cube: np.ndarray, valid: np.ndarray, peak: float) -> None:
@@ -251,11 +253,11 @@ class Bench:
         self._warm: set[str] = set()
 
     def samples(self) -> Samples:
-        """Return the image as codecs are made for it; each time anew, so that nothing is known from the last time."""
+        """Return the image as codecs are made for it, each time a new object, which has nothing cached."""
         return CubeSamples(self.cube, self.valid, self.peak)
 
     def encode(self, make: Callable[[Samples], Codec], setting: float | None, kind: str) -> Trial:
-        """Encode the image, and a small one before the first time of each kind, so that code is loaded and compiled.
+        """Encode the image; before the first of each kind also a small part, so that code is loaded and compiled.
 
         Args:
             make: returns the codec for samples.
@@ -269,7 +271,7 @@ class Bench:
             small, valid = (
                 np.ascontiguousarray(array[:, :WARM_UP_SIDE, :WARM_UP_SIDE]) for array in (self.cube, self.valid)
             )
-            with contextlib.suppress(CodingError):  # too small perhaps; a fault of the image comes out below
+            with contextlib.suppress(CodingError):  # it may be too small; faults of the image are raised below
                 codec = make(CubeSamples(small, valid, self.peak))
                 codec.decode(codec.encode(small, valid), valid)
             self._warm.add(kind)
@@ -311,7 +313,7 @@ class Bench:
 
 
 def _measured(function: Callable[[], Result]) -> tuple[Result, float, int | None]:
-    """Return the result of `function`, its seconds, and the bytes by which memory grew, None if unknown."""
+    """Return the result of `function`, its seconds, and the growth of memory at its peak in bytes, None if unknown."""
     release_memory()
     before = resident_bytes()
     reset_peak()
@@ -321,8 +323,8 @@ def _measured(function: Callable[[], Result]) -> tuple[Result, float, int | None
 
 
 def _repeated(seconds: float, function: Callable) -> float:
-    """Return the median of `seconds`, of a first call, and of two more calls unless they take long."""
-    if seconds > LONG:
+    """Return the median of `seconds`, those of a first call, and of two more calls; of slow calls `seconds`."""
+    if seconds > TIMED_ONCE_SECONDS:
         return seconds
     return statistics.median([seconds, *(timed(function, torch.device("cpu"))[1] for _ in range(2))])
 
@@ -333,7 +335,7 @@ def _plain(value: float | None) -> float | None:
 
 
 class Curve:
-    """The lossy settings of a codec on one image, by rate; trials for one rate help to find the next.
+    """A search for steps at which a codec codes one image at target rates; trials for one rate help to find the next.
 
     Args:
         make_factory: returns the codec's factory for samples.
@@ -352,14 +354,14 @@ class Curve:
         Raises:
             CodingError: the codec has no such rate, or cannot take the image.
         """
-        self._search.find(math.log2(rate), math.log2(1 + TOLERANCE), MAX_TRIALS)
+        self._search.find(math.log2(rate), math.log2(1 + RATE_TOLERANCE), MAX_TRIALS)
         nearest = min(self.trials.values(), key=lambda trial: abs(math.log2(trial.rate / rate)))
-        if abs(math.log2(nearest.rate / rate)) > math.log2(1 + MISSED):
+        if abs(math.log2(nearest.rate / rate)) > math.log2(1 + MAX_RATE_ERROR):
             raise CodingError(f"no rate near {rate:g} bpppc, the nearest is {nearest.rate:.4f}")
         return nearest
 
     def _figure(self, step: float) -> float:
-        """Encode the image by a step, and return the figure that `StepSearch` looks for: octaves of the rate."""
+        """Encode the image with a step, and return the figure for `StepSearch`: log2 of the rate."""
         make = functools.partial(_make, self._make_factory, "lossy", (step,))
         self.trials[step] = self._bench.encode(make, step * self._unit, "lossy")
         return math.log2(self.trials[step].rate)

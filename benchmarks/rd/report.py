@@ -13,13 +13,13 @@ from benchmarks.rd.results import (
     NOTES,
     by_psnr,
     deltas_of,
-    height,
     incomplete_points,
     mean_bands,
     mean_points,
     merged_notes,
     notes_of,
     points_of,
+    sortable_psnr,
     targets_of,
     with_names,
 )
@@ -50,7 +50,7 @@ _CELLS: Columns = {
     "ssim": ("SSIM", "{:.4f}".format),
     "sa": ("spectral angle", "{:.3f}".format),
     "largest_error": ("largest error", "{:g}".format),
-    "of_16_bits": ("of 16 bits", "{:.2f}".format),
+    "ratio_to_16_bits": ("16 / bpppc", "{:.2f}".format),
     "encoding_mbps": ("encode MB/s", short),
     "decoding_mbps": ("decode MB/s", short),
     "encoding_peak_mb": ("encode MB", short),
@@ -62,14 +62,14 @@ _SPEEDS = ("encoding_mbps", "decoding_mbps")
 def write_report(
     folder: Path, rows: Sequence[dict], settings: dict, anchors: Sequence[str], band_rate: float, codecs: Sequence[str]
 ) -> Report:
-    """Write rd.json of a run.
+    """Write rd.json of a run, and return its report.
 
     Args:
         folder: of the report.
         rows: points and notes.
         settings: of the run, with the names of its `images`.
-        anchors: codecs that Bjontegaard deltas are against.
-        band_rate: in bpppc; the table and the figure at one rate are of the nearest target.
+        anchors: codecs that all others are compared with by Bjontegaard deltas.
+        band_rate: in bpppc; the table and the figure at one rate use the nearest target.
         codecs: names, in order.
     """
     points = points_of(rows, codecs)
@@ -89,7 +89,7 @@ def write_report(
 
 
 class Report:
-    """The figures of a run as text, as pictures and as files for CompressAI.
+    """The results of a run as text, as pictures and as files for CompressAI.
 
     Args:
         content: of rd.json.
@@ -110,7 +110,7 @@ class Report:
         """Write rd.md and the figures into `folder`, and return the text of rd.md.
 
         Args:
-            folder: of the report; figures that there are no points for are deleted.
+            folder: of the report; old figures that now have no points are deleted.
             per_image: whether the text lists the points of each image, too.
         """
         figures = write_figures(folder, self.means, self.codecs, self.bands, self.rate, self.published)
@@ -166,11 +166,10 @@ class Report:
         if settings["is_reflectance"]:
             samples = "Reflectances in [0, 1], given to the codecs as digital numbers"
         return (
-            f"{self.num_images} images ({source}). {samples}. Rates are 8 * bytes / samples of what a codec wrote, the "
-            "mask and all side information included; every metric is that of an image, then averaged over the images; "
-            "samples without data count in none. MB/s refer to the samples as given (two bytes each, four for floats) "
-            "and to single-threaded codecs, with as many processes at the same time as stated. Memory is that of the "
-            "codec without the image."
+            f"{self.num_images} images ({source}). {samples}. Rates are 8 * bytes / samples, the mask and all side "
+            "information included. Every metric is computed for each image and averaged over the images; samples "
+            "without data count in none. MB/s count the samples as given (two bytes each, four for floats), while the "
+            "stated number of processes share the cores. Memory is that of the codec, without the image."
         )
 
     def _lossy(self) -> list[str]:
@@ -181,9 +180,9 @@ class Report:
         at_rate = self._means("lossy", self.rate).set_index("codec", drop=False)
         parts = [
             "## PSNR at target rates",
-            f"In dB. A rate that is more than {100 * NEAR:g} % off its target is given after the PSNR; the best of the "
-            "others is bold. ∞: an image came out exact. –: the codec does not come within 15 % of the target, or not "
-            "on every image.",
+            f"In dB. A rate more than {100 * NEAR:g} % off its target is given after the PSNR; the best of the others "
+            "is bold. ∞: at least one image is decoded exactly. –: on at least one image no rate is within 15 % of the "
+            "target.",
             self._rates_table(codecs),
             f"## At {self.rate:g} bpppc",
             _table(
@@ -193,8 +192,8 @@ class Report:
                 *("encoding_peak_mb", "decoding_peak_mb"),
             ),
             "## Bjontegaard deltas",
-            "Means over the images, by PSNR over the common range of both curves (Akima splines). The points of a "
-            "curve are those with a finite PSNR above that of all lower rates.",
+            "Means over the images, over the range of PSNR that both curves share (Akima splines). A curve has the "
+            "points whose PSNR is finite and above the PSNR of all lower rates.",
         ]
         anchors = list(self.deltas["anchor"].unique())
         for anchor in anchors:
@@ -209,10 +208,10 @@ class Report:
     def _rates_table(self, codecs: Sequence[str]) -> str:
         means = self._means("lossy")
         near = (means["bpppc"] / means["target"] - 1).abs() <= NEAR
-        heights = height(means["psnr"])
-        # More bits buy more decibels: a codec that took more of them is not the best.
-        is_best = near & (heights == heights.where(near).groupby(means["target"]).transform("max"))
-        text = heights.map(_psnr)
+        psnr = sortable_psnr(means["psnr"])
+        # More bits buy more decibels: points off their target rate do not compete.
+        is_best = near & (psnr == psnr.where(near).groupby(means["target"]).transform("max"))
+        text = psnr.map(_psnr)
         text = text.where(near, text + " at " + means["bpppc"].map("{:.3g}".format))
         text = text.where(~is_best, "**" + text + "**")
         cells = means.assign(text=text).pivot(index="codec", columns="target", values="text")
@@ -221,7 +220,7 @@ class Report:
 
     def _sections(self, per_image: bool) -> Iterator[tuple[str, pd.DataFrame, tuple[str, ...]]]:
         """Yield title, rows and columns of the tables of all points but the lossy ones."""
-        yield "## Lossless", self._means("lossless"), ("codec", "bpppc", "of_16_bits", *_SPEEDS)
+        yield "## Lossless", self._means("lossless"), ("codec", "bpppc", "ratio_to_16_bits", *_SPEEDS)
         for bound in targets_of(self.points, "bounded"):
             title = f"## No error above {bound:g}"
             yield title, self._means("bounded", bound), ("codec", "bpppc", "largest_error", "psnr", *_SPEEDS)
@@ -234,15 +233,15 @@ class Report:
                 yield f"## {image}", points, ("codec", "point", "bpppc", "psnr", "largest_error", *_SPEEDS)
         title = (
             "## Published, not measured here\n\n"
-            "By their authors, on the test set of HySpecNet-11k, easy split: other images than those above, unless "
-            "this run is of that split."
+            "By their authors, on the HySpecNet-11k test set, easy split: not the images above, unless this run uses "
+            "that split."
         )
         yield title, self.published, ("model", "method", "published_bpppc", "psnr", "reference")
 
     def _left_out(self) -> list[str]:
         incomplete = incomplete_points(self.points, self.num_images)
         lines = [
-            f"- {codec}, {point}: on {count} of {self.num_images} images only, in no mean"
+            f"- {codec}, {point}: on {count} of {self.num_images} images only, not averaged"
             for codec, point, count in incomplete.itertuples(index=False)
         ]
         return lines + merged_notes(self.notes)
@@ -253,7 +252,7 @@ class Report:
 
 
 def published_points() -> pd.DataFrame:
-    """Return what others published of the test set of HySpecNet-11k, easy split.
+    """Return the published results on the test set of HySpecNet-11k, easy split.
 
     Returns:
         Columns `model`, `method`, `reference` (of the method), `bpppc` and `psnr` (dB) among others.
@@ -266,7 +265,7 @@ def published_points() -> pd.DataFrame:
 
 
 def _table(frame: pd.DataFrame, *columns: str) -> str:
-    frame = frame.assign(psnr=height(frame["psnr"]), of_16_bits=16 / frame["bpppc"])
+    frame = frame.assign(psnr=sortable_psnr(frame["psnr"]), ratio_to_16_bits=16 / frame["bpppc"])
     return table(frame, {column: _CELLS[column] for column in columns})
 
 

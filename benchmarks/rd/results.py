@@ -1,6 +1,6 @@
-"""Figures of `benchmark.py rd` as tables: points, means over the images, Bjontegaard deltas, PSNR along the bands.
+"""Results of `benchmark.py rd` as tables: points, means over the images, Bjontegaard deltas, PSNR along the bands.
 
-A row is what `benchmarks.rd.points` keeps: a point of one codec on one image, or a note why there is none.
+A row is what `benchmarks.rd.points` stores: a point of one codec on one image, or a note why there is none.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", *METRICS, 
 NOTES = ("codec", "image", *POINT, "note")
 DELTAS = ("anchor", "codec", "image", "bd_rate", "bd_psnr", "overlap", "reason")
 DECIMAL = re.compile(r"\d+\.\d+")
-FLOAT32 = " float32"
-"""Appended to a model's name: its latents as float32 are no point of the model's curve."""
+FLOAT32_SUFFIX = " float32"
+"""Appended to the name of a model with float32 latents, which are not a point of the model's curve."""
 
 
 def points_of(rows: Sequence[dict], codecs: Sequence[str]) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def points_of(rows: Sequence[dict], codecs: Sequence[str]) -> pd.DataFrame:
 
     A figure that a point does not have, such as the PSNR of an image without any error, is NaN.
     """
-    order = {name: place for place, codec in enumerate(codecs) for name in (codec, codec + FLOAT32)}
+    order = {name: place for place, codec in enumerate(codecs) for name in (codec, codec + FLOAT32_SUFFIX)}
     points = pd.DataFrame([_named(row) for row in rows if "bpppc" in row], columns=list(COLUMNS))
     points = points.sort_values("codec", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     return points.astype(dict.fromkeys(("target", "setting", *METRICS, *COSTS), float))
@@ -46,11 +46,11 @@ def notes_of(rows: Sequence[dict]) -> pd.DataFrame:
 
 
 def _named(row: dict) -> dict:
-    return {**row, "codec": row["codec"] + FLOAT32} if row["kind"] == "fixed" else row
+    return {**row, "codec": row["codec"] + FLOAT32_SUFFIX} if row["kind"] == "fixed" else row
 
 
 def _without_folders(text: str) -> str:
-    """Remove the folders of paths: a report goes to readers whom they are of no use to."""
+    """Remove folders from paths: they mean nothing on other machines."""
     return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "", text)
 
 
@@ -60,10 +60,10 @@ def targets_of(points: pd.DataFrame, kind: str) -> list[float]:
 
 
 def mean_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
-    """Average every point that all images have over the images.
+    """Average over the images every point that all of them have.
 
     Returns:
-        A row for each codec, kind and target, by rate. A figure that some image does not have is NaN;
+        A row for each codec, kind and target, by rate. A metric that some image does not have is NaN;
         `largest_error` is the largest of all images. `bpp` and `psnr-rgb` are the names by which
         `python -m compressai.utils.plot` finds rate and PSNR.
     """
@@ -90,7 +90,7 @@ def incomplete_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
 
 
 def merged_notes(notes: pd.DataFrame) -> list[str]:
-    """Return a line for all notes that differ in their decimals only, with the range of each decimal."""
+    """Return one line for all notes of a point that differ only in decimals, with the range of each decimal."""
     pattern = notes["note"].str.replace(DECIMAL, "", regex=True)
     groups = notes.groupby(["codec", "point", pattern], sort=False)["note"]
     return [f"- {codec}, {point}, {len(found)} images: {_merged(list(found))}" for (codec, point, _), found in groups]
@@ -105,16 +105,16 @@ def _merged(notes: Sequence[str]) -> str:
     return DECIMAL.sub(lambda _: next(remaining), notes[0])
 
 
-def height(psnr: pd.Series) -> pd.Series:
-    """Return PSNR to sort by: that of an image without any error is infinite."""
+def sortable_psnr(psnr: pd.Series) -> pd.Series:
+    """Return PSNR with NaN, which stands for an exact image, as infinity."""
     return psnr.fillna(math.inf)
 
 
 def by_psnr(means: pd.DataFrame, codecs: Sequence[str], rate: float | None) -> list[str]:
     """Sort codecs by their PSNR at a target rate, the highest first and those without a point there last."""
     at_rate = means[(means["kind"] == "lossy") & (means["target"] == rate)]
-    heights = dict(zip(at_rate["codec"], height(at_rate["psnr"]), strict=True))
-    return sorted(codecs, key=lambda codec: -heights.get(codec, -math.inf))
+    psnr = dict(zip(at_rate["codec"], sortable_psnr(at_rate["psnr"]), strict=True))
+    return sorted(codecs, key=lambda codec: -psnr.get(codec, -math.inf))
 
 
 def deltas_of(points: pd.DataFrame, anchors: Sequence[str]) -> pd.DataFrame:
@@ -141,7 +141,7 @@ def mean_bands(rows: Sequence[dict], rate: float | None, num_images: int) -> dic
 
     Returns:
         PSNR of each band of a codec in dB, rounded to 1e-4; None for bands that are exact in some image. Empty if
-        images differ in their number of bands: equal numbers do not name the same bands then.
+        images differ in their number of bands, as equal indices are then different bands.
     """
     measured = [row for row in rows if "bpppc" in row]
     if len({row["bands"] for row in measured}) > 1:

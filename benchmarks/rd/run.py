@@ -33,10 +33,10 @@ from utils.processes import num_cores
 from utils.results import write_json
 
 DEFAULT_ANCHOR = "klt-jpeg2000"
-KEPT = ".points"
-"""Folder in that of a report which keeps the points of a run."""
+POINTS_FOLDER = ".points"
+"""Subfolder of a report that stores the points of a run."""
 FIXED_SETTINGS = ("dataset", "mode", "split", "images", "original", "peak")
-"""Settings that a resumed run must have in common with the run before."""
+"""Settings that a resumed run must share with the stored points."""
 
 
 class Entry(NamedTuple):
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
     Attributes:
         codec: its name in the report.
-        key: of the folder of its kept points.
+        key: name of the folder that stores its points.
         make_factory: returns the codec's factory for samples.
     """
 
@@ -54,10 +54,10 @@ class Entry(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure all points that are not kept yet, and write the report.
+    """Measure all points that are not stored yet, and write the report.
 
     Raises:
-        UsageError: arguments that do not go together, or a folder that holds another run.
+        UsageError: flags that do not go together, or a folder that holds another run.
         DatasetError: images that cannot be read.
         CheckpointError: weights that cannot be read, or whose model cannot be recognized.
     """
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args, paths)
     folder = report_folder(args, settings["git_commit"])
     settings = {"name": folder.name, **settings}
-    check_kept(folder / KEPT / "settings.json", settings, args)
-    write_json(folder / KEPT / "settings.json", settings)
+    check_stored(folder / POINTS_FOLDER / "settings.json", settings, args)
+    write_json(folder / POINTS_FOLDER / "settings.json", settings)
     jobs = [
         Job(
             codec=entry.codec,
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             load=partial(read_image, path, args.int16, args.peak),
             rates=args.rates,
             bounds=args.bounds,
-            path=folder / KEPT / entry.key / f"{number:05}.jsonl",
+            path=folder / POINTS_FOLDER / entry.key / f"{number:05}.jsonl",
             num_threads=max(num_cores() // settings["processes"], 1),
         )
         for entry in entries
@@ -126,7 +126,8 @@ def image_paths(args: argparse.Namespace) -> list[Path]:
     """Return the images to compare codecs on.
 
     Raises:
-        DatasetError: a file that is no image; found before anything is measured.
+        UsageError: a file of unknown format.
+        DatasetError: no such split, or a file that is no image.
     """
     paths = [Path(path) for path in args.images] or split_paths(
         Path(args.dataset), args.mode, args.split, original=args.int16
@@ -156,7 +157,7 @@ def codec_entries(args: argparse.Namespace) -> list[Entry]:
         for number, coder in enumerate(args.coder):
             factory = ModelFactory(model, path, args.num_channels, args.device, coder)
             ending = "" if coder == DEFAULT_CODER else f"-{coder}"
-            # The latents as float32 are the same whatever codes them quantized.
+            # The coder does not change float32 latents: measure them once.
             entries.append(Entry(name + ending, key + ending, partial(without_fixed, factory) if number else factory))
     if not entries:
         raise UsageError("nothing to compare: give --codecs, --checkpoints or both")
@@ -164,7 +165,7 @@ def codec_entries(args: argparse.Namespace) -> list[Entry]:
 
 
 def without_fixed(make_factory: Callable[[Samples], CodecFactory], samples: Samples) -> CodecFactory:
-    """Return a codec's factory without its point that has nothing to set."""
+    """Return a codec's factory without its mode `fixed`."""
     return replace(make_factory(samples), fixed=None)
 
 
@@ -172,7 +173,7 @@ def check_anchors(given: list[str] | None, codecs: list[str]) -> list[str]:
     """Return the anchors of Bjontegaard's deltas.
 
     Raises:
-        UsageError: an anchor that is not compared.
+        UsageError: an anchor that is not among `codecs`.
     """
     anchors = given or [DEFAULT_ANCHOR if DEFAULT_ANCHOR in codecs else codecs[0]]
     for anchor in anchors:
@@ -181,27 +182,27 @@ def check_anchors(given: list[str] | None, codecs: list[str]) -> list[str]:
     return anchors
 
 
-def check_kept(path: Path, settings: Mapping, args: argparse.Namespace) -> None:
-    """Check that a run may use a folder that may hold the points of an earlier run.
+def check_stored(path: Path, settings: Mapping, args: argparse.Namespace) -> None:
+    """Check that a run may use its folder, which may hold the points of an earlier run.
 
     Args:
-        path: of the settings that are kept with the points.
+        path: of the settings that are stored with the points.
         settings: of the run.
         args: with `resume` and `allow_dirty`.
 
     Raises:
-        UsageError: there is a run that is not to be resumed, or one of other images or of a dirty tree.
+        UsageError: the folder holds a run, and `--resume` is not given or the run is of other images or a dirty tree.
     """
     if not path.is_file():
         return
     folder = path.parents[1]
     if not args.resume:
-        raise UsageError(f"{folder} holds a run: resume it by --resume, or give another --name")
-    kept = json.loads(path.read_text(encoding="utf-8"))
+        raise UsageError(f"{folder} holds a run: resume it with --resume, or give another --name")
+    stored = json.loads(path.read_text(encoding="utf-8"))
     for key in FIXED_SETTINGS:
-        if kept[key] != settings[key]:
-            raise UsageError(f"{folder} was made with {key} {kept[key]}, not {settings[key]}: give another --name")
-    if kept["git_commit"] is not None:
-        check_clean(folder, kept["git_commit"], args.allow_dirty)
-    if kept["git_commit"] != settings["git_commit"]:
-        print("note: the kept points were measured with another version of the code", file=sys.stderr)
+        if stored[key] != settings[key]:
+            raise UsageError(f"{folder}: {key} must be {stored[key]}, got {settings[key]}: give another --name")
+    if stored["git_commit"] is not None:
+        check_clean(folder, stored["git_commit"], args.allow_dirty)
+    if stored["git_commit"] != settings["git_commit"]:
+        print("note: the stored points were measured with another version of the code", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Measure preprocessing and loading, compared with only reading the same files."""
+"""Measure preprocessing and loading, compared with reading the same files."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ LOADER_BATCH = 2
 def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[[str], None]) -> Iterator[dict]:
     """Measure the patches/s of datasets.preprocess, with one process and with all cores, and of reading TIFs alone.
 
-    Counting begins once as many patches are finished as there are processes: the time that processes take to start
-    does not matter for 11,483 patches.
+    Counting begins after as many patches as there are processes: for 11,483 patches their start does not matter.
 
     Args:
         root: folder with TIFs, which are not changed.
@@ -48,7 +47,7 @@ def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[
         DatasetError: `root` is not a folder, has no TIFs, or has damaged ones.
     """
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; -d names one with TIFs")
+        raise DatasetError(f"{root}: no such folder: give -d a folder with TIFs")
     sources = [job.tif_path for job in preprocess.find_jobs(root)]
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tifs-") as folder:
         for workers in sorted({1, num_cores()}):
@@ -136,7 +135,7 @@ def _loading_rates(loader: DataLoader, paths: Sequence[Path], repeats: int) -> I
 
 
 def make_patches(root: Path, count: int, dtype: str, side: int) -> list[Path]:
-    """Generate a data set of equal patches of noise (202, side, side), flushed to the disk.
+    """Generate a data set of identical noise patches (202, side, side), flushed to the disk.
 
     All patches are in the train split, and the first is in the val split, too.
 

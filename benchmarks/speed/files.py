@@ -1,4 +1,4 @@
-"""Read files and do nothing with them: what loading and preprocessing are compared with.
+"""Read files and do nothing with them: the baseline of loading and preprocessing.
 
 Nothing here imports torch: processes that read scenes must not wait for it.
 """

@@ -1,8 +1,8 @@
 """Measure training and coding on a GPU, as train.py and test.py do them, against the textbook form.
 
-The textbook form runs in two precisions, and ours is also compiled. A training step counts gradients of the squared
-error, clipping and Adam, without the metrics of train.py. Calls follow one another, and one wait ends them. Memory is
-what torch takes from the GPU, without weights and input.
+The textbook form runs in two precisions, and ours is also compiled. A training step consists of the gradients of
+the squared error, clipping and Adam, without the metrics of train.py. Calls run back to back and are synchronized once,
+at their end. Memory is what torch reserves on the GPU, without weights and input.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from utils.errors import ProjectError, one_line
 
 BANDS = 202
 SIZES = {"cae1d": (2, 128), "cae3d": (2, 128), "sscnet": (2, 128)}
-"""Images, and their height and width in pixels, of a training step. Other models take `OTHER_SIZE`."""
+"""Images in a training step, and their height and width in pixels. Other models take `OTHER_SIZE`."""
 OTHER_SIZE = (2, 64)
 LARGE_BATCH = 16
-"""Images of a larger step, and of a larger batch to code, of the models in `SIZES`."""
+"""Images in a second, larger training step and in a larger batch to code, for the models in `SIZES`."""
 CODED_SIDE = 128
 CHECKED_SIDE = 32
 """Height and width in pixels of the image whose gradients or outputs are compared."""
@@ -44,7 +44,7 @@ WARM_UP = 4
 BLOCKS = 3
 BLOCK_SECONDS = 0.15
 SLOW_SECONDS = 0.3
-"""A call that takes longer is warm after one more: only the textbook form of a large batch takes as long."""
+"""A warm-up call that takes longer is the last one. Only the textbook form takes as long, on large batches."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Form:
 
     Attributes:
         name: in the report.
-        is_ours: whether it is ours, else the textbook form.
+        is_ours: whether it is our form, else the textbook form.
         precision: of autocast.
         compiles: whether it trains as train.py does with --compile.
     """
@@ -96,7 +96,7 @@ class Task:
         return self.work == "train"
 
     def forms(self) -> Sequence[Form]:
-        """Return the forms to measure; compiled ones of small batches alone, as they take half a minute.
+        """Return the forms to measure; compiled ones only for small batches, as compiling takes half a minute.
 
         The 1-D models have kernels of their own, which --compile does not change.
         """
@@ -111,7 +111,7 @@ def measure_gpu(names: Sequence[str], device: torch.device, say: Callable[[str],
     """Yield a row for each form, work and size of each model.
 
     Args:
-        names: of models, in the registry.
+        names: of models in the registry.
         device: a GPU.
         say: called with a line of text before every measurement.
     """
@@ -130,7 +130,7 @@ def measure_gpu(names: Sequence[str], device: torch.device, say: Callable[[str],
 
 
 def _measure(task: Task, form: Form, device: torch.device) -> dict:
-    """Return a row; of what the GPU or torch cannot do it has a note and no figures."""
+    """Return a row, with a note instead of figures if the GPU or torch cannot do the work."""
     row = {"model": task.model, "work": task.work, "batch": task.batch, "side": task.side, "form": form.name}
     # As train.py and test.py do.
     configure_backends(deterministic=False, tf32=task.trains)
@@ -141,7 +141,7 @@ def _measure(task: Task, form: Form, device: torch.device) -> dict:
         call = _training_step(model, task, form, x) if task.trains else _coding(model, task, form, x)
         figures = _time_and_memory(call)  # first, as the first call loads and compiles
         torch.manual_seed(SEED)
-        model = models[task.model](src_channels=BANDS).train(task.trains).to(device)  # as it was before its steps
+        model = models[task.model](src_channels=BANDS).train(task.trains).to(device)  # its steps changed the weights
         deviation = _deviation(model, task, form, x[:1, :, :CHECKED_SIDE, :CHECKED_SIDE].contiguous())
         return {**row, "deviation": deviation, **figures, "note": None}
     except RuntimeError as error:  # too little memory, or tensors too large for torch's own kernels
@@ -190,9 +190,9 @@ def _loss(net: nn.Module, form: Form, x: Tensor) -> Tensor:
 
 
 def _deviation(model: HSICompressionModel, task: Task, form: Form, x: Tensor) -> float:
-    """Return how far `form` is from the textbook form in float32 without TF32, relative in the norm.
+    """Return the relative deviation of `form` from the textbook form in float32 without TF32, in the 2-norm.
 
-    In training of the whole gradient, else of the output.
+    It is that of the whole gradient in training, else of the output.
     """
     net = textbook(model, task.model)
 
@@ -218,7 +218,7 @@ def _deviation(model: HSICompressionModel, task: Task, form: Form, x: Tensor) ->
 
 
 def _time_and_memory(call: Callable[[], object]) -> dict:
-    """Return the figures of a call: the first time, and in the steady state."""
+    """Return time and memory of a first call and of the steady state."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -242,7 +242,7 @@ def _time_and_memory(call: Callable[[], object]) -> dict:
 
 
 def _seconds(call: Callable[[], object], times: int) -> float:
-    """Return the seconds of some calls, up to the end of their work."""
+    """Return the seconds of `times` calls, up to the end of their work on the GPU."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(times):

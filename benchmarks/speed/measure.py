@@ -1,6 +1,6 @@
-"""Measure time, memory and arithmetic, and what the machine does at best.
+"""Measure time, memory and arithmetic, and the limits of the machine.
 
-These tools know no model and no data set. Only Linux reports the peak memory of a process; elsewhere the memory of
+These tools depend on no model and no data set. Only Linux reports the peak memory of a process; elsewhere the memory of
 work on the CPU is not measured.
 """
 
@@ -62,8 +62,8 @@ def peak_growth(function: Callable, device: torch.device) -> int | None:
     """Return the bytes by which memory grows at the peak of `function`, its result included.
 
     On a GPU that is the memory of torch's allocator. On the CPU it is the resident memory of this process, which
-    should be a fresh one: memory that earlier work returned to the C library, but not to the system, is used again
-    without being noticed. None where the system does not report it.
+    should be a fresh one: memory that earlier work returned to the C library, but not to the system, is reused
+    unnoticed. None where the system does not report it.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -88,7 +88,7 @@ def peak_growth(function: Callable, device: torch.device) -> int | None:
 def release_memory() -> None:
     """Return free memory to the system, so that memory taken next counts as growth."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+    with contextlib.suppress(OSError, AttributeError):  # other systems and C libraries do not have it
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -98,7 +98,7 @@ def resident_bytes() -> int | None:
 
 
 def reset_peak() -> None:
-    """Start `peak_bytes` anew."""
+    """Reset the peak that `peak_bytes` returns."""
     with contextlib.suppress(OSError):
         (PROCESS / "clear_refs").write_text("5")
 
@@ -125,8 +125,8 @@ def count_flops(function: Callable) -> tuple[Any, int]:
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """Return the FLOP/s of the product of two large square matrices, the best of several.
 
-    The product is computed by the library for matrices and, as a convolution of one tap, by that for convolutions:
-    on some processors the former uses only half of the instructions that the latter does.
+    The product is computed by the library for matrix products and, as a convolution of one tap, by the library for
+    convolutions: on some processors the former does not use the fastest instructions.
     """
     side = MATMUL_SIDES[device.type]
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
@@ -137,7 +137,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> f
 
 
 def copy_rate(device: torch.device, repeats: int = 5) -> float:
-    """Return the bytes/s read and written, together, by copying a large tensor, the best of several."""
+    """Return the bytes/s of copying a large tensor, read and written ones together, the best of several."""
     source = torch.zeros(COPY_VALUES[device.type], device=device)
     target = torch.ones_like(source)
     return 2 * source.nbytes / _best(lambda: target.copy_(source), device, repeats)
@@ -151,6 +151,6 @@ def _best(function: Callable, device: torch.device, repeats: int) -> float:
 def least_seconds(
     flops: float, num_bytes: float, flops_per_second: float, bytes_per_second: float
 ) -> tuple[float, str]:
-    """Return the least seconds of so many operations and bytes, and the limit: "arithmetic" or "memory"."""
+    """Return the least seconds that the operations and bytes can take, and their limit: "arithmetic" or "memory"."""
     arithmetic, memory = flops / flops_per_second, num_bytes / bytes_per_second
     return max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory"

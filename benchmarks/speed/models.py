@@ -66,7 +66,7 @@ class Contender(Generic[Net]):
     precision: str
 
     def work(self, name: str, x: Tensor, y: Tensor) -> Callable:
-        """Return a function without arguments that does a work on images `x` or latent `y`.
+        """Return a function without arguments that does one kind of work on images `x` or latent `y`.
 
         Args:
             name: of the work: encode, decode, encode+decode or train.
@@ -126,7 +126,7 @@ class Contender(Generic[Net]):
 def contenders(
     name: str, work: str, device: torch.device, precision: str
 ) -> tuple[Contender[Textbook], Contender[HSICompressionModel]]:
-    """Return the textbook form of a model in float32 and ours in `precision`, both with the weights of seed 0."""
+    """Return the textbook form of a model in float32 and ours in `precision`, with the same weights every time."""
     # As test.py and train.py do.
     configure_backends(deterministic=False, tf32=work == "train")
     torch.manual_seed(SEED)
@@ -147,7 +147,7 @@ def inputs(model: HSICompressionModel, work: str, side: int, device: torch.devic
 
 
 def peak(name: str, work: str, side: int, device: torch.device, precision: str, ours: bool) -> int | None:
-    """Return the bytes by which memory grows, without weights and input; None where the system does not report it.
+    """Return the peak growth of memory in bytes, without weights and input; None where the system does not report it.
 
     Args:
         name: of the model, in the registry.
@@ -162,7 +162,7 @@ def peak(name: str, work: str, side: int, device: torch.device, precision: str, 
     """
     arguments = (name, work, side, str(device), precision, ours)
     if device.type == "cpu":
-        # torch_geometric, which CompressAI imports, uses what torch has deprecated.
+        # torch_geometric, which CompressAI imports, uses a deprecated part of torch.
         os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
         preload = ("benchmarks.speed.models", "compressai.models", "torch._dynamo")
         return in_fresh_process("benchmarks.speed.models:peak_in_this_process", *arguments, preload=preload)
@@ -175,7 +175,7 @@ def peak(name: str, work: str, side: int, device: torch.device, precision: str, 
 
 
 def peak_in_this_process(name: str, work: str, side: int, device_name: str, precision: str, ours: bool) -> int | None:
-    """Return the bytes by which memory grows; on the CPU the process should be a fresh one, see `peak`."""
+    """Return the result of `peak`, measured in this process, which should be a fresh one on the CPU."""
     device = torch.device(device_name)
     pair = contenders(name, work, device, precision)
     model, contender = pair[1].net, pair[ours]
@@ -203,7 +203,7 @@ def reason_to_leave_out(device: torch.device, precision: str) -> str | None:
 
 
 def measure_limits(device: torch.device, precision: str) -> dict[str, float]:
-    """Measure what `device` does at best: FLOP/s in `precision`, those of training, and bytes/s."""
+    """Measure the limits of `device`: FLOP/s in `precision`, those with TF32 for training, and bytes/s."""
     rates = {}
     for tf32 in (False, True):  # True in training; a CPU has none
         configure_backends(deterministic=False, tf32=tf32)
@@ -223,7 +223,7 @@ def textbook_flops(baseline: Contender, work: str, x: Tensor, y: Tensor) -> int:
 
 
 def compulsory_bytes(model: HSICompressionModel, work: str, x: Tensor, y: Tensor, itemsize: int) -> int:
-    """Return the bytes that must be read or written at least.
+    """Return the least bytes that the work must read and write.
 
     These are input, output and weights once; in training the batch once, and weights and both moments of Adam read
     and written. Inputs, weights and moments are float32 in every precision; values of outputs have `itemsize` bytes.
@@ -247,7 +247,7 @@ def compulsory_bytes(model: HSICompressionModel, work: str, x: Tensor, y: Tensor
 def measure_work(name: str, side: int, work: str, device: torch.device, limits: Mapping, repeats: int) -> dict:
     """Measure one work of one model and return a row of the report.
 
-    Seconds, FLOPs and limits are those of one image, bytes of memory those of the batch. Work that does not fit into
+    Seconds, FLOPs and limits are per image, bytes of memory per batch. Work that does not fit into
     memory is measured on images of half the side, with a note in the row; if even `MIN_SIDE` does not fit, the row
     has a note and no figures.
 
@@ -256,12 +256,12 @@ def measure_work(name: str, side: int, work: str, device: torch.device, limits: 
         side: of the images, in pixels.
         work: encode, decode, encode+decode or train.
         device: to work on.
-        limits: those of `measure_limits`, with "device", as the report names it, and "precision".
+        limits: from `measure_limits`, with "device", as the report names it, and "precision".
         repeats: timed calls, fewer if they are slow.
     """
     precision = limits["precision"]
     row = {"model": name, "work": work, "device": limits["device"], "precision": precision}
-    # Memory first: a work that does not fit must not end the run.
+    # Memory first: work that does not fit must not end the run.
     largest, peaks = _largest_that_fits(name, work, side, device, precision)
     notes = [] if largest == side else [f"{side} px needs more memory than there is"]
     if peaks is None:
@@ -298,7 +298,7 @@ def measure_work(name: str, side: int, work: str, device: torch.device, limits: 
 
 
 def _times(calls: Sequence[Callable], repeats: int, x: Tensor) -> dict:
-    """Time the textbook form and ours in turn, and return the figures of one image of the batch `x`."""
+    """Time the textbook form and ours in turn, and return the figures per image of the batch `x`."""
     all_baseline, all_ours = (
         [seconds / len(x) for seconds in times] for times in interleaved(calls, repeats, x.device)
     )
@@ -351,11 +351,11 @@ def _compare(
 
 
 def _value_and_flops(call: Callable, device: torch.device) -> tuple:
-    """Return what `call` returns and its FLOPs; those of kernels, which torch cannot count, by torch's layers."""
+    """Return the result of `call` and its FLOPs. For kernels, which torch cannot count, its own layers are counted."""
     value, flops = count_flops(call)
     if chain.is_available(device):
         with chain.disabled():
             _, of_layers = count_flops(call)
         flops = max(flops, of_layers)
-        value = call()  # gradients are those of the last call
+        value = call()  # leaves gradients of the kernels, not of the layers
     return value, flops

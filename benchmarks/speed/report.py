@@ -85,7 +85,7 @@ _TABLES: dict[str, tuple[str, Columns]] = {
 
 
 class Report:
-    """The rows measured so far, which are on the disk after every new one.
+    """The rows measured so far, written to the disk after every new one.
 
     Args:
         folder: of speed.json and speed.md; created if missing.
@@ -105,7 +105,7 @@ class Report:
 
         Args:
             folder: for speed.json and speed.md.
-            settings: plain values; `tables` needs "devices" (name -> text), "versions" (with that of torch) and
+            settings: plain values; `tables` needs "devices" (name -> text), "versions" (that of torch at least) and
                 "git_commit".
         """
         return cls(folder, {"name": folder.name, "settings": settings, **{part: [] for part in PARTS}})

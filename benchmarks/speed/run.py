@@ -1,4 +1,4 @@
-"""Run `benchmark.py speed`: its parts one after the other, with a report that is on the disk after every row."""
+"""Run `benchmark.py speed`: its parts one after the other, with the report written after every row."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ COMMANDS = {
     "import torch": ["-c", "import torch"],
     **{f"{script} --help": [script, "--help"] for script in ("train.py", "test.py", "benchmark.py")},
 }
-"""Arguments of Python of the commands whose start is timed."""
+"""Arguments of `python` of the commands that are timed, by their names in the report."""
 SCALING_MODELS = ("cae1d", "sscnet")
 SCALING_BATCH = 4
 SCALING_SIDE = 64
-"""Height and width in pixels of the patches that one and two processes are trained on."""
+"""Height and width in pixels of the patches that one process and two processes train on."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure the parts that `args.only` names and write their report.
 
     Raises:
-        UsageError: a device or an image size that cannot be.
+        UsageError: an invalid device or image size, or a named report from a dirty tree.
         DatasetError: a data set that cannot be read.
     """
     if args.redraw:
@@ -143,7 +143,7 @@ def measure_data(report: Report, args: argparse.Namespace) -> None:
 
 
 def measure_scripts(report: Report, repeats: int) -> None:
-    """Measure the seconds from start to end of each of `COMMANDS`."""
+    """Measure the seconds that each of `COMMANDS` takes from start to end."""
     report.say("starting scripts")
     calls = [
         partial(subprocess.run, [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)

@@ -1,8 +1,8 @@
 """The published models in textbook form: the reference for results and for time.
 
-Encoder and decoder are one `nn.Sequential` of layers each, in float32, for the whole batch at once, without chunks and
-in-place operations. Weights are copied from the model under test in the order of its state dict, so that the two
-share no layout of keys.
+Encoder and decoder are one `nn.Sequential` of layers each, in float32, for the whole batch at once, without chunks or
+in-place operations. Weights are copied from the model under test in the order of its state dict, as their keys
+differ.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Textbook(nn.Module):
         encoder: its layers.
         decoder: its layers.
         bands: of the images.
-        multiple: bands are padded with zeros, before the first, to a multiple of this.
+        multiple: bands are padded with zeros, before the first band, to a multiple of this.
         rows: whether each pixel is a sequence (1-D models).
         volume: whether bands are an axis of their own (3-D models).
     """

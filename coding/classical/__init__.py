@@ -1,1 +1,1 @@
-"""Codecs that learn nothing from other images; `coding.codecs` has their names."""
+"""Classical codecs, which need no training; `coding.codecs` has their names."""

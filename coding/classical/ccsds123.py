@@ -1,4 +1,4 @@
-"""CCSDS 123.0-B-2: every sample predicted from its neighbors and from the preceding bands, without loss or nearly so.
+"""CCSDS 123.0-B-2, lossless or near-lossless: each sample is predicted from its neighbors and the preceding bands.
 
     s --> (-) --> quantizer -- q --> mapping -- delta --> codewords --> bits
            ^          |
@@ -11,13 +11,13 @@
 Book, issue 2, Consultative Committee for Space Data Systems, 2019; see also Kiely et al., "The New CCSDS Standard for
 Low-Complexity Lossless and Near-Lossless Multispectral and Hyperspectral Image Compression", OBPDC 2018.
 
-What is written is a compressed image of the standard, header included, and nothing else: dynamic range D = 2 to 16
-bits, signed or unsigned, band-sequential order, output words of one byte, the sample-adaptive entropy coder, one
-absolute error limit for all bands, register size R = 64, default weights, no weight exponent offsets, no supplementary
-tables. What other encoders write is read as far as it has these properties. Written from the standard; not checked
-against another implementation.
+The bytes are a compressed image of the standard, header included, with a dynamic range of D = 2 to 16 bits, signed or
+unsigned, band-sequential order, output words of one byte, the sample-adaptive entropy coder, one absolute error limit
+for all bands, register size R = 64, default weights, no weight exponent offsets, no supplementary tables. Images of
+other encoders can be read if they have these properties. Written from the standard; not checked against another
+implementation.
 
-D is the smallest that holds the samples: the weights learn in steps that are measured in it.
+The encoder chooses the smallest D that holds the samples, since the learning rate of the weights depends on D.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from coding.classical.ccsds123_kernels import CODE_BITS, Settings, code_band, ne
 from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 
 LOCAL_SUMS = ("wide neighbor", "narrow neighbor", "wide column", "narrow column")
-"""Names of the local sums, by their numbers in the header."""
+"""Names of the local sums; their indices are the numbers in the header."""
 
 _DTYPES: tuple[np.dtype, np.dtype] = (np.dtype("uint16"), np.dtype("int16"))
 
@@ -55,30 +55,31 @@ _RANGES = {
 class Ccsds123:
     """The parameters of compressed images of the standard: cubes of uint16 or int16, sides up to 65536 long.
 
-    Images one pixel wide have no neighbors to the left or the right: they are coded in reduced mode, with the column
-    oriented local sums, whatever the parameters say.
+    Images one pixel wide have no neighbors to the left or right: they are coded in reduced mode with column-oriented
+    local sums, whatever the parameters are.
 
     Attributes:
-        max_error: no sample changes by more, in units of the samples, 0 to 32767; 0 is lossless.
-        prediction_bands: P, preceding bands that predict, 0 to 15.
-        full_prediction: whether the local differences to the neighbors within the band predict too (full prediction
+        max_error: largest error of a sample, in the samples' units, 0 to 32767; 0 is lossless.
+        prediction_bands: P, number of preceding bands that predict, 0 to 15.
+        full_prediction: whether the local differences to the neighbors within the band predict, too (full prediction
             mode; otherwise reduced).
         local_sums: one of `LOCAL_SUMS`.
         weight_resolution: Omega, 4 to 19.
-        weight_interval_exponent: log2 of t_inc, the samples after which the weights learn half as fast, 4 to 11.
+        weight_interval_exponent: log2 of t_inc, the number of samples after which the learning rate of the weights
+            halves, 4 to 11.
         weight_exponent_first: v_min, -6 to 9: the lower, the faster the weights learn at first.
-        weight_exponent_last: v_max, v_min to 9: the same in the long run.
-        representative_resolution: Theta, 0 to 4, bits of the next two.
+        weight_exponent_last: v_max, v_min to 9: the lower, the faster the weights learn in the long run.
+        representative_resolution: Theta, 0 to 4, bits of `damping` and `offset`.
         damping: phi, 0 to 2^Theta - 1: how far representatives move from the bin centers to the predictions.
-        offset: psi, 0 to 2^Theta - 1: how far they move from the bin centers to the predictions' side of the bins. Of
-            no effect, and 0 in the header, where nothing is lost.
-        unary_limit: U_max, zeros of the longest codewords, 8 to 32.
+        offset: psi, 0 to 2^Theta - 1: how far representatives move from the bin centers to the side of the predictions.
+            It has no effect, and is 0 in the header, if `max_error` is 0.
+        unary_limit: U_max, number of zeros of the longest codewords, 8 to 32.
         initial_count_exponent: gamma_0, 1 to 8.
-        rescaling_exponent: gamma*, from 4 and gamma_0 + 1 on to 11: the lower, the faster the coder adapts.
+        rescaling_exponent: gamma*, max(4, gamma_0 + 1) to 11: the lower, the faster the coder adapts.
         accumulator_exponent: K, about log2 of the first mapped quantizer indices, 0 to 14; at most D - 2 is used.
 
     Raises:
-        CodingError: a parameter out of its range.
+        CodingError: a parameter is out of its range.
     """
 
     max_error: int = 0
@@ -116,14 +117,14 @@ class Ccsds123:
             value = getattr(self, name)
             if not isinstance(value, Integral) or not low <= int(value) <= high:
                 raise CodingError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-            # One type of number, whatever NumPy's came in: the loop is compiled for it.
+            # The loop is compiled for Python's int; NumPy's integers would compile it again.
             object.__setattr__(self, name, int(value))
 
     def encode(self, cube: np.ndarray) -> bytes:
         """Encode a cube (C, H, W) of uint16 or int16 as a compressed image.
 
         Raises:
-            CodingError: another type or shape.
+            CodingError: the cube has another type, is empty, or has a side longer than 65536.
         """
         if cube.ndim != 3 or not cube.size or cube.dtype not in _DTYPES or max(cube.shape) > MAX_SIZE:
             raise CodingError(
@@ -147,16 +148,16 @@ class Ccsds123:
         return b"".join(chunks)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Decode a compressed image, whatever its parameters.
+        """Decode a compressed image with any parameters; those of this object do not matter.
 
         Returns:
-            The cube (C, H, W).
+            The cube (C, H, W), uint16 or int16.
 
         Raises:
-            DamagedError: no such image, or one of an option of the standard that is not supported.
+            DamagedError: the image is damaged, or uses an option of the standard that is not supported.
         """
         codec, dynamic_range, dtype, (bands, height, width), body = _unpack_header(data)
-        # A codeword has a bit or more: what a damaged header claims allocates no more than its data are worth.
+        # A codeword takes a bit or more. Without this check, a damaged header could claim all of the memory.
         if bands * height * width > 8 * len(body):
             raise DamagedError(f"{len(body)} bytes are too few for an image of shape {(bands, height, width)}")
         settings = codec._settings(dynamic_range, dtype)
@@ -170,17 +171,17 @@ class Ccsds123:
                 raise DamagedError("the codewords of a compressed image are damaged or end early")
             band[:] = samples
         if (bit + 7) // 8 != len(body) or (bit % 8 and body[-1] & (255 >> bit % 8)):
-            raise DamagedError("a compressed image continues after its last sample")
+            raise DamagedError("a compressed image must end with its last sample, but it continues")
         return cube
 
     def _dynamic_range(self, cube: np.ndarray) -> int:
-        """Return D: bits that hold all samples, and one more than the error limit takes."""
+        """Return the smallest D whose D bits hold all samples, and whose D - 1 bits hold the error limit."""
         low, high = int(cube.min()), int(cube.max())
         bits = high.bit_length() if cube.dtype.kind == "u" else max(~low, high, low, ~high).bit_length() + 1
         return max(2, bits, self.max_error.bit_length() + 1)
 
     def _for_image(self, dynamic_range: int, width: int) -> Ccsds123:
-        """Return the parameters that such an image may have."""
+        """Return the parameters that an image of this dynamic range and width is coded with."""
         codec = replace(self, accumulator_exponent=min(self.accumulator_exponent, dynamic_range - 2))
         if width > 1:
             return codec
@@ -214,7 +215,7 @@ class Ccsds123:
         )
 
     def _pack_header(self, dynamic_range: int, cube: np.ndarray) -> bytes:
-        """Return image, predictor and entropy coder metadata."""
+        """Return the header of the compressed image."""
         bands, height, width = cube.shape
         representatives = self.damping > 0 or (self.offset > 0 and self.max_error > 0)
         values = {
@@ -247,7 +248,7 @@ class Ccsds123:
 
 
 def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int, int], bytes]:
-    """Return parameters, dynamic range, type and shape (C, H, W) of an image, and the bytes after its header."""
+    """Return the parameters, dynamic range, type and shape (C, H, W) of an image, and the bytes after its header."""
     values, data = unpack_header(data)
     try:
         codec = Ccsds123(
@@ -273,15 +274,15 @@ def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int
     dynamic_range = values["dynamic range"] or 16
     limit = 2 ** (dynamic_range - 1)
     if dynamic_range < 2 or codec.max_error >= limit or codec != codec._for_image(dynamic_range, width):
-        raise DamagedError("the header of a compressed image is damaged: parameters that such an image cannot have")
+        raise DamagedError("the header of a compressed image is damaged: its parameters contradict each other")
     return codec, dynamic_range, _DTYPES[values["signed"]], (bands, height, width), data
 
 
 def read_stream(data: bytes) -> np.ndarray:
-    """Return the cube (C, H, W) of a compressed image.
+    """Return the cube (C, H, W), uint16 or int16, of a compressed image.
 
     Raises:
-        DamagedError: no such image, or one of an option of the standard that is not supported.
+        DamagedError: the image is damaged, or uses an option of the standard that is not supported.
     """
     return Ccsds123().decode(data)
 
@@ -290,7 +291,7 @@ class Ccsds123Codec(ClassicalCodec):
     """CCSDS 123.0-B-2, lossless or near-lossless, with the default parameters of `Ccsds123`."""
 
     modes = Modes(lossy=INTEGERS, bounded=INTEGERS, lossless=INTEGERS)
-    most_error = 2**15 - 1
+    max_bound = 2**15 - 1
     bounds_steps = True
 
     def encode_cube(self, cube: np.ndarray) -> bytes:

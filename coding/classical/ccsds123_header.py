@@ -1,4 +1,4 @@
-"""The header of a compressed image of CCSDS 123.0-B-2: its fields, to bits and back."""
+"""The header of a compressed image of CCSDS 123.0-B-2, to bits and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from coding.base import DamagedError
 
 MAX_SIZE = 2**16
-"""Of a side."""
+"""Largest number of columns, rows or bands."""
 
-# A layout lists fields as (bits, name), or (bits, number) for what is reserved or has one value here.
+# A layout lists fields as (bits, name), or as (bits, number) for reserved fields and fields with one value here.
 _Layout = tuple[tuple[int, str | int], ...]
 
 _IMAGE: _Layout = (
@@ -19,10 +19,10 @@ _IMAGE: _Layout = (
     (16, "bands"),
     (1, "signed"),
     (1, 0),
-    (1, 0),  # D is no more than 16
+    (1, 0),  # D is at most 16
     (4, "dynamic range"),  # modulo 16
     (1, 1),  # band-sequential
-    (16, 0),  # sub-frame interleaving depth, of the other order
+    (16, 0),  # sub-frame interleaving depth, for band-interleaved order
     (2, 0),
     (3, 1),  # bytes of an output word
     (2, 0),  # sample-adaptive entropy coder
@@ -46,9 +46,9 @@ _PREDICTOR: _Layout = (
     (1, 0),  # table of weight exponent offsets
     (1, 0),  # default weights
     (1, 0),  # table of weights
-    (5, 0),  # resolution of the weights in it
+    (5, 0),  # resolution of the weights in the table
 )
-_ERROR_BITS: _Layout = ((1, 0), (1, 0), (2, 0), (4, "error bits"))  # the second: the same for all bands
+_ERROR_BITS: _Layout = ((1, 0), (1, 0), (2, 0), (4, "error bits"))  # second field: one limit for all bands
 _REPRESENTATIVES: _Layout = (
     (5, 0),
     (3, "resolution"),
@@ -88,7 +88,7 @@ def _unpack(layout: _Layout, data: bytes, values: dict[str, int]) -> bytes:
     """Add the fields at the beginning of `data` to `values`, and return the bytes after them."""
     length = sum(size for size, _ in layout) // 8
     if len(data) < length:
-        raise DamagedError("the header of a compressed image is not complete")
+        raise DamagedError("the header of a compressed image is incomplete")
     number, left = int.from_bytes(data[:length], "big"), 8 * length
     for size, field in layout:
         left -= size
@@ -101,11 +101,11 @@ def _unpack(layout: _Layout, data: bytes, values: dict[str, int]) -> bytes:
 
 
 def pack_header(values: Mapping[str, int]) -> bytes:
-    """Return image, predictor and entropy coder metadata.
+    """Return the header: image, predictor and entropy coder metadata.
 
     Args:
-        values: the named fields of the layouts; "fidelity" says whether those of the error limit are needed,
-            "representatives" whether those of the sample representatives are.
+        values: the named fields of the layouts. The fields of the error limit are written if "fidelity" is not 0, those
+            of the sample representatives if "representatives" is not 0.
     """
     parts = [_IMAGE, _PREDICTOR]
     if values["fidelity"]:
@@ -116,10 +116,10 @@ def pack_header(values: Mapping[str, int]) -> bytes:
 
 
 def unpack_header(data: bytes) -> tuple[dict[str, int], bytes]:
-    """Return the fields of `pack_header`, 0 for those that are not there, and the bytes after the header.
+    """Return the fields of a header, 0 for optional fields that are missing, and the bytes after it.
 
     Raises:
-        DamagedError: no such header, or one of an option of the standard that is not supported.
+        DamagedError: the header is damaged, or uses an option of the standard that is not supported.
     """
     values = {"error bits": 0, "max error": 0, "resolution": 0, "damping": 0, "offset": 0}
     data = _unpack(_PREDICTOR, _unpack(_IMAGE, data, values), values)

@@ -1,11 +1,11 @@
 """The kernel of CCSDS 123.0-B-2 that codes a band: prediction, quantization and codewords.
 
-The names in the comments are those of the standard: s" is a sample representative, sigma a local sum, d a central
-local difference, U the vector of local differences, delta the mapped quantizer index, Sigma and Gamma the accumulator
-and the counter of the sample-adaptive coder, t the index of a sample within its band.
+Comments use the names of the standard: s" is a sample representative, sigma a local sum, d a central local difference,
+U the vector of local differences, delta the mapped quantizer index, Sigma and Gamma the accumulator and the counter of
+the sample-adaptive coder, t the index of a sample within its band.
 
-All arithmetic is that of 64-bit integers. With samples of 16 bits and at most 18 weights of at most 22 bits, the
-largest intermediate takes less than 50 bits, so that the register of R = 64 bits never wraps.
+All arithmetic uses 64-bit integers. With samples of 16 bits and at most 18 weights of at most 22 bits, the largest
+intermediate takes less than 50 bits, so the register of R = 64 bits never wraps.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 from coding.entropy.compiled import compiled, inlined
 
 CODE_BITS = 16
-"""Bits of a codeword behind its zeros, at most: the largest D."""
+"""Most bits of a codeword after its zeros: the largest D."""
 
 _MAX_CODEWORD_BITS = 48
 
 
 class Settings(NamedTuple):
-    """The parameters of an image, as integers; by the symbols of the standard.
+    """The parameters of an image as integers, with their symbols in the standard.
 
     Attributes:
         range_bits: D.
         low: s_min.
         middle: s_mid.
         high: s_max.
-        bands: P, preceding bands that a prediction uses.
-        directions: 3 in full prediction mode, 0 in reduced: local differences within the band.
-        narrow: 1 where local sums leave out the sample to the left.
-        column: 1 where they take the sample above alone.
+        bands: P, number of preceding bands in a prediction.
+        directions: number of local differences within the band: 3 in full prediction mode, 0 in reduced mode.
+        narrow: 1 if local sums leave out the sample to the left.
+        column: 1 if local sums use the sample above only.
         weight_bits: Omega.
         interval_bits: log2(t_inc).
         exponent_first: v_min.
@@ -41,7 +41,7 @@ class Settings(NamedTuple):
         representative_bits: Theta.
         damping: phi.
         offset: psi.
-        max_error: m, but for the first sample of a band, which is without error.
+        max_error: m; the first sample of a band is always lossless.
         unary_limit: U_max.
         count_bits: gamma_0.
         rescale_bits: gamma*.
@@ -71,13 +71,13 @@ class Settings(NamedTuple):
 
 
 class State(NamedTuple):
-    """What bands leave for the next one.
+    """The state that is carried from band to band.
 
     Attributes:
-        vectors: int32 (H * W, C), U of each sample, C = P and three more in full mode; the central differences of the
-            preceding bands are in place, 0 where there are none.
-        representatives: int32 (H, W), s" of the band before, s_mid before the first band.
-        below: int32 (W,), scratch: the first row of these.
+        vectors: int32 (H * W, C), U of each sample, C = P, or P + 3 in full mode; the central differences of the
+            preceding bands are filled in, 0 where there are none.
+        representatives: int32 (H, W), s" of the preceding band; s_mid before the first band.
+        below: int32 (W,), scratch: the first row of `representatives`.
         weights: int64 (C,), scratch.
     """
 
@@ -100,7 +100,7 @@ class Prediction(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What the sample-adaptive coder carries on: Sigma, Gamma, and k of the last codeword."""
+    """The state of the sample-adaptive coder: Sigma, Gamma, and k of the last codeword."""
 
     accumulator: int
     counter: int
@@ -108,7 +108,7 @@ class Counts(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """A place in a stream: the lowest `held` bits of `window` come next, and then the byte at `position`."""
+    """A place in a stream: the lowest `held` bits of `window` come first, then the byte at `position`."""
 
     window: int
     held: int
@@ -116,7 +116,7 @@ class Bits(NamedTuple):
 
 
 def new_state(settings: Settings, height: int, width: int) -> State:
-    """Return the state before the first band of an image of this size."""
+    """Return the state before the first band of an image of `height` x `width` pixels."""
     count = settings.directions + settings.bands
     return State(
         np.zeros((height * width, count), np.int32),
@@ -159,7 +159,7 @@ def _map(index, double, max_error, settings):
     """Return delta of the quantizer index."""
     _, _, step, reach = _reach(double, max_error, settings)
     size = abs(index)
-    # theta = reach // step; the comparison saves the division far from the limits of the type.
+    # theta = reach // step; this comparison avoids the division far from s_min and s_max.
     if size * step > reach:
         return size + reach // step
     return 2 * size - (1 if index != 0 and (index > 0) == (double & 1) else 0)
@@ -178,7 +178,7 @@ def _unmap(mapped, double, max_error, settings):
 
 @inlined
 def _reach(double, max_error, settings):
-    """Return the distances to s_min and s_max, the step of the quantizer, and theta times that step at least."""
+    """Return the distances to s_min and s_max, the quantizer step, and a number whose quotient by the step is theta."""
     below, above = (double >> 1) - settings.low, settings.high - (double >> 1)
     return below, above, 2 * max_error + 1, min(below, above) + max_error
 
@@ -196,7 +196,7 @@ def _representative(center, index, prediction, settings):
 
 @inlined
 def _scaling(age, settings):
-    """Return by how much local differences are shifted to the left and to the right, from rho of t - N_X."""
+    """Return the left and right shift of local differences, from rho; `age` is t - N_X."""
     exponent = settings.exponent_first + (age >> settings.interval_bits)
     exponent = _clip(exponent, settings.exponent_first, settings.exponent_last)
     exponent += settings.range_bits - settings.weight_bits
@@ -205,7 +205,7 @@ def _scaling(age, settings):
 
 @inlined
 def _adapt(counts, settings):
-    """Return the `Counts` with k of the next codeword, which is searched from that of the last."""
+    """Return the `Counts` with k of the next codeword; the search starts at the last k."""
     counter, k = counts.counter, counts.k
     target = counts.accumulator + (49 * counter >> 7)
     while k < settings.range_bits - 2 and counter << (k + 1) <= target:
@@ -217,7 +217,7 @@ def _adapt(counts, settings):
 
 @inlined
 def _codeword(mapped, k, settings):
-    """Return the codeword of delta and the number of its bits."""
+    """Return the codeword of delta, and its number of bits."""
     zeros = mapped >> k
     if zeros < settings.unary_limit:
         return (1 << k) | (mapped & ((1 << k) - 1)), zeros + 1 + k
@@ -226,7 +226,7 @@ def _codeword(mapped, k, settings):
 
 @inlined
 def _read_codeword(window, held, k, settings):
-    """Return delta of the codeword at the front of the lowest `held` bits of `window`, and how many bits remain."""
+    """Return delta of the first codeword in the lowest `held` bits of `window`, and the number of remaining bits."""
     zeros = 0
     while zeros < settings.unary_limit and not (window >> (held - 1 - zeros)) & 1:
         zeros += 1
@@ -256,20 +256,21 @@ def _count(counts, mapped, settings):
 def code_band(decode, samples, state, settings, stream, bit):
     """Append the codewords of a band to `stream`, or read them from it.
 
-    One loop for both, since all but the codewords is the same. To a decoder the bytes behind the end of `stream` are 0,
-    so that a stream which was cut ends like any other.
+    Encoder and decoder share one loop, since only the codewords differ. A decoder reads zeros after the end of
+    `stream`, so that a truncated stream needs no special case.
 
     Args:
         decode: whether to read.
         samples: int32 (H, W), filled by a decoder.
-        state: a `State`, left ready for the next band.
+        state: a `State`; afterwards it is ready for the next band.
         settings: a `Settings`.
-        stream: uint8. An encoder's has (7 + H * W * (U_max + CODE_BITS)) / 8 bytes and one more; the first starts with
-            the bits so far.
-        bit: where the band starts: for an encoder in the first byte, for a decoder no further than the end.
+        stream: uint8 buffer. For an encoder it has (7 + H * W * (U_max + CODE_BITS)) / 8 + 1 bytes or more, and its
+            first byte starts with the bits so far.
+        bit: number of the first bit of the band: for an encoder 0 to 7, for a decoder up to the end of `stream`.
 
     Returns:
-        The first bit behind the band, for a decoder maybe behind the end, -1 where a codeword stands for no sample.
+        Number of the first bit after the band, which for a decoder may be after the end of `stream`; -1 if a codeword
+        does not stand for a sample.
     """
     bits, is_sample = _start(decode, samples, state, settings, stream, bit)
     if not is_sample:
@@ -284,7 +285,7 @@ def code_band(decode, samples, state, settings, stream, bit):
 
 @inlined
 def _start(decode, samples, state, settings, stream, bit):
-    """Code the first sample of a band; returns the `Bits` behind it, and whether its codeword stands for a sample."""
+    """Code the first sample of a band; return the `Bits` after it, and whether its codeword stands for a sample."""
     for x in range(len(state.below)):
         state.below[x] = state.representatives[0, x]
     state.weights[:] = 0
@@ -309,7 +310,7 @@ def _start(decode, samples, state, settings, stream, bit):
 
 @inlined
 def _code_samples(decode, samples, state, settings, bits, stream):
-    """Code the other samples; returns the `Bits` behind them, and whether all codewords stand for samples."""
+    """Code the other samples; return the `Bits` after them, and whether all codewords stand for samples."""
     weights = state.weights
     height, width = samples.shape
     limit = 1 << (settings.weight_bits + 2)
@@ -321,7 +322,7 @@ def _code_samples(decode, samples, state, settings, bits, stream):
                 continue
             vector = state.vectors[t]
             local_sum = _differences(state, vector, y, x, settings)
-            # The two loops over the weights stand here, since they are slower as functions of their own.
+            # The two loops over the weights are not functions of their own, since these were slower.
             difference = 0
             for i in range(settings.directions + settings.bands):
                 difference += weights[i] * vector[i]
@@ -347,7 +348,7 @@ def _code_samples(decode, samples, state, settings, bits, stream):
 
 @inlined
 def _code_index(decode, sample, prediction, k, settings, bits, stream):
-    """Return the quantizer index of a sample, its delta, and the `Bits` behind its codeword."""
+    """Return the quantizer index of a sample, its delta, and the `Bits` after its codeword."""
     if decode:
         mapped, bits = _read(bits, stream, k, settings)
         return _unmap(mapped, prediction.double, settings.max_error, settings), mapped, bits
@@ -388,7 +389,7 @@ def _differences(state, vector, y, x, settings):
 
 @inlined
 def _shift(vector, difference, settings):
-    """Move the central local differences of a sample on by a band."""
+    """Shift the central local differences of a sample by one band, and insert the newest."""
     for i in range(settings.directions + settings.bands - 1, settings.directions, -1):
         vector[i] = vector[i - 1]
     if settings.bands:
@@ -397,7 +398,7 @@ def _shift(vector, difference, settings):
 
 @inlined
 def _write(bits, stream, word, length):
-    """Append a codeword of `length` bits; returns the `Bits` behind it."""
+    """Append a codeword of `length` bits; return the `Bits` after it."""
     window, held, position = (bits.window << length) | word, bits.held + length, bits.position
     while held >= 8:
         held -= 8
@@ -408,7 +409,7 @@ def _write(bits, stream, word, length):
 
 @inlined
 def _fill(bits, stream):
-    """Return the `Bits` with enough of them in the window for any codeword."""
+    """Return the `Bits` with enough bits in the window for any codeword."""
     window, held, position = bits
     while held <= _MAX_CODEWORD_BITS:
         window = (window << 8) | (stream[position] if position < len(stream) else 0)
@@ -419,7 +420,7 @@ def _fill(bits, stream):
 
 @inlined
 def _read(bits, stream, k, settings):
-    """Return delta of the next codeword, and the `Bits` behind it."""
+    """Return delta of the next codeword, and the `Bits` after it."""
     bits = _fill(bits, stream)
     mapped, held = _read_codeword(bits.window, bits.held, k, settings)
     return mapped, Bits(bits.window, held, bits.position)

@@ -1,4 +1,4 @@
-"""What classical codecs share: their modes, their factory and opener, and how errors of libraries are reported."""
+"""The base of classical codecs: their modes, their factory and opener, and the handling of errors in libraries."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from utils.errors import ProjectError, one_line
 
 INTEGERS = ("int16", "uint16")
 ANY = DTYPES
-MOST_ERROR = 2**16 - 1
-"""Largest bound: beyond it, any cube of integers will do."""
+MAX_BOUND = 2**16 - 1
+"""Largest bound; with it, all integers of 16 bits are within the bound of one another."""
 
 _LIBRARY_ERRORS = (RuntimeError, ValueError, OverflowError, struct.error)
 
 
 class Modes(NamedTuple):
-    """The types of samples that a codec takes in each mode, none where it does not have the mode."""
+    """The types of samples that a codec takes in each mode; empty for a mode that it lacks."""
 
     lossy: tuple[str, ...] = ()
     bounded: tuple[str, ...] = ()
@@ -42,24 +42,25 @@ class Modes(NamedTuple):
 
 
 class ClassicalCodec(Codec):
-    """A codec that learns nothing from other images: with loss by a step, with a bound, or without loss.
+    """A codec without training: lossy with a step, bounded, or lossless.
 
     Args:
         dtype: type of the samples.
         step: see `CodecFactory.lossy`; None with a bound.
-        max_error: bound on the error of every sample, 0 for no loss; of integers, its whole part counts.
+        max_error: bound on the error of every sample, in the samples' units; 0 is lossless. For integers it is rounded
+            down.
 
     Attributes:
         modes: types of samples by mode.
-        most_error: largest bound.
-        bounds_steps: whether a lossy codec is that of the largest bound whose bins are no wider than the step.
+        max_bound: largest bound.
+        bounds_steps: whether a step stands for the largest bound whose bins are no wider, see `bound_of_step`.
 
     Raises:
-        CodingError: a type that the codec does not take, or a step or a bound out of its range.
+        CodingError: the codec does not take the type or lacks the mode, or the step or the bound is out of range.
     """
 
     modes: ClassVar[Modes]
-    most_error: ClassVar[int] = MOST_ERROR
+    max_bound: ClassVar[int] = MAX_BOUND
     bounds_steps: ClassVar[bool] = False
 
     def __init__(self, dtype: str, step: float | None = None, max_error: float = 0) -> None:
@@ -75,7 +76,7 @@ class ClassicalCodec(Codec):
             check_step(step)
             if self.bounds_steps:
                 self.max_error = bound_of_step(step)
-        check_max_error(self.max_error, self.most_error)
+        check_max_error(self.max_error, self.max_bound)
         if dtype in INTEGERS:
             self.max_error = math.floor(self.max_error)
 
@@ -97,7 +98,7 @@ class ClassicalCodec(Codec):
         """Return the codec that decodes the tiles of a file.
 
         Raises:
-            DamagedError: a header that this codec did not write.
+            DamagedError: this codec did not write the header.
         """
         check_plain(header, shared)
         check_parameters(header, {"step": is_step} if header.max_error is None else {})
@@ -113,7 +114,7 @@ class ClassicalCodec(Codec):
             raise
         except _LIBRARY_ERRORS as error:
             raise CodingError(
-                f"a cube of {cube.shape} cannot be coded ({one_line(error)}): try another codec"
+                f"a cube of shape {cube.shape} cannot be coded ({one_line(error)}): try another codec"
             ) from None
 
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
@@ -122,15 +123,15 @@ class ClassicalCodec(Codec):
         except ProjectError:
             raise
         except _LIBRARY_ERRORS as error:
-            raise DamagedError(f"the stream of a cube of {valid.shape} is damaged ({one_line(error)})") from None
+            raise DamagedError(f"the stream of a cube of shape {valid.shape} is damaged ({one_line(error)})") from None
         if cube.shape != valid.shape:
             raise DamagedError(f"the decoded cube must be of shape {valid.shape}, got {cube.shape}")
         return to_dtype(cube, self.dtype)
 
     @abstractmethod
     def encode_cube(self, cube: np.ndarray) -> bytes:
-        """Encode a cube (C, H, W); errors of libraries pass through."""
+        """Encode a cube (C, H, W); may raise errors of libraries."""
 
     @abstractmethod
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the cube (C, H, W) of `encode_cube`, of any type and not rounded; errors of libraries pass through."""
+        """Decode the bytes of `encode_cube`: a cube (C, H, W), any type, not rounded; may raise errors of libraries."""

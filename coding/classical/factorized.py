@@ -1,7 +1,7 @@
-"""A distribution for each band, learned from the band itself and stored, without any context.
+"""Entropy coding with one stored distribution for each band, without contexts.
 
-The symbols are coded by the range coder of CompressAI (rANS, doi 10.48550/arXiv.2011.03029), as a factorized entropy
-model codes latents.
+The symbols are coded by CompressAI's range coder (rANS, doi 10.48550/arXiv.2011.03029), like the latents of a
+factorized entropy model.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from coding.base import DamagedError, deflate, inflate, join_blocks, split_block
 from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 
 MAX_SYMBOLS = 4096
-"""Values of a band with a frequency of their own; rarer ones are escaped."""
+"""Most values of a band that have a frequency of their own; other values are escaped."""
 
-_PRECISION = 16  # bits of a probability
+_PROBABILITY_BITS = 16
 _DAMAGED = "the distributions of factorized bands are damaged"
 
 
 class Factorized(ClassicalCodec):
-    """Codec of integers without loss, as numbers above the least that their type can hold."""
+    """Lossless codec of integers, coded as differences from the smallest value of their type."""
 
     modes = Modes(lossless=INTEGERS)
 
@@ -35,7 +35,7 @@ class Factorized(ClassicalCodec):
             offsets.append(offset)
         encoder = BufferedRansEncoder()
         for band, table, offset in zip(bands, tables, offsets, strict=True):
-            # CompressAI's encoder writes beyond its buffer if there is a single symbol: it is coded twice.
+            # CompressAI's encoder writes beyond its buffer for a single symbol, so a single symbol is coded twice.
             symbols = band.tolist() * (1 if cube.size > 1 else 2)
             encoder.encode_with_indexes(symbols, *_rans_arguments(table, offset, len(symbols)))
         return join_blocks([_pack_tables(tables, offsets), encoder.flush()])
@@ -44,8 +44,8 @@ class Factorized(ClassicalCodec):
         packed, stream = split_blocks(data, 2)
         count, pixels = shape[0], shape[1] * shape[2]
         tables, offsets = _unpack_tables(packed, count)
-        # CompressAI's decoder does not look where its data ends: of damaged data it may take four bytes for a symbol,
-        # and an escaped symbol in it may ask for 15 times as much.
+        # CompressAI's decoder does not check where its data ends: on damaged data it may read four bytes for a symbol,
+        # and 15 times as much for an escaped symbol.
         stream += bytes(8 * count * pixels + 16 * len(stream) + 64)
         decoder = RansDecoder()
         decoder.set_stream(stream)
@@ -58,7 +58,7 @@ class Factorized(ClassicalCodec):
 
 
 def _most_frequent(counts: np.ndarray) -> tuple[int, np.ndarray]:
-    """Return the range of at most `MAX_SYMBOLS` values that holds the most samples: its first value, its counts."""
+    """Return the first value and the counts of the range of at most `MAX_SYMBOLS` values with the most samples."""
     present = np.flatnonzero(counts)
     first, last = present[0], present[-1]
     if last - first >= MAX_SYMBOLS:
@@ -70,17 +70,17 @@ def _most_frequent(counts: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def _frequencies(counts: np.ndarray, escapes: int) -> np.ndarray:
-    """Return whole numbers, at least 1 each and 2^16 together, about as `counts` and, last, `escapes`."""
+    """Return integers about proportional to `counts` and, last, `escapes`: each at least 1, their sum 2^16."""
     counts = np.append(counts, escapes).astype(np.int64)
-    spare = 2**_PRECISION - len(counts)
+    spare = 2**_PROBABILITY_BITS - len(counts)
     frequencies = 1 + counts * spare // counts.sum()
-    frequencies[frequencies.argmax()] += 2**_PRECISION - frequencies.sum()
+    frequencies[frequencies.argmax()] += 2**_PROBABILITY_BITS - frequencies.sum()
     return frequencies
 
 
 def _pack_tables(tables: Sequence[np.ndarray], offsets: Sequence[int]) -> bytes:
     heads = np.array([(len(table), offset) for table, offset in zip(tables, offsets, strict=True)], "<u2")
-    # A single symbol would have all 2^16, which is 0 in 16 bits; but there is always an escape as well.
+    # Frequencies fit into 16 bits: there is always an escape, so no symbol has all 2^16.
     return deflate(heads.tobytes() + np.concatenate(tables).astype("<u2").tobytes())
 
 
@@ -93,12 +93,12 @@ def _unpack_tables(data: bytes, count: int) -> tuple[list[np.ndarray], list[int]
     if lengths.min(initial=2) < 2 or lengths.sum() != len(values):
         raise DamagedError(_DAMAGED)
     tables = np.split(values, np.cumsum(lengths)[:-1])
-    if any(table.sum() != 2**_PRECISION or table.min() < 1 for table in tables):
+    if any(table.sum() != 2**_PROBABILITY_BITS or table.min() < 1 for table in tables):
         raise DamagedError(_DAMAGED)
     return tables, offsets.tolist()
 
 
 def _rans_arguments(table: np.ndarray, offset: int, size: int) -> tuple:
-    """Return indexes, cumulative distributions, their sizes and offsets of one band, as CompressAI's coder wants."""
+    """Return arguments of CompressAI's coder for a band: indexes, cumulative distributions, their sizes, offsets."""
     distribution = [0, *np.cumsum(table).tolist()]
     return [0] * size, [distribution], [len(distribution)], [offset]

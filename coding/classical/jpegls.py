@@ -1,4 +1,4 @@
-"""JPEG-LS (ISO/IEC 14495-1; Weinberger, Seroussi and Sapiro, doi 10.1109/83.855427) by CharLS, each band an image."""
+"""JPEG-LS (ISO/IEC 14495-1; Weinberger, Seroussi and Sapiro, doi 10.1109/83.855427) by CharLS, one image per band."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from coding.classical.images import BandCodec
 class JpegLs(BandCodec):
     """JPEG-LS by band, lossless or near-lossless, with the standard's default thresholds.
 
-    The format has room for bounds up to 255, and so for steps below 513.
+    The format limits bounds to 255, and so steps to below 513.
     """
 
     modes = Modes(lossy=INTEGERS, bounded=INTEGERS, lossless=INTEGERS)
-    most_error = 255
+    max_bound = 255
     bounds_steps = True
 
     def encode_band(self, image: np.ndarray) -> bytes:

@@ -1,14 +1,14 @@
-"""JPEG XL (ISO/IEC 18181-1) by libjxl, each band an image.
+"""JPEG XL (ISO/IEC 18181-1) by libjxl, one image per band.
 
-With loss it codes what people see, and takes the cube root of the light before it quantizes. Samples of bands are no
-light that anybody looks at, and a squared error counts alike at all values. The image is therefore that of which the
-samples are the roots::
+Lossy JPEG XL is made for human vision: it takes the cube root of the light before it quantizes. For samples of bands,
+an error counts equally at all values. This codec therefore applies the inverse, so that JPEG XL's cube root restores
+samples up to a linear map::
 
     z = (v - lowest) / range                                 in [0, 1]
     light = (z (cbrt(1 + b) - cbrt(b)) + cbrt(b))^3 - b      b: the opsin bias of the standard
 
-A gray image's root channels, cbrt(light + b) - cbrt(b), are then linear in v. This took 0.5 bits a sample off land at
-equal error. What remains of human vision are the quantizer's weights, coarser at high spatial frequencies.
+The root channels of a gray image, cbrt(light + b) - cbrt(b), are then linear in v. On land this saved 0.5 bits per
+sample at equal error. The quantizer's weights remain those for human vision, coarser at high spatial frequencies.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from coding.classical.codec import ANY, INTEGERS, ClassicalCodec, Modes
 from coding.classical.streams import join_streams, split_streams
 from coding.entropy.integers import decode_integers, encode_integers
 
-_EFFORT = 5  # of 1 to 9: without loss land came out smallest at 4, water at 7, at a third and at twice the time
+_EFFORT = 5  # of 1 to 9; lossless files were smallest at 4 for land (a third of the time), at 7 for water (twice)
 _RANGE = struct.Struct("<ff")  # lowest value, range
-_BIAS = 0.0037930732552754493
-_LOW_ROOT = np.cbrt(_BIAS)
-_ROOTS = np.cbrt(1 + _BIAS) - _LOW_ROOT
-ERROR_AT_1 = 0.0095
-"""Root mean squared error at distance 1, as a share of the range: fitted to cubes of land and of water."""
-LEAST_DISTANCE, MOST_DISTANCE = 0.01, 25.0
-"""Of libjxl."""
+_OPSIN_BIAS = 0.0037930732552754493
+_BIAS_ROOT = np.cbrt(_OPSIN_BIAS)
+_ROOT_SPAN = np.cbrt(1 + _OPSIN_BIAS) - _BIAS_ROOT
+ERROR_AT_DISTANCE_1 = 0.0095
+"""Root mean squared error at distance 1, as a fraction of the range; fitted to cubes of land and of water."""
+MIN_DISTANCE, MAX_DISTANCE = 0.01, 25.0
+"""Range of distances that libjxl takes."""
 
 
 class JpegXl(ClassicalCodec):
-    """JPEG XL by band: without loss in the modular mode, with loss by the variable block size transform.
+    """JPEG XL by band: lossless in modular mode, lossy with the transform of variable block sizes.
 
-    With loss all bands have one `distance`. The finest step is about 1/3000 of the cube's range, beyond which `encode`
-    refuses; from 0.8 of the range on all steps give the coarsest image that there is. The squared error is between half
-    and twice step^2 / 12 at fine steps.
+    In lossy mode all bands have the same `distance`. The finest step is about 1/3000 of the cube's range; `encode`
+    refuses finer ones. Steps of 0.8 of the range and more all give the coarsest image. At fine steps the squared error
+    is between half and twice step^2 / 12.
     """
 
     modes = Modes(lossy=ANY, lossless=INTEGERS)
@@ -72,16 +72,16 @@ class JpegXl(ClassicalCodec):
     def _encode_lossy(self, cube: np.ndarray, step: float) -> bytes:
         lowest = float(cube.min())
         span = float(np.float32(float(cube.max()) - lowest)) or 1.0
-        distance = step / (ERROR_AT_1 * span * 12**0.5)
-        if distance < LEAST_DISTANCE and cube.min() < cube.max():
-            finest = step * LEAST_DISTANCE / distance
+        distance = step / (ERROR_AT_DISTANCE_1 * span * 12**0.5)
+        if distance < MIN_DISTANCE and cube.min() < cube.max():
+            finest = step * MIN_DISTANCE / distance
             raise CodingError(
                 f"the step must be at least {finest:.3g} for JPEG XL and samples in a range of {span:g}, got {step:g}: "
-                "ask for a larger one or no loss"
+                "choose a larger one or no loss"
             )
-        distance = min(max(distance, LEAST_DISTANCE), MOST_DISTANCE)
+        distance = min(max(distance, MIN_DISTANCE), MAX_DISTANCE)
         z = (cube.astype(np.float64) - lowest) / span
-        light = ((z * _ROOTS + _LOW_ROOT) ** 3 - _BIAS).astype(np.float32)
+        light = ((z * _ROOT_SPAN + _BIAS_ROOT) ** 3 - _OPSIN_BIAS).astype(np.float32)
         streams = [
             imagecodecs.jpegxl_encode(band, lossless=False, distance=distance, effort=_EFFORT, numthreads=1)
             for band in light
@@ -93,4 +93,4 @@ class JpegXl(ClassicalCodec):
         light = np.empty(shape, np.float32)
         for band, stream in zip(light, split_streams(data[_RANGE.size :], shape[0]), strict=True):
             imagecodecs.jpegxl_decode(stream, out=band, numthreads=1)
-        return (np.cbrt(light.astype(np.float64) + _BIAS) - _LOW_ROOT) / _ROOTS * span + lowest
+        return (np.cbrt(light.astype(np.float64) + _OPSIN_BIAS) - _BIAS_ROOT) / _ROOT_SPAN * span + lowest

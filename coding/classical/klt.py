@@ -1,8 +1,8 @@
-"""Karhunen-Loeve transform along the bands, then the components as images: by JPEG 2000, JPEG XL, SPERR or as floats.
+"""Karhunen-Loeve transform along the bands; components coded as images by JPEG 2000, JPEG XL or SPERR, or as floats.
 
 The classical way to code a hyperspectral image at high quality (Penna, Tillo, Magli and Olmo, IEEE TGRS 45(5), 2007,
-doi 10.1109/TGRS.2007.894565): the transform takes the redundancy between the bands, a coder of images what is left
-within a component. All components have one squared error, by reverse water-filling; see `coding.klt`.
+doi 10.1109/TGRS.2007.894565): the transform removes the redundancy between bands, and an image codec that within a
+component. All components have the same squared error, by reverse water-filling; see `coding.klt`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from coding.classical.streams import join_streams, split_streams
 from coding.klt import Klt, fit_klt, principal_components, unpack_klt
 from coding.planes import decode_planes, encode_planes
 
-_GROUP = 16  # components in an image of JPEG XL
-_FRACTION = 16  # whole numbers in a step, for JPEG 2000
-_BITS = 26  # of these numbers, the most that imagecodecs takes: OpenJPEG measures errors against it
-_LARGEST = 2**21  # of these numbers: beyond twice that, OpenJPEG's wavelet overflows
+_COMPONENTS_PER_IMAGE = 16  # for JPEG XL
+_LEVELS_PER_STEP = 16  # JPEG 2000 is given integers, which are fractions of a step
+_LEVEL_BITS = 26  # the most that imagecodecs takes; OpenJPEG's PSNR is relative to this depth
+_MAX_LEVEL = 2**21  # beyond twice that, OpenJPEG's wavelet overflows
 
 
 class _KltCodec(ClassicalCodec):
-    """Base of codecs of components. On images the squared error is 0.6 to 1.1 times step^2 / 12.
+    """Base of codecs of KLT components. On images the squared error is 0.6 to 1.1 times step^2 / 12.
 
-    It is less where the mean alone errs less, and rounding to integers adds 1 / 12.
+    It is smaller if the mean alone has a smaller error; rounding to integers adds 1 / 12.
     """
 
     modes = Modes(lossy=ANY)
@@ -52,64 +52,65 @@ class _KltCodec(ClassicalCodec):
 
     @abstractmethod
     def _encode(self, components: np.ndarray) -> bytes:
-        """Encode components (K, H, W), float64, in steps; errors of libraries pass through."""
+        """Encode components (K, H, W), float64, in steps; may raise errors of libraries."""
 
     @abstractmethod
     def _decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the components (K, H, W) of `_encode`, in steps, with a squared error of about 1 / 12 in each."""
+        """Decode the bytes of `_encode`: components (K, H, W), in steps, each with a squared error of about 1 / 12."""
 
 
 class KltJpegxl(_KltCodec):
-    """KLT, components rounded to whole steps and coded without loss by JPEG XL (ISO/IEC 18181-1).
+    """KLT; components rounded to integer steps and coded without loss by JPEG XL (ISO/IEC 18181-1).
 
-    JPEG XL learns its contexts from all samples of an image, which pays as long as they are alike: one image of all
-    components took up to 7 % more bytes than images of 16 each, an image of each component up to 5 % more.
+    JPEG XL learns its contexts from all samples of an image, which pays while these are alike: compared with images of
+    16 components, one image of all components took up to 7 % more bytes, and one image per component up to 5 % more.
     """
 
     def _encode(self, components: np.ndarray) -> bytes:
         numbers = np.rint(components).astype(np.int64)
-        return join_streams([encode_planes(numbers[k : k + _GROUP], "jpegxl") for k in range(0, len(numbers), _GROUP)])
+        starts = range(0, len(numbers), _COMPONENTS_PER_IMAGE)
+        return join_streams([encode_planes(numbers[k : k + _COMPONENTS_PER_IMAGE], "jpegxl") for k in starts])
 
     def _decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         count = shape[0]
-        sizes = [min(_GROUP, count - k) for k in range(0, count, _GROUP)]
+        sizes = [min(_COMPONENTS_PER_IMAGE, count - k) for k in range(0, count, _COMPONENTS_PER_IMAGE)]
         groups = zip(split_streams(data, len(sizes)), sizes, strict=True)
         return np.concatenate([decode_planes(stream, (size, *shape[1:])) for stream, size in groups])
 
 
 class KltJpeg2000(_KltCodec):
-    """KLT, components one below the other as one image of JPEG 2000 (ISO/IEC 15444-1, Part 1): irreversible, 9/7.
+    """KLT; components stacked vertically as one image of JPEG 2000 (ISO/IEC 15444-1): irreversible, 9/7.
 
-    In one image a single threshold ends the coding of all components where a bit gains least; images of their own took
-    a tenth more bytes, channels of one image up to 4 %. OpenJPEG works with floats whose error, in noise, is
-    2^-15 of the largest: components of noise have a larger error than asked for where they exceed 2^12 steps, and those
-    that exceed 2^17 are refused.
+    In one image, a single threshold truncates the coding of all components where a bit gains least: separate images
+    took 10 % more bytes, channels of one image up to 4 % more. OpenJPEG computes with floats; on noise, their error is
+    2^-15 of the largest value. Noisy components that exceed 2^12 steps therefore have a larger error than requested,
+    and components that exceed 2^17 steps are refused.
     """
 
     def _encode(self, components: np.ndarray) -> bytes:
-        numbers = np.rint(components * _FRACTION)
-        if np.abs(numbers).max() >= _LARGEST:
+        numbers = np.rint(components * _LEVELS_PER_STEP)
+        if np.abs(numbers).max() >= _MAX_LEVEL:
             raise CodingError(
-                f"a step of {self.step:g} is too fine for JPEG 2000 on these samples: ask for a larger one"
+                f"a step of {self.step:g} is too fine for JPEG 2000 on these samples: choose a larger one"
             )
-        psnr = 20 * math.log10(2**_BITS - 1) - 10 * math.log10(_FRACTION**2 / 12)
+        psnr = 20 * math.log10(2**_LEVEL_BITS - 1) - 10 * math.log10(_LEVELS_PER_STEP**2 / 12)
         return bytes(
             imagecodecs.jpeg2k_encode(
                 numbers.astype(np.int32).reshape(-1, components.shape[2]),
-                level=cast(int, psnr),  # takes any number, whatever its annotation says
+                level=cast(int, psnr),  # the annotation is too narrow: any number will do
                 codecformat="j2k",
                 reversible=False,
-                bitspersample=_BITS,
+                bitspersample=_LEVEL_BITS,
                 numthreads=1,
             )
         )
 
     def _decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        return imagecodecs.jpeg2k_decode(data, numthreads=1).reshape(shape) / _FRACTION
+        return imagecodecs.jpeg2k_decode(data, numthreads=1).reshape(shape) / _LEVELS_PER_STEP
 
 
 class KltSperr(_KltCodec):
-    """KLT, each component an image of SPERR (Li, Lindstrom and Clyne, doi 10.1109/IPDPS54959.2023.00104), to a PSNR."""
+    """KLT; each component coded to a PSNR by SPERR (Li, Lindstrom and Clyne, doi 10.1109/IPDPS54959.2023.00104)."""
 
     def _encode(self, components: np.ndarray) -> bytes:
         streams = [
@@ -128,12 +129,11 @@ class KltSperr(_KltCodec):
 
 
 class PcaFloat32(ClassicalCodec):
-    """Principal components as float32, the fewest whose error is small enough: no quantizer, no entropy coder.
+    """Principal components as float32, as few as the step allows, without a quantizer or an entropy coder.
 
-    What dimensionality reduction alone gives, and the linear counterpart of autoencoders that store float32 latents.
-    Published rates of such models count the latents, here the components, alone. Here the mean and the basis count as
-    well, for the decoder knows nothing of the image. The squared error is at most step^2 / 12 before integers are
-    rounded.
+    This is dimensionality reduction alone, the linear counterpart of autoencoders that store float32 latents. Published
+    rates of such models count the latents only (here: the components). This codec counts the mean and the basis as
+    well, since the decoder needs them. The squared error is at most step^2 / 12 before rounding to integers.
     """
 
     modes = Modes(lossy=ANY)
@@ -151,7 +151,7 @@ class PcaFloat32(ClassicalCodec):
         bands, pixels = shape[0], shape[1] * shape[2]
         count, rest = divmod(len(data) - 4 * bands, 4 * (bands + pixels))
         if rest or not 0 <= count <= bands:
-            raise DamagedError(f"{len(data)} bytes hold no principal components of a cube of {shape}")
+            raise DamagedError(f"{len(data)} bytes cannot be principal components of a cube of shape {shape}")
         mean, basis, components = np.split(np.frombuffer(data, "<f4"), [bands, bands * (1 + count)])
         klt = Klt(mean, basis.reshape(bands, count), step=1)
         return klt.inverse(components.reshape(count, *shape[1:]))

@@ -1,4 +1,4 @@
-"""SPERR (Li, Lindstrom and Clyne, IPDPS 2023, doi 10.1109/IPDPS54959.2023.00104), the cube as one volume."""
+"""SPERR (Li, Lindstrom and Clyne, IPDPS 2023, doi 10.1109/IPDPS54959.2023.00104) on the cube as one volume."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from coding.classical.volumes import VolumeCodec
 
 
 class Sperr(VolumeCodec):
-    """SPERR on the whole cube as one chunk: wavelet 9/7 on three axes, set partitioning.
+    """SPERR on the whole cube as one chunk: 9/7 wavelet along three axes, set partitioning.
 
-    With a step it codes to a PSNR: it looks for the coarsest quantizer whose squared error, measured, is no larger than
-    asked for. With a bound the outliers of the wavelet coding are corrected.
+    With a step, SPERR codes to a PSNR: it searches for the coarsest quantizer whose measured squared error is small
+    enough. With a bound, it corrects the outliers of the wavelet coding.
     """
 
     modes = Modes(lossy=ANY, bounded=ANY)
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
         if volume.size == 1:
-            raise CodingError("SPERR takes no single sample")
+            raise CodingError("SPERR takes cubes of 2 samples or more, got 1")
         volume = volume.reshape(_long_axes_first(volume.shape))
         if self.step is None:
             return bytes(imagecodecs.sperr_encode(volume, self.tolerance(), "pwe", numthreads=1))
@@ -36,13 +36,13 @@ class Sperr(VolumeCodec):
 
 
 def psnr_of(step: float, span: float) -> float:
-    """Return the PSNR that SPERR is asked for; its peak is the range of the samples.
+    """Return the PSNR in dB to request from SPERR for a squared error of step^2 / 12; the peak is `span`.
 
-    It takes no PSNR below 0, where the mean alone would do.
+    It is at least 1, since SPERR takes none below 0, where the mean alone would do.
     """
     return max(10 * math.log10(span**2 / (step**2 / 12)), 1.0) if span else 1.0
 
 
 def _long_axes_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return `shape` with its ones at the end: a one in the first place makes libsperr end the process."""
+    """Return `shape` with axes of length 1 moved to the end: libsperr aborts if the first axis has length 1."""
     return tuple(sorted(shape, key=lambda length: length == 1))

@@ -1,4 +1,4 @@
-"""Several streams of a library in one block of bytes."""
+"""Joining several streams of a library into one block of bytes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from coding.base import DamagedError
 
 
 def join_streams(streams: Sequence[bytes | bytearray]) -> bytes:
-    """Join at least one stream; the bytes that all of them begin with are stored once.
+    """Join one or more streams; their common prefix is stored once.
 
-    Images of equal size begin with equal headers, 100 bytes and more, which would outweigh the samples of small bands.
-    Lengths are LEB128: seven bits a byte, the lowest first, the eighth bit set but in the last.
+    Images of equal size begin with equal headers of 100 bytes and more, which would outweigh the samples of small
+    bands. Lengths are LEB128: seven bits a byte, lowest first; the eighth bit is set in all bytes but the last.
     """
-    # In the order of bytes, what the first and the last begin with all between them begin with.
+    # All streams have the common prefix of the first and the last one in sorted order.
     first, last = min(streams), max(streams)
     common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     shared = first[:common]
@@ -22,19 +22,19 @@ def join_streams(streams: Sequence[bytes | bytearray]) -> bytes:
 
 
 def split_streams(data: bytes, count: int) -> list[bytes]:
-    """Return the `count` streams of `join_streams`.
+    """Return the `count` streams that `join_streams` joined.
 
     Raises:
-        DamagedError: the lengths are not those of the bytes.
+        DamagedError: the lengths do not match the bytes.
     """
     position = 0
     lengths = []
-    # A length has a byte at least: a claimed count beyond the bytes ends here.
+    # A length takes at least a byte, so a `count` larger than the data ends in an error soon.
     for _ in range(count + 1):
         length, position = _unpack_length(data, position)
         lengths.append(length)
     if position + sum(lengths) != len(data):
-        raise DamagedError(f"{count} streams claim {sum(lengths)} bytes of {len(data) - position}")
+        raise DamagedError(f"{count} streams must have {sum(lengths)} bytes, got {len(data) - position}")
     shared = data[position : position + lengths[0]]
     streams = []
     position += lengths[0]

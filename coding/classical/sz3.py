@@ -1,4 +1,4 @@
-"""SZ3 (Liang et al., IEEE Transactions on Big Data 2023, doi 10.1109/TBDATA.2022.3201176), the cube as one volume."""
+"""SZ3 (Liang et al., IEEE Transactions on Big Data 2023, doi 10.1109/TBDATA.2022.3201176) on the cube as one volume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coding.classical.volumes import VolumeCodec
 
 
 class Sz3(VolumeCodec):
-    """SZ3, interpolation on three axes, to a largest error; with a step, bins of that width."""
+    """SZ3 with a largest error, by interpolation along three axes; a step is the width of the bins."""
 
     modes = Modes(lossy=ANY, bounded=ANY)
 

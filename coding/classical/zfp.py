@@ -1,4 +1,4 @@
-"""ZFP (Lindstrom, IEEE TVCG 2014, doi 10.1109/TVCG.2014.2346458), the cube as one volume."""
+"""ZFP (Lindstrom, IEEE TVCG 2014, doi 10.1109/TVCG.2014.2346458) on the cube as one volume."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from coding.classical.volumes import VolumeCodec
 
 _UNIT = struct.Struct("<d")
 TOLERANCE_OF_STEP = 0.022**-0.5
-"""ZFP's errors are far below its tolerance: measured on land and on water with tolerances that are powers of two, the
-squared error is 0.022 tolerance^2 / 12."""
+"""Tolerance, in steps, for a squared error of step^2 / 12: with tolerances that are powers of two, the squared error on
+land and on water was 0.022 tolerance^2 / 12."""
 
 
 class Zfp(VolumeCodec):
-    """ZFP on blocks of 4x4x4 samples, in the mode of fixed accuracy, or the reversible one for no error at all.
+    """ZFP on blocks of 4x4x4 samples in fixed-accuracy mode, or in reversible mode if lossless.
 
-    The volume is coded in units of the tolerance, so that ZFP's is 1: it rounds any other down to a power of two. A
-    unit of 0 stands for the reversible mode.
+    The volume is scaled so that ZFP's tolerance is 1, since ZFP rounds tolerances down to a power of two. The scale is
+    stored; 0 stands for the reversible mode.
     """
 
     modes = Modes(lossy=ANY, bounded=ANY, lossless=ANY)
@@ -34,7 +34,7 @@ class Zfp(VolumeCodec):
         with np.errstate(over="ignore"):
             scaled = volume / unit
         if not np.isfinite(scaled).all():
-            raise CodingError(f"float32 cannot hold the samples in units of {unit:g}: ask for a coarser step")
+            raise CodingError(f"float32 cannot hold the samples in units of {unit:g}: choose a larger step")
         return _UNIT.pack(unit) + imagecodecs.zfp_encode(scaled, 1, mode="accuracy", header=False, numthreads=1)
 
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Entropy coding with integers alone: a range coder, mixed contexts, arrays of integers."""
+"""Entropy coding with integer arithmetic only: a range coder, mixed contexts, arrays of integers."""

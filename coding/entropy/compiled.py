@@ -1,4 +1,4 @@
-"""Decorators of the kernels that numba compiles."""
+"""Decorators for kernels that numba compiles."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from numba.core.dispatcher import Dispatcher
 
 
 def compiled(function: Callable) -> Callable:
-    """Compile `function` with numba, to run without Python's lock.
+    """Compile `function` with numba; it runs without Python's global lock.
 
-    The result is kept on disk for the next process, until the module of the function changes, or one that its kernels
-    come from. Without a folder that can be written to, each process compiles its own.
+    The result is cached on disk until the module of the function, or a module that it imports kernels from, changes.
+    Without a writable cache folder, each process compiles anew.
     """
-    # Numba names its files so, and looks at no module but that of the function.
+    # Numba names its cache files by the qualified name, and checks the function's own module only.
     function.__qualname__ += f"_{_checksum(sys.modules[function.__module__]):08x}"
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -29,13 +29,13 @@ def compiled(function: Callable) -> Callable:
 
 
 def inlined(function: Callable) -> Callable:
-    """Compile `function` with numba as a part of the kernels that call it.
+    """Compile `function` with numba into the kernels that call it.
 
-    It does not count references to arrays, which would take half of the time of a kernel. So it must neither create nor
-    return arrays, since its caller would free them. Slices are allowed, as they are views.
+    It does not count references to arrays, which would take half of the time of a kernel. It must therefore neither
+    create nor return arrays: its caller would free them. It may slice arrays, since slices are views.
 
     Raises:
-        TypeError: when a kernel is compiled, for a function that returns arrays.
+        TypeError: the function returns arrays; raised when a kernel that calls it is compiled.
     """
     kernel = numba.njit(forceinline=True, _nrt=False)(function)  # type: ignore[call-overload]  # numba annotates no _nrt
     compile_kernel = kernel.compile

@@ -1,9 +1,9 @@
 """Lossless coding of small arrays of integers, for side information such as the basis of a transform.
 
-Each number is predicted from the one to its left, by a weight that its row carries. The remainder is split into binary
-decisions: the number of bits of its magnitude (unary), the bit below the highest, its sign. They are coded with mixed
-contexts that depend on the remainders around; further bits are stored as they are. Nothing here computes with floating
-point, so that every machine decodes the same numbers.
+Each number is predicted from the one to its left, with a weight for each row, which is stored. The remainder is split
+into binary decisions: the number of bits of its magnitude (unary), the bit below the highest, its sign. They are coded
+with mixed contexts that depend on the neighboring remainders; further bits are stored as they are. The decoder does not
+use floating point, so that every machine decodes the same numbers.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _MAX_BITS = 33  # of a remainder, as numbers have 32 bits
 _NODES = _MAX_BITS + 1
 _MAX_BYTES = 96  # of a number: some 40 decisions of at most 2 bytes each
 _SIZES = 64
-_PAIRED_SIZES = _SIZES // 2  # where two sizes meet in a context
+_PAIRED_SIZES = _SIZES // 2  # in a context of two sizes
 _COLUMNS = 256
 
-# Where the counters of the contexts begin, which docs/format.md names likewise.
+# First counter of each kind of context; docs/format.md uses the same names.
 _BY_CAUSAL = 0
 _BY_LEFT = _BY_CAUSAL + _SIZES * _NODES
 _BY_ABOVE = _BY_LEFT + _SIZES * _NODES
@@ -45,16 +45,16 @@ _LENGTH_COUNTERS = _BY_COLUMN + _COLUMNS * _NODES
 
 
 class Model(NamedTuple):
-    """What is learned from the numbers so far.
+    """The adaptive state after the numbers so far.
 
     Attributes:
         weights: mixer of the weights of rows.
         lengths: mixer of the numbers of bits.
         bits: mixer of the bits below the highest.
         signs: mixer of signs.
-        stride: of the planes.
-        magnitudes: int64 ((R + 4) (L + 4),), of the remainders.
-        signed: int64 ((R + 4) (L + 4),), 0 for remainders of 0, 1 for positive, 2 for negative ones.
+        stride: distance of two rows in the planes.
+        magnitudes: int64 ((R + 4) (L + 4),), a plane of the magnitudes of the remainders.
+        signed: int64 ((R + 4) (L + 4),), a plane: 0 for remainders of 0, 1 for positive, 2 for negative ones.
     """
 
     weights: Mixer
@@ -67,9 +67,9 @@ class Model(NamedTuple):
 
 
 def encode_integers(values: np.ndarray) -> bytes:
-    """Return the bytes of an array (..., L) of integers that int32 holds.
+    """Encode an array (..., L) of integers within the range of int32.
 
-    They are the fewer, the more alike neighbors within the last dimension are.
+    The more alike neighbors along the last axis are, the fewer bytes it takes.
     """
     if not values.size:
         return b""
@@ -80,14 +80,14 @@ def encode_integers(values: np.ndarray) -> bytes:
 
 
 def decode_integers(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the array of `encode_integers`, int32.
+    """Return the array that `encode_integers` encoded, int32.
 
     Args:
-        data: its bytes.
-        shape: of the array.
+        data: the bytes.
+        shape: shape of the array.
 
     Raises:
-        DamagedError: bytes that hold no such array.
+        DamagedError: `data` is damaged.
     """
     rows = np.zeros(shape, np.int64).reshape(-1, shape[-1] or 1)
     coder = new_decoder(data)
@@ -126,7 +126,7 @@ def _best_weights(rows: np.ndarray) -> np.ndarray:
 
 @compiled
 def _code_rows(coder, model, rows, weights):
-    """Code an array (R, L): an encoder reads it, a decoder fills it."""
+    """Encode an array (R, L), or decode into it."""
     for i in range(rows.shape[0]):
         weight = min(_code_weight(coder, model, weights[i]), _WEIGHTS - 1)
         start = (i + PAD) * model.stride + PAD
@@ -151,7 +151,7 @@ def _code_weight(coder, model, weight):
 
 @inlined
 def _code_remainder(coder, model, p, column, remainder):
-    """Code the remainder at a place `p`."""
+    """Code the remainder at place `p`; return it."""
     left, above = left_sum(model.magnitudes, p), above_sum(model.magnitudes, p, model.stride)
     causal = min(half(left + above), _SIZES - 1)
     left, above = min(half(left), _SIZES - 1), min(half(above), _SIZES - 1)
@@ -184,6 +184,6 @@ def _code_magnitude(coder, model, contexts, causal, magnitude):
 
 @inlined
 def _code_sign(coder, model, p, is_negative):
-    """Code the sign of a remainder that is not 0; returns 1 for a positive, 2 for a negative one."""
+    """Code the sign of a remainder that is not 0; return 1 if it is positive, 2 if it is negative."""
     sides = 3 * model.signed[p - 1] + model.signed[p - model.stride]
     return 1 + code_mixed(coder, model.signs, (0, 1 + sides), 0, 0, int(is_negative))

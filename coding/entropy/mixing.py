@@ -1,11 +1,11 @@
 """Adaptive probabilities of binary decisions, mixed from several contexts.
 
-Each context of a decision has a counter: the probability of a 1, and the number of decisions that it rests on. The log
-odds of these probabilities are weighted and added, and the weights follow the gradient of the code length: logistic
+Each context of a decision has a counter, which holds the probability of a 1 and the number of decisions behind it. The
+log odds of these probabilities are weighted and added, and the weights follow the gradient of the code length: logistic
 mixing (Mahoney, "Adaptive weighing of context models for lossless data compression", Florida Tech TR CS-2005-16).
 
-All arithmetic is that of integers, tables included, so that every machine decodes the same decisions. The functions
-that kernels call are inlined.
+All arithmetic, also for the tables, uses integers, so that every machine decodes the same decisions. The
+functions that kernels call are inlined.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from coding.entropy.compiled import inlined
 from coding.entropy.range_coder import CERTAIN, code_bit, code_bits
 
 LOG_ODDS_UNIT = 256
-"""Log odds of 1, as an integer."""
+"""Integer that represents log odds of 1."""
 
 MAX_LOG_ODDS = 12 * LOG_ODDS_UNIT
 
-_PROBABILITY_BITS = 22  # of a counter, the upper ones; the lower ones count decisions
+_PROBABILITY_BITS = 22  # upper bits of a counter; its lower bits count decisions
 _COUNT_BITS = 9
 _COUNT_MASK = (1 << _COUNT_BITS) - 1
 _EVEN_ODDS = (1 << (_PROBABILITY_BITS - 1)) << _COUNT_BITS
-_STRETCH_BITS = 12  # of a probability, for its log odds
-_MEMORY = 255  # decisions that a counter rests on at most
+_STRETCH_BITS = 12  # of a probability, to look up its log odds
+_MEMORY = 255  # largest count of decisions in a counter: a limit on how slowly it adapts
 
 _WEIGHT_ONE = 1 << 16
 _INITIAL_WEIGHT_SUM = _WEIGHT_ONE * 5 // 4
-_FIRST_RATE_SHIFT, _LAST_RATE_SHIFT = 14, 17  # of a set of weights: grows by 1 with every 256 decisions
+_FIRST_RATE_SHIFT, _LAST_RATE_SHIFT = 14, 17  # the learning rate of a set of weights halves every 256 decisions
 _RATE_SHIFT_AGE_BITS = 8
 
 UNARY_LIMIT = 14
-"""Numbers below it are coded by `code_magnitude` in unary."""
+"""`code_magnitude` codes smaller numbers in unary."""
 
 MAGNITUDE_BITS = 24
 """Bits of the largest number that `code_magnitude` can code."""
 
 NODES = UNARY_LIMIT + MAGNITUDE_BITS
-"""Decisions that `code_magnitude` tells apart: each has its own counter in a context, and its own set of weights."""
+"""Decisions of `code_magnitude`: each has its own counter in a context, and its own set of weights."""
 
 
 def _squash_table() -> np.ndarray:
-    """Return the probability of a 1, in 2^-16, for log odds from -`MAX_LOG_ODDS` to `MAX_LOG_ODDS`."""
+    """Return the probabilities of a 1, in units of 2^-16, for log odds from -`MAX_LOG_ODDS` to `MAX_LOG_ODDS`."""
     one = 1 << 64
     factor, term = 0, one
-    for n in range(1, 20):  # exp(1 / LOG_ODDS_UNIT) by its series
+    for n in range(1, 20):  # power series of exp(1 / LOG_ODDS_UNIT)
         factor += term
         term //= LOG_ODDS_UNIT * n
     power = one
@@ -69,16 +69,16 @@ def _stretch_table(squash: np.ndarray) -> np.ndarray:
 
 _SQUASH = _squash_table()
 _STRETCH = _stretch_table(_SQUASH)
-# The rate of a counter after n decisions is 1 / (n + 1.5), in 2^-16.
+# The adaptation rate of a counter after n decisions is 1 / (n + 1.5), here in units of 2^-16.
 _RATES = np.array([2 * CERTAIN // (2 * n + 3) for n in range(_MEMORY + 1)], np.int32)
 
 
 class Mixer(NamedTuple):
-    """What is learned from the decisions so far.
+    """Counters and weights, which adapt with each decision.
 
     Attributes:
-        counters: int32 (N,), of all contexts.
-        weights: int32 (S, I + 1), sets of weights for I contexts; last in each set, how often it was used.
+        counters: int32 (N,), counters of all contexts.
+        weights: int32 (S, I + 1), S sets of weights for I contexts; the last entry of a set counts its uses.
         inputs: int64 (I,), scratch.
     """
 
@@ -88,7 +88,13 @@ class Mixer(NamedTuple):
 
 
 def new_mixer(counters: int, sets: int, inputs: int) -> Mixer:
-    """Return a mixer that has seen no decisions."""
+    """Return a mixer before its first decision.
+
+    Args:
+        counters: number of counters.
+        sets: number of sets of weights.
+        inputs: number of contexts of a decision.
+    """
     weights = np.full((sets, inputs + 1), _INITIAL_WEIGHT_SUM // inputs, np.int32)
     weights[:, -1] = 0
     return Mixer(np.full(counters, _EVEN_ODDS, np.int32), weights, np.zeros(inputs, np.int64))
@@ -96,14 +102,14 @@ def new_mixer(counters: int, sets: int, inputs: int) -> Mixer:
 
 @inlined
 def code_mixed(coder, mixer, contexts, weight_set, node, bit):
-    """Code a decision with a probability mixed from its contexts, and let these learn from it.
+    """Code a decision with a probability mixed from its contexts, and update the mixer.
 
     Args:
         coder: a `Coder`.
         mixer: a `Mixer`.
         contexts: tuple of the first counter of each context.
         weight_set: the first set of weights.
-        node: added to all of these.
+        node: offset that is added to each of `contexts` and to `weight_set`.
         bit: the decision; ignored by a decoder.
 
     Returns:
@@ -126,8 +132,8 @@ def code_mixed(coder, mixer, contexts, weight_set, node, bit):
     if shift < _LAST_RATE_SHIFT:
         weights[weight_set, count] = age + 1
     for i in range(count):
-        # Log odds stay below 2^12 and errors below 2^16: a weight never gets near what int32 holds before it is
-        # stopped by the error that it makes, and a damaged stream cannot do more than wrap it.
+        # Log odds are below 2^12 and errors below 2^16: prediction errors stop a weight long before it leaves int32,
+        # and a damaged stream can at worst make it wrap.
         weights[weight_set, i] += (inputs[i] * error + (1 << (shift - 1))) >> shift
         counters[contexts[i] + node] = _updated(np.int64(counters[contexts[i] + node]), bit)
     return bit
@@ -143,7 +149,7 @@ def _updated(counter, bit):
 
 @inlined
 def code_magnitude(coder, mixer, contexts, weight_set, magnitude):
-    """Code a whole number below 2^`MAGNITUDE_BITS`: unary up to `UNARY_LIMIT`, then Exp-Golomb (Teuhola 1978).
+    """Code an integer from 0 to 2^`MAGNITUDE_BITS` - 1: unary below `UNARY_LIMIT`, else Exp-Golomb (Teuhola 1978).
 
     Args:
         coder: a `Coder`.
@@ -153,7 +159,7 @@ def code_magnitude(coder, mixer, contexts, weight_set, magnitude):
         magnitude: the number; ignored by a decoder.
 
     Returns:
-        The number. That of a damaged stream is in range as well.
+        The number, in range even if the stream is damaged.
     """
     number = np.int64(0)
     while number < UNARY_LIMIT:

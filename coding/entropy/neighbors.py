@@ -1,7 +1,7 @@
-"""Sizes of whole numbers and of those around them, from which contexts are made.
+"""Sizes of numbers and sums of their neighbors, from which contexts are formed.
 
-A plane is a one-dimensional buffer of rows that lie `stride` apart, with `PAD` rows and columns around it, so that
-every place `p` in it has neighbors.
+A plane is stored as a flat buffer whose rows are `stride` apart, with a margin of `PAD` rows and columns, so that every
+place `p` in it has neighbors.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 from coding.entropy.compiled import inlined
 
 PAD = 2
-"""Rows and columns around a plane."""
+"""Rows and columns in the margin of a plane."""
 
 _TABLE_BITS = 12
 
 
 def _half_octaves() -> np.ndarray:
-    """Return `half` of the numbers below 2^`_TABLE_BITS`."""
+    """Return the table of `half` for the numbers below 2^`_TABLE_BITS`."""
     numbers = np.arange(1 << _TABLE_BITS)
     bits = np.array([int(number).bit_length() for number in numbers])
     return np.where(numbers < 2, numbers, 2 * bits - 2 + (numbers >> np.maximum(bits - 2, 0) & 1)).astype(np.uint8)
@@ -28,7 +28,7 @@ _HALF = _half_octaves()
 
 @inlined
 def half(number):
-    """Return the size of a whole number >= 0 in half octaves: 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, ..."""
+    """Return the size of an integer >= 0 in half octaves; for 0 to 12: 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7."""
     size = np.int64(0)
     while number >> _TABLE_BITS:
         number >>= _TABLE_BITS - 1
@@ -38,7 +38,7 @@ def half(number):
 
 @inlined
 def bit_length(number):
-    """Return the number of bits of a whole number >= 0."""
+    """Return the number of bits of an integer >= 0."""
     return (half(number) >> 1) + int(number > 0)
 
 
@@ -68,14 +68,14 @@ def cross_sum(plane, p, stride):
 
 @inlined
 def surround_left(plane, p, stride):
-    """Fill what is to the left of a row that begins at `p` with the first number of the row above."""
+    """Fill the margin to the left of a row that begins at `p` with the first number of the row above."""
     for x in range(PAD):
         plane[p - PAD + x] = plane[p - stride]
 
 
 @inlined
 def surround_right(plane, p, stride):
-    """Fill what is to the right of a row that begins at `p` with its last number."""
+    """Fill the margin to the right of a row that begins at `p` with its last number."""
     end = p + stride - 2 * PAD
     for x in range(PAD):
         plane[end + x] = plane[end - 1]
@@ -83,7 +83,7 @@ def surround_right(plane, p, stride):
 
 @inlined
 def surround_below(plane, stride):
-    """Fill what is below a plane with its last row."""
+    """Fill the margin below a plane with its last row."""
     last = len(plane) - (PAD + 1) * stride
     for y in range(1, PAD + 1):
         for x in range(stride):

@@ -1,10 +1,10 @@
-"""A binary range coder: the last step from decisions with probabilities to bytes, and the first one back.
+"""A binary range coder: from decisions with probabilities to bytes, and back.
 
-The coder (Witten, Neal and Cleary, doi 10.1145/214762.214771) narrows an interval of 48 bits with each decision and
-passes on its first 16 bits as soon as they are settled.
+The coder (Witten, Neal and Cleary, doi 10.1145/214762.214771) narrows an interval of 48 bits with each decision, and
+writes or reads 16 bits as soon as the first 16 bits of the interval are settled.
 
-An encoder and a decoder run the same code: a kernel calls `code_bit` for each decision, an encoder with the bit, a
-decoder with any value, and both continue with the bit that is returned. The functions that kernels call are inlined.
+Encoder and decoder run the same code: a kernel calls `code_bit` for each decision, an encoder with the bit, a decoder
+with any value, and both continue with the returned bit. The functions that kernels call are inlined.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from coding.base import DamagedError
 from coding.entropy.compiled import inlined
 
 LOW, HIGH, CODE, POSITION, DECODING = range(5)
-"""Places in the state of a coder: the interval, the decoder's number in it, bytes so far, 1 in a decoder."""
+"""Indices into the state of a coder: the ends of the interval, the decoder's number in it, the number of bytes so far,
+and whether it is a decoder."""
 
 CERTAIN = 1 << 16
-"""A probability of 1, as an integer."""
+"""Integer that represents a probability of 1."""
 
 _INTERVAL_BITS = 48
 _INTERVAL_MASK = (1 << _INTERVAL_BITS) - 1
 _INTERVAL_BYTES = _INTERVAL_BITS // 8
-_PART_BITS = 16  # of a number of equally likely values that are coded at once
+_PART_BITS = 16  # equally likely bits that are coded at once
 
 
 class Coder(NamedTuple):
-    """An encoder or a decoder within its stream.
+    """An encoder or a decoder.
 
     Attributes:
-        state: int64 (5,), see `LOW`.
+        state: int64 (5,), indexed by `LOW`, `HIGH`, `CODE`, `POSITION` and `DECODING`.
         data: uint8 (B,), the bytes that are written or read.
     """
 
@@ -45,7 +46,7 @@ def new_encoder(room: int) -> Coder:
     """Return an encoder before its first decision.
 
     Args:
-        room: bytes that can be written before they have to be taken. Bytes beyond are counted, but not written.
+        room: number of bytes that can be written between calls of `take_bytes`; further bytes are counted, not written.
     """
     state = np.zeros(5, np.int64)
     state[HIGH] = _INTERVAL_MASK
@@ -54,7 +55,7 @@ def new_encoder(room: int) -> Coder:
 
 def new_decoder(stream: bytes) -> Coder:
     """Return a decoder before the first decision of `stream`."""
-    # A copy: kernels are compiled once, for arrays that can be written.
+    # Copied, since kernels are compiled for writable arrays only.
     coder = Coder(new_encoder(0).state, np.frombuffer(stream, np.uint8).copy())
     coder.state[DECODING] = 1
     coder.state[CODE] = int.from_bytes(stream[:_INTERVAL_BYTES].ljust(_INTERVAL_BYTES, b"\0"), "big")
@@ -63,7 +64,7 @@ def new_decoder(stream: bytes) -> Coder:
 
 
 def take_bytes(coder: Coder) -> bytes:
-    """Return the bytes that an encoder has written, and let it continue at the front of its room.
+    """Return the bytes that an encoder has written, and make room for new ones.
 
     Raises:
         ValueError: more bytes than there was room for.
@@ -76,12 +77,12 @@ def take_bytes(coder: Coder) -> bytes:
 
 
 def finish_encoder(coder: Coder, parts: Iterable[bytes] = ()) -> bytes:
-    """Return the stream of an encoder: `parts`, what is left to take, and a number of the interval.
+    """Return the stream of an encoder: `parts`, the bytes not taken yet, and a number in the interval.
 
-    The number is the one with the most zeros at its end. A stream does not hold the zeros at its end.
+    The number is the one with the most trailing zeros; trailing zeros of the stream are dropped.
 
     Args:
-        coder: an encoder behind its last decision.
+        coder: an encoder after its last decision.
         parts: what `take_bytes` returned so far.
 
     Raises:
@@ -96,19 +97,19 @@ def finish_encoder(coder: Coder, parts: Iterable[bytes] = ()) -> bytes:
 def check_decoder(coder: Coder) -> None:
     """Check that a decoder has used all of its bytes.
 
-    Encoders drop zeros at the end and decoders read as many as they need, so missing bytes cannot be noticed.
+    Missing bytes cannot be noticed: encoders drop trailing zeros, and decoders read as many as they need.
 
     Raises:
-        DamagedError: bytes behind the last decision.
+        DamagedError: there are bytes after the last decision.
     """
     unused = len(coder.data) - int(coder.state[POSITION])
     if unused > 0:
-        raise DamagedError(f"coded numbers must end with their last decision, got {unused} more bytes")
+        raise DamagedError(f"a stream must end with its last decision, got {unused} more bytes")
 
 
 @inlined
 def _narrow(coder, low, high):
-    """Continue with the interval from `low` to `high`, without the bits that are settled."""
+    """Continue with the interval from `low` to `high`; write or read its settled bits."""
     state, data = coder.state, coder.data
     while (low ^ high) >> (_INTERVAL_BITS - 16) == 0:
         position = state[POSITION]
@@ -134,7 +135,7 @@ def code_bit(coder, probability, bit):
 
     Args:
         coder: a `Coder`.
-        probability: of a 1, in 2^-16, from 1 to 2^16 - 1.
+        probability: probability of a 1 in units of 2^-16, from 1 to 2^16 - 1.
         bit: the decision; ignored by a decoder.
 
     Returns:
@@ -154,7 +155,7 @@ def code_bit(coder, probability, bit):
 
 @inlined
 def code_bits(coder, number, count):
-    """Code a number of `count` bits, whose values are all equally likely; returns the number."""
+    """Code a number of `count` bits with equally likely values; return the number."""
     coded = np.int64(0)
     while count > 0:
         part = min(count, _PART_BITS)
@@ -165,17 +166,17 @@ def code_bits(coder, number, count):
 
 @inlined
 def _code_part(coder, number, count):
-    """Code at most `_PART_BITS` bits."""
+    """Code a number of at most `_PART_BITS` bits; return the number."""
     state = coder.state
     low, high = state[LOW], state[HIGH]
-    if high - low < 1 << 32:  # an interval around a carry can be that small, and cannot be split into parts
+    if high - low < 1 << 32:  # around a carry an interval can be too small to split into parts
         coded = np.int64(0)
         for place in range(count - 1, -1, -1):
             coded = 2 * coded + code_bit(coder, CERTAIN >> 1, (number >> place) & 1)
         return coded
     part = (high - low) >> count
     if state[DECODING]:
-        # Damaged streams have codes beyond either end of the interval.
+        # In a damaged stream the code may lie outside the interval.
         number = min(max((state[CODE] - low) // part, 0), (1 << count) - 1)
     low += number * part
     _narrow(coder, low, low + part - 1)

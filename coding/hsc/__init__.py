@@ -1,1 +1,1 @@
-"""The file `.hsc`: container, header, records of tiles."""
+"""The `.hsc` file format: container, header, records of tiles."""

@@ -1,8 +1,8 @@
-"""The file `.hsc`: a header, side information, a tile index, and one record of bytes for each tile.
+"""The `.hsc` file: a header, side information, a tile index, and one record of bytes for each tile.
 
-The codec that the header names decides what is in a record. docs/format.md holds the layout for readers in other
-languages. Every byte of a file is known by its value or covered by a CRC-32, so damage is never silent; and as the
-index comes before the records, a file that was cut still gives the tiles before the cut.
+The codec named in the header defines the content of a record. docs/format.md specifies the layout. Every byte of a file
+has a fixed value or is covered by a CRC-32, so damage is always detected. The index precedes the records, so the tiles
+before the cut can be read from a truncated file.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from coding.hsc.header import (
 )
 
 MAGIC = b"\x89HSC\r\n\x1a\n"
-"""As in PNG: a transfer as text, or through 7 bits, changes it."""
+"""As in PNG, a transfer as text, or through 7 bits, alters it."""
 VERSION = 3
 
 MAX_SHARED_BYTES = 2**30
 MAX_FILE_BYTES = 2**63
 
 _VERSION = struct.Struct("<I")
-_FRAME = struct.Struct("<QI")  # before each block: its length, its CRC-32
+_FRAME = struct.Struct("<QI")  # precedes each block: its length, its CRC-32
 _ENTRY = np.dtype([("offset", "<u8"), ("length", "<u8"), ("crc", "<u4")])
 
 
 class DamagedTile(DamagedError):
-    """One tile that cannot be read; the others are not touched by it.
+    """A tile cannot be read; other tiles are not affected.
 
     Attributes:
         number: number of the tile.
     """
 
     def __init__(self, message: str, number: int) -> None:
-        super().__init__(message, number)  # both, or the error would not survive the way out of a worker process
+        super().__init__(message, number)  # pickling passes `args` to the constructor again
         self.number = number
 
     def __str__(self) -> str:
@@ -57,10 +57,10 @@ class DamagedTile(DamagedError):
 
 @contextlib.contextmanager
 def open_file(path: str | os.PathLike) -> Iterator[Reader]:
-    """Open a `.hsc` file.
+    """Open a `.hsc` file; yield its `Reader`.
 
     Raises:
-        DamagedError: there is none, or it is damaged before its records.
+        DamagedError: there is no such file, or `Reader` cannot open it.
     """
     if not os.path.exists(path):
         raise DamagedError(f"{path}: no such file")
@@ -71,15 +71,15 @@ def open_file(path: str | os.PathLike) -> Iterator[Reader]:
 
 
 class Writer:
-    """Writes one `.hsc` file, record by record, so that the whole does not have to fit in memory.
+    """Writes a `.hsc` file record by record, so that it does not have to fit in memory.
 
     Args:
-        file: empty, binary and seekable; the Writer's alone until `finish`.
-        header: as the reader gets it.
-        shared: side information of the codec that all tiles need.
+        file: an empty, seekable binary file; nothing else may use it until `finish` returns.
+        header: header of the file.
+        shared: side information of the codec for all tiles.
 
     Raises:
-        CodingError: the header breaks a rule or a limit of the format.
+        CodingError: the header or `shared` breaks a rule or a limit of the format.
     """
 
     def __init__(self, file: IO[bytes], header: Header, shared: bytes = b"") -> None:
@@ -87,7 +87,7 @@ class Writer:
             text = header_to_json(header)
             header_from_json(text)
         except ValueError as error:
-            raise CodingError(f"no .hsc file can hold this scene: {error}") from error
+            raise CodingError(f"a .hsc file cannot hold this scene: {error}") from error
         stored = deflate_header(text)
         for what, content, limit in (
             ("header", text, MAX_HEADER_BYTES),
@@ -95,25 +95,25 @@ class Writer:
             ("shared block", shared, MAX_SHARED_BYTES),
         ):
             if len(content) > limit:
-                raise CodingError(f"no .hsc file can hold this scene: {what} of {len(content)} bytes, limit {limit}")
+                raise CodingError(f"a .hsc file cannot hold this scene: {what} of {len(content)} bytes, limit {limit}")
         self._file = file
         self._index = np.zeros(header.tile_count, _ENTRY)
         file.write(MAGIC + _VERSION.pack(VERSION))
         self._write_block(stored)
         self._write_block(shared)
         self._index_offset = file.tell()
-        # What lies there until `finish` is no valid index.
+        # Zeros are not a valid index: until `finish`, the file cannot be opened.
         file.write(bytes(_FRAME.size + self._index.nbytes))
 
     def add(self, number: int, payload: bytes) -> None:
-        """Write the record of one tile. Tiles come in any order, each once.
+        """Write the record of a tile. Tiles may be added in any order.
 
         Raises:
-            ValueError: no such tile, or one that was added before.
+            ValueError: there is no such tile, or it was added before.
         """
         if not 0 <= number < len(self._index):
             raise ValueError(f"tile {number} of {len(self._index)}, counted from 0")
-        if self._index[number]["offset"]:  # 0 is before any record
+        if self._index[number]["offset"]:  # no record has an offset of 0
             raise ValueError(f"tile {number} was added before")
         self._index[number] = self._file.tell(), len(payload), _record_crc(number, payload)
         self._file.write(payload)
@@ -136,13 +136,13 @@ class Writer:
 
 
 class Reader:
-    """Reads a `.hsc` file: on opening all but the records, which are read and checked one by one.
+    """Reads a `.hsc` file: all but the records when it is opened, then the records one by one.
 
-    A length is compared with the file's size before that many bytes are read. A Reader moves its file's
-    position: threads and processes need one each.
+    A damaged length never causes more bytes to be read than the file has. A Reader moves the position of its file, so
+    each thread and each process needs its own.
 
     Args:
-        file: binary and seekable.
+        file: a seekable binary file.
         name: name of the file in messages.
 
     Attributes:
@@ -150,8 +150,8 @@ class Reader:
         shared: side information of the codec.
 
     Raises:
-        DamagedError: no `.hsc` file, one of another version, or one that is damaged before its records or continues
-            after them. A file that ends early among its records is opened.
+        DamagedError: not a `.hsc` file, another version of the format, damage before the records, or bytes after them.
+            A file that ends within its records can be opened.
     """
 
     def __init__(self, file: IO[bytes], name: str) -> None:
@@ -170,13 +170,13 @@ class Reader:
         self._read_index()
 
     def tile(self, number: int) -> bytes:
-        """Return the record of one tile.
+        """Return the record of a tile.
 
         Raises:
-            DamagedTile: the record is not what was written, or the file ends before it does.
+            DamagedTile: the record is damaged, or the file ends before or within it.
             ValueError: there is no tile of that number.
         """
-        self.header.window(number)  # so that -1 is not the last tile
+        self.header.window(number)  # raises for -1, which would index the last tile
         offset, length, crc = self._index[number].item()
         if offset + length > self._size:
             raise self.damaged_tile(number, f"the file ends {_count(offset + length - self._size, 'byte')} too early")
@@ -187,16 +187,16 @@ class Reader:
         return payload
 
     def damaged_tile(self, number: int, reason: str) -> DamagedTile:
-        """Return an error that says where a tile is and what is wrong with it."""
+        """Return an error that names a tile, its place, and what is wrong with it."""
         return DamagedTile(f"{self.tile_name(number)} is damaged: {reason}", number)
 
     def tile_name(self, number: int) -> str:
-        """Return what messages call a tile: file, number and place."""
+        """Return the name of a tile in messages: file, number and place."""
         row, column, height, width = self.header.window(number)
         return f"{self._name}: tile {number} (row {row}, column {column}, {height} x {width} pixels)"
 
     def info(self) -> str:
-        """Return a description of the file for people: lines, without a line end at the last."""
+        """Describe the file for people: lines of a label and a value, without a line end after the last."""
         header, scene = self.header, self.header.scene
         tiles_bytes = self._end - self._records_offset
         bits = 8 * self._end / (scene.height * scene.width * len(header.coded_bands))
@@ -265,8 +265,8 @@ class Reader:
         self._index = np.frombuffer(content, _ENTRY)
         self._records_offset = self._file.tell()
 
-        # In the order of their offsets, records follow each other without gap or overlap. Sums of 64 bits
-        # that wrap around are no match: they would be smaller than the offset before.
+        # Records, ordered by offset, must leave no gaps and not overlap. A sum that wraps around is smaller than its
+        # offset, so it never matches the next one.
         ordered = self._index[np.lexsort((self._index["length"], self._index["offset"]))]
         starts, lengths = ordered["offset"], ordered["length"]
         if starts[0] != self._records_offset or (starts[:-1] + lengths[:-1] != starts[1:]).any():
@@ -276,7 +276,7 @@ class Reader:
             self._fail(f"tile index is damaged: records end at byte {self._end}")
         if self._end < self._size:
             extra = _count(self._size - self._end, "byte")
-            self._fail(f"{extra} too many: cut it to {self._end} if you know where they are from")
+            self._fail(f"{extra} too many: cut the file to {self._end} bytes if you know where they are from")
 
 
 def print_info(path: str) -> int:
@@ -287,7 +287,7 @@ def print_info(path: str) -> int:
 
 
 def _record_crc(number: int, payload: bytes) -> int:
-    """Return a CRC-32 over the tile's number, too, so that a record in another tile's place is noticed."""
+    """Return the CRC-32 of a tile's number and record; with the number, swapped records are noticed."""
     return zlib.crc32(payload, zlib.crc32(number.to_bytes(8, "little")))
 
 
@@ -303,7 +303,7 @@ def _digits(number: float) -> str:
 
 
 def _ranges(bands: tuple[int, ...]) -> str:
-    """Return band numbers as text: 1, 2, 3, 7 as "1-3, 7"."""
+    """Format band numbers: 1, 2, 3, 7 as "1-3, 7"."""
     runs: list[list[int]] = []
     for band in sorted(bands):
         if runs and band == runs[-1][-1] + 1:
@@ -314,7 +314,7 @@ def _ranges(bands: tuple[int, ...]) -> str:
 
 
 def _crs_name(crs: str | None) -> str:
-    """Return the name in a WKT, which begins like PROJCS["WGS 84 / UTM zone 33N",..."""
+    """Return the name in a WKT such as `PROJCS["WGS 84 / UTM zone 33N",...`."""
     if crs is None:
         return "none"
     match = re.match(r'\s*\w+\s*\[\s*"([^"]{1,60})"', crs)

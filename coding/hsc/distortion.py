@@ -1,4 +1,4 @@
-"""How far decoded samples are from the original ones: sums over tiles, measured in one pass."""
+"""Distortion of decoded samples: sums over tiles, measured in one pass."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from coding.entropy.compiled import compiled
 
 _LARGEST = ("largest_error", "largest_clip")
-"""Fields of `Distortion` that are maxima, not sums."""
+"""Fields of `Distortion` that are maxima; the others are sums."""
 
 
 @dataclass
 class Distortion:
-    """Sums over the valid samples of some tiles; add them up with `+`.
+    """Sums and maxima over the valid samples of some tiles; `+` combines those of different tiles.
 
-    Errors of the signal are in reflectance, against the original, or against the original clipped to 0 and the scale
-    where the codec clips (see `Codec.clips_to_scale`).
+    Where the codec clips (see `Codec.clips_to_scale`), the squared error and the angles compare with the original
+    clipped to 0 and the scale.
 
     Attributes:
         samples: number of samples.
-        squared_error: sum of the squared errors of the signal.
-        largest_error: largest error against the original, in its own units.
-        clipped: number of samples below 0 or above the scale, where the codec clips.
-        largest_clip: how far they are beyond, at most, in the original's own units.
+        squared_error: sum of the squared errors, in units of reflectance squared.
+        largest_error: largest error against the unclipped original, in the samples' units.
+        clipped: number of samples that the codec clips.
+        largest_clip: largest distance of a clipped sample from 0 or the scale, in the samples' units.
         angles: sum of the spectral angles in degrees.
         spectra: number of pixels with a valid sample.
     """
@@ -44,25 +44,25 @@ class Distortion:
 
     @property
     def psnr(self) -> float:
-        """PSNR in dB, peak 1; infinite without an error."""
+        """PSNR in dB, peak 1; infinite if there is no error."""
         error = self.squared_error / max(self.samples, 1)
         return -10 * math.log10(error) if error > 0 else math.inf
 
     @property
     def spectral_angle(self) -> float:
-        """Mean angle in degrees, over the pixels that are valid in some band and over their valid bands."""
+        """Mean spectral angle in degrees over the pixels with a valid sample; a spectrum is a pixel's valid samples."""
         return self.angles / max(self.spectra, 1)
 
 
 def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, clips: bool) -> Distortion:
-    """Measure one tile. The angle between two zero spectra is 0, between a zero and another spectrum 90 degrees.
+    """Measure one tile. Two zero spectra have an angle of 0 degrees, a zero and another spectrum one of 90.
 
     Args:
         samples: the original, (C, H, W).
         decoded: (C, H, W).
         valid: bool (C, H, W).
         scale: sample value of reflectance 1.0.
-        clips: whether errors of the signal count against samples clipped to 0 and `scale`.
+        clips: whether the codec clips samples to 0 and `scale`.
     """
     count, squared_error, largest, clipped, clip, norms = _sums(samples, decoded, valid, scale, clips)
     original, restored, gap = norms[:, norms[3] > 0][:3]
@@ -83,15 +83,16 @@ def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: 
 
 
 def psnr_text(psnr: float) -> str:
-    """Return a PSNR in dB as text."""
+    """Format a PSNR in dB."""
     return f"{psnr:.2f} dB" if math.isfinite(psnr) else "infinite"
 
 
 @compiled
 def _sums(samples, decoded, valid, scale, clips):
-    """Return sums and largest values over the valid samples, and for each pixel four numbers.
+    """Return sums and maxima over the valid samples, and an array (4, pixels).
 
-    They are the squared lengths of both spectra and of their difference, and 1 where any band is valid.
+    Its rows are the squared lengths of the original spectrum, the decoded spectrum and their difference, and 1 where
+    any band is valid.
     """
     bands, height, width = samples.shape
     count, squared_error, largest, clipped, largest_clip = 0, 0.0, 0.0, 0, 0.0

@@ -1,4 +1,4 @@
-"""The header of a `.hsc` file: its schema, its checks, and its JSON text."""
+"""The header of a `.hsc` file: its fields, their validation, and its JSON text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coding.base import DamagedError, deflate, inflate
-from coding.numbers import MOST_BOUND, MOST_DIVISOR
+from coding.numbers import MAX_BOUND, MAX_DIVISOR
 from datasets.base import DTYPES, INTEGER_RANGES, GroundControlPoint, SceneInfo
 
 MIN_TILE_SIZE, MAX_TILE_SIZE = 8, 1024  # pixels
@@ -22,34 +22,34 @@ MAX_BANDS = 65535
 MAX_TILE_SAMPLES = 2**26
 MAX_TILES = 2**22
 MAX_HEADER_BYTES = 2**22
-"""Of the header's text, and of its stored form. Parsing hostile JSON takes 20 times its size."""
+"""Limit of the header's text and of its stored form: parsing hostile JSON takes 20 times its size in memory."""
 FREE_HEADER_BYTES, MAX_HEADER_RATIO = 2**16, 32
-"""Header text of more than FREE_HEADER_BYTES + MAX_HEADER_RATIO x its stored bytes is a decompression bomb."""
+"""Header text longer than FREE_HEADER_BYTES + MAX_HEADER_RATIO x its stored bytes counts as a decompression bomb."""
 MAX_GCPS = 2**16
 INTERLEAVES = ("bsq", "bil", "bip")
 MAX_LABEL_LENGTH = 64  # characters
 MAX_NESTING = 16
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # for which JSON has no numbers
-_FLOAT32_END = 2.0**128 - 2.0**103  # from here on, numbers round to infinity
+_FLOAT32_END = 2.0**128 - 2.0**103  # numbers from here on round to infinity
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a decoder must know besides the records and the weights.
+    """What a decoder must know besides the records, the shared block and the weights.
 
-    Tiles are squares numbered from 0 in raster order; those at the right and lower edge are cut to the scene.
+    Tiles are squares numbered from 0 in raster order; those at the right and lower edges are cut to the scene.
 
     Attributes:
-        codec: its name in the registry.
-        parameters: the codec's own, plain JSON values.
-        model: None, or a dictionary of `name`, `sha256` (over the sorted tensors, 64 hex digits) and
-            `num_channels`.
-        scene: the scene's metadata. A field with one item for each band may also be empty.
+        codec: name of the codec in the registry.
+        parameters: parameters of the codec, plain JSON values.
+        model: None, or a dictionary of `name`, `sha256` (64 hex digits, see `coding.learned.network.weights_sha256`)
+            and `num_channels`.
+        scene: metadata of the scene. A field with one item for each band may also be empty.
         scale: sample value of reflectance 1.0, above 0.
-        dropped: the bands that are not coded, by reason: 1-based numbers.
-        tile_size: side of a tile in pixels, from 8 to 1024.
-        max_error: bound on the error of every valid sample, in the scene's own units; None without one.
+        dropped: 1-based numbers of the bands that are not coded, by reason.
+        tile_size: side of a tile in pixels, 8 to 1024.
+        max_error: bound on the error of every valid sample, in the samples' units; None without a bound.
     """
 
     codec: str
@@ -63,12 +63,12 @@ class Header:
 
     @property
     def tile_rows(self) -> int:
-        """Rows of tiles."""
+        """Number of rows of tiles."""
         return -(-self.scene.height // self.tile_size)
 
     @property
     def tile_columns(self) -> int:
-        """Columns of tiles."""
+        """Number of columns of tiles."""
         return -(-self.scene.width // self.tile_size)
 
     @property
@@ -77,7 +77,7 @@ class Header:
         return self.tile_rows * self.tile_columns
 
     def window(self, number: int) -> tuple[int, int, int, int]:
-        """Return row and column of the first pixel of a tile, its height and its width.
+        """Return the row and column of a tile's first pixel, its height and its width.
 
         Raises:
             ValueError: there is no tile of that number.
@@ -99,7 +99,7 @@ class Header:
 # -- parameters of codecs -------------------------------------------------------------------------
 
 Rules = Mapping[str, Callable[[Any], bool]]
-"""Name of a parameter -> whether a value is possible."""
+"""Name of a parameter -> function that says whether a value is valid."""
 
 
 def check_parameters(header: Header, rules: Rules) -> None:
@@ -111,14 +111,14 @@ def check_parameters(header: Header, rules: Rules) -> None:
     for name in sorted(header.parameters.keys() | rules.keys()):
         value = header.parameters.get(name)
         if name not in rules or name not in header.parameters or not rules[name](value):
-            raise DamagedError(f"header field {_short('parameters.' + name)} is {_short(value)}, which cannot be")
+            raise DamagedError(f"header field {_short('parameters.' + name)} is {_short(value)}, which is not valid")
 
 
 def check_plain(header: Header, shared: bytes) -> None:
-    """Validate the header of a codec that has neither a model nor a shared block.
+    """Validate that a file has neither a model nor a shared block, for codecs that need none.
 
     Raises:
-        DamagedError: there is one of them.
+        DamagedError: the file has one of them.
     """
     if shared or header.model is not None:
         raise DamagedError(f"the header names {header.codec}, which has neither a model nor a shared block")
@@ -131,12 +131,12 @@ def is_step(value: Any, most: float = 2.0**128) -> bool:
 
 def is_divisor(value: Any) -> bool:
     """Return whether `value` is a divisor of `coding.numbers.Numbers`."""
-    return type(value) is int and 1 <= value <= MOST_DIVISOR
+    return type(value) is int and 1 <= value <= MAX_DIVISOR
 
 
 def is_bound(value: Any) -> bool:
     """Return whether `value` is a bound of `coding.numbers.Numbers`."""
-    return type(value) is int and 0 <= value <= MOST_BOUND
+    return type(value) is int and 0 <= value <= MAX_BOUND
 
 
 # -- the header as deflated JSON ------------------------------------------------------------------
@@ -151,7 +151,7 @@ def deflate_header(text: bytes) -> bytes:
     stored = deflate(text)
     if len(text) <= _max_text_bytes(len(stored)):
         return stored
-    # Without matches each byte takes at least one bit, which is never a bomb.
+    # Huffman coding alone stores at least a bit for each byte, a ratio of at most 8.
     compressor = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
     return compressor.compress(text) + compressor.flush()
 
@@ -160,7 +160,7 @@ def inflate_header(stored: bytes) -> bytes:
     """Return the text of a stored header.
 
     Raises:
-        ValueError: no deflated text, or one that is too long.
+        ValueError: the stored header is damaged, or its text is too long.
     """
     try:
         return inflate(stored, limit=_max_text_bytes(len(stored)))
@@ -169,10 +169,10 @@ def inflate_header(stored: bytes) -> bytes:
 
 
 def header_to_json(header: Header) -> bytes:
-    """Return the header's text; equal headers have equal text.
+    """Return the header's text, UTF-8; equal headers have equal text.
 
     Raises:
-        ValueError: a value that JSON does not have.
+        ValueError: JSON or UTF-8 cannot represent a value.
     """
     fields = dataclasses.asdict(header)
     scene = fields["scene"]
@@ -186,10 +186,10 @@ def _nodata_field(nodata: float | None) -> float | str | None:
 
 
 def header_from_json(text: bytes) -> Header:
-    """Return the header of a text, checked field by field.
+    """Return the header that a text describes, validated field by field.
 
     Raises:
-        ValueError: a field is wrong; one line that names it.
+        ValueError: the text is not a header; the message is one line and names the field.
     """
     try:
         value = json.loads(
@@ -328,7 +328,7 @@ def _object(value: Any, field: str) -> dict[str, Any]:
 
 
 def _fields(value: Any, prefix: str, names: Sequence[str]) -> dict[str, Any]:
-    """Check that a JSON object has these fields and no others, and return it."""
+    """Validate that a JSON object has these fields and no others; return it."""
     fields = _object(value, prefix.rstrip(".") or "header")
     for name in sorted(fields.keys() ^ set(names)):
         raise ValueError(f"header field {_short(prefix + name)} is {'unknown' if name in fields else 'missing'}")
@@ -336,7 +336,7 @@ def _fields(value: Any, prefix: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _tuple(value: Any, field: str, lengths: Sequence[int], check: Callable[[Any, str], Any]) -> tuple:
-    """Check a JSON list of one of these lengths and, by `check`, its items; return them."""
+    """Validate a JSON list: its length is one of `lengths`, and `check` accepts its items. Return it as a tuple."""
     lengths_text = f"{lengths[0]} to {lengths[-1]}" if isinstance(lengths, range) else " or ".join(map(str, lengths))
     _check(isinstance(value, list) and len(value) in lengths, field, value, f"a list of length {lengths_text}")
     return tuple(check(item, f"{field}[{index}]") for index, item in enumerate(value))
@@ -347,7 +347,7 @@ def _tags(value: Any, field: str) -> dict[str, str]:
 
 
 def _text(value: Any, field: str) -> str:
-    # Half a surrogate pair can be written in JSON, as an escape, but neither printed nor put into a GeoTIFF.
+    # JSON can escape half a surrogate pair, but it can neither be printed nor written to a GeoTIFF.
     is_text = isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
     _check(is_text, field, value, "text")
     return value
@@ -358,7 +358,7 @@ def _text_or_none(value: Any, field: str) -> str | None:
 
 
 def _label(value: Any, field: str) -> str:
-    """Check a text that may appear within a line, and return it."""
+    """Validate a text that fits into a line of a message; return it."""
     is_label = isinstance(value, str) and 1 <= len(value) <= MAX_LABEL_LENGTH and value.isprintable()
     _check(is_label, field, value, f"1 to {MAX_LABEL_LENGTH} printable characters")
     return value
@@ -371,7 +371,7 @@ def _whole(value: Any, field: str, low: int, high: int) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)  # True is an int to isinstance
+    return type(value) in (int, float)  # isinstance would take True for an int
 
 
 def _number(value: Any, field: str) -> float:
@@ -387,7 +387,7 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_integer(digits: str) -> int:
-    if len(digits) > 20:  # more than 64 bits; the time that int() takes grows with the square of the length
+    if len(digits) > 20:  # more than 64 bits; the time of int() is quadratic in the length
         raise ValueError(f"a whole number of {len(digits)} digits")
     return int(digits)
 
@@ -400,7 +400,7 @@ def _json_float(digits: str) -> float:
 
 
 def _check_nesting(value: Any) -> None:
-    """Refuse a header that is too deep here, not later when it is printed or compared by recursion."""
+    """Refuse a header nested so deeply that printing or comparing it could exceed the recursion limit."""
     level = [value]
     for _ in range(MAX_NESTING):
         containers = [item for item in level if isinstance(item, dict | list)]
@@ -410,7 +410,7 @@ def _check_nesting(value: Any) -> None:
 
 
 def _short(value: Any) -> str:
-    """Return one line that shows a value of any size."""
+    """Return a value of any size as text on one line, shortened."""
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = 60
     return shortener.repr(value)

@@ -1,4 +1,4 @@
-"""Masks of the samples that hold data: coded without loss, and the gaps filled for codecs."""
+"""Masks of valid samples: their lossless coding, and the filling of gaps for codecs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from scipy import ndimage
 from coding.base import DamagedError, deflate, inflate
 from datasets.base import SceneInfo
 
-_NONE, _ALL = 0, 1  # kinds of bands; further numbers name planes
-_FILL = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
+_NONE, _ALL = 0, 1  # kinds of bands without and with valid samples only; larger kinds are numbers of planes
+_DEFAULT_NODATA = {"int16": -(2**15), "uint16": 2**16 - 1, "float32": math.nan}
 
 
 def fill_value(info: SceneInfo) -> float:
-    """Return the value of missing samples: the scene's nodata value, or one that is no likely sample."""
-    return _FILL[info.dtype] if info.nodata is None else info.nodata
+    """Return the value of missing samples: the scene's nodata value, or else an unlikely sample value of its type."""
+    return _DEFAULT_NODATA[info.dtype] if info.nodata is None else info.nodata
 
 
 def encode_mask(valid: np.ndarray) -> bytes:
-    """Encode a mask (C, H, W), True where there is data; no bytes at all where everything is valid.
+    """Encode a mask, bool (C, H, W), True where there is data; a mask that is True everywhere takes no bytes.
 
-    Most bands of a scene have the same gaps. Each different plane is stored once, one bit for each pixel, and for each
-    band the number of its plane.
+    Most bands of a scene have the same gaps: each different plane is stored once, one bit for each pixel, and each band
+    stores the number of its plane.
     """
     if valid.all():
         return b""
@@ -40,10 +40,14 @@ def encode_mask(valid: np.ndarray) -> bytes:
 
 
 def decode_mask(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the mask (C, H, W) of `encode_mask`.
+    """Return the mask, bool (C, H, W), that `encode_mask` encoded.
+
+    Args:
+        data: the bytes.
+        shape: (C, H, W).
 
     Raises:
-        DamagedError: other bytes.
+        DamagedError: `data` is damaged.
     """
     bands, height, width = shape
     if not data:
@@ -66,12 +70,12 @@ def decode_mask(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def fill_gaps(planes: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return planes (P, H, W) with each gap filled by the nearest valid pixel of its plane.
+    """Return planes with each missing pixel filled by the nearest valid pixel of its plane.
 
-    Such values cost little, and predict the samples around them well.
+    Such values cost little, and predict the neighboring samples well.
 
     Args:
-        planes: any real type. A plane without a valid pixel becomes 0.
+        planes: (P, H, W), any real type. A plane without a valid pixel becomes 0.
         valid: bool (P, H, W), or (1, H, W) for all planes.
     """
     if valid.all():

@@ -1,8 +1,8 @@
-"""The record of a tile, made in the same way for every codec: mask, moves off the nodata value, the codec's bytes.
+"""The record of a tile, the same for every codec: mask, moves off the nodata value, the codec's bytes.
 
-A codec sees no gaps: it is given a cube in which they are filled, and whatever it decodes there is replaced. Samples
-that hold data but are decoded as the nodata value would become gaps. They are moved by the least that their type can
-express, towards the original, so that a bound on the error still holds; one bit each says which way.
+A codec sees no gaps: they are filled before encoding, and replaced with nodata after decoding. A valid sample that is
+decoded as the nodata value would become a gap. It is moved to the next value of its type, toward the original, so that
+a bound on the error still holds; one bit stores the direction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datasets.base import INTEGER_RANGES, SceneInfo
 
 
 class Tile(NamedTuple):
-    """A tile as codecs take it.
+    """A tile, ready for `Codec.encode`.
 
     Attributes:
         cube: (C, H, W), the coded bands, finite, with gaps filled.
@@ -33,14 +33,14 @@ class Tile(NamedTuple):
         """Return the tile of a cube with gaps.
 
         Raises:
-            CodingError: NaN or infinity among the valid samples.
+            CodingError: a valid sample is NaN or infinite.
         """
         filled = fill_gaps(cube, valid)
         check_finite(filled)
         return cls(filled, valid)
 
     def num_bytes(self, data: bytes) -> int:
-        """Return the size of the record with the codec's bytes `data`, where no sample moves off nodata."""
+        """Return the size of the record with the codec's bytes `data`, if no sample is moved off nodata."""
         return len(join_record(encode_mask(self.valid), b"", data))
 
 
@@ -48,8 +48,8 @@ def join_record(mask: bytes, moves: bytes, data: bytes) -> bytes:
     """Return the record of a tile.
 
     Args:
-        mask: of `encode_mask`.
-        moves: a bit for each valid sample that is decoded as nodata, 1 for up.
+        mask: bytes of `encode_mask`.
+        moves: packed bits, one for each valid sample that is decoded as nodata, in raster order; 1 moves it up.
         data: the codec's bytes.
     """
     return join_blocks([mask, moves]) + data
@@ -59,16 +59,16 @@ def encode_record(codec: Codec, cube: np.ndarray, valid: np.ndarray, nodata: flo
     """Encode a tile.
 
     Args:
-        codec: made for the tile's type.
+        codec: codec for the tile's type.
         cube: (C, H, W), the coded bands.
         valid: bool (C, H, W), False where there is no data.
-        nodata: value of samples without data; None where all hold data.
+        nodata: value of samples without data; None if the scene has no such value.
 
     Returns:
-        The record, and the cube that `decode_record` returns; it has no meaning where `valid` is False.
+        The record, and the cube that `decode_record` returns, except where `valid` is False.
 
     Raises:
-        CodingError: NaN or infinity among the valid samples, or a cube that the codec cannot code.
+        CodingError: a valid sample is NaN or infinite, or the codec cannot code the cube.
     """
     data, decoded = codec.encode_and_decode(*Tile.of(cube, valid))
     hit = _at_nodata(decoded, valid, nodata)
@@ -82,18 +82,18 @@ def decode_record(codec: Codec, record: bytes, shape: tuple[int, ...], info: Sce
     """Decode a tile.
 
     Args:
-        codec: as opened for the file.
-        record: the bytes of `encode_record`.
+        codec: codec opened for the file.
+        record: bytes of `encode_record`.
         shape: (C, H, W) of the tile.
-        info: of the scene.
-        has_bound: whether the file promises a bound on the error.
+        info: info of the scene.
+        has_bound: whether the file has a bound on the error.
 
     Returns:
         The cube (C, H, W), with `fill_value` where there is no data.
 
     Raises:
-        DamagedError: other bytes.
-        BoundNotGuaranteed: decoded, but not to the numbers that the encoder had; has the cube.
+        DamagedError: `record` is damaged.
+        BoundNotGuaranteed: the decoded numbers differ from the encoder's; the error holds the cube.
     """
     packed, rest = take_block(record)
     moves, data = take_block(rest)
@@ -105,9 +105,9 @@ def decode_record(codec: Codec, record: bytes, shape: tuple[int, ...], info: Sce
         decoded, is_guaranteed = error.samples, False
     hit = _at_nodata(decoded, valid, info.nodata)
     if len(hit) or moves:
-        # Without a bound another machine's floating point may find more or fewer of them.
+        # Without a bound, another machine's floating point may decode more or fewer samples as nodata.
         if has_bound and is_guaranteed and len(moves) != -(-len(hit) // 8):
-            raise DamagedError("the tile has other samples at its nodata value than it says")
+            raise DamagedError(f"the tile must have {-(-len(hit) // 8)} bytes of moves off nodata, got {len(moves)}")
         up = np.unpackbits(np.frombuffer(moves, np.uint8), count=len(hit)) if moves else np.zeros(len(hit), np.uint8)
         if info.nodata is not None:
             decoded = _moved(decoded, hit, up != 0, info.nodata)
@@ -118,21 +118,21 @@ def decode_record(codec: Codec, record: bytes, shape: tuple[int, ...], info: Sce
 
 
 def _at_nodata(decoded: np.ndarray, valid: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Return the places, in the flat cube, of valid samples that equal `nodata`."""
+    """Return the indices, in the flat cube, of valid samples that equal `nodata`."""
     if nodata is None or math.isnan(nodata):
         return np.zeros(0, np.int64)
     return np.flatnonzero((decoded == np.array(nodata, decoded.dtype)) & valid)
 
 
 def _moved(decoded: np.ndarray, hit: np.ndarray, up: np.ndarray, nodata: float) -> np.ndarray:
-    """Return a copy of `decoded` with the samples at the places `hit` next to `nodata`, above it where `up`."""
+    """Return a copy of `decoded` whose samples at the indices `hit` are next to `nodata`, above it where `up`."""
     if decoded.dtype == np.float32:
         below, above = (np.nextafter(np.float32(nodata), np.float32(end)) for end in (-math.inf, math.inf))
         lowest, highest = -math.inf, math.inf
     else:
         below, above = int(nodata) - 1, int(nodata) + 1
         lowest, highest = INTEGER_RANGES[decoded.dtype.name]
-    # A damaged bit must not lead out of the type.
+    # A damaged bit must not lead out of the range of the type.
     values = above if nodata == lowest else below if nodata == highest else np.where(up, above, below)
     decoded = decoded.copy()
     decoded.ravel()[hit] = values

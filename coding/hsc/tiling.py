@@ -1,4 +1,4 @@
-"""Scenes through a codec: their tiles in parallel, each to a record of its own and back."""
+"""Scenes to `.hsc` files and back, tile by tile, with several threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coding.hsc.records import decode_record, encode_record
 from datasets.base import SceneInfo, valid_mask
 
 STRIP_BYTES = 2**25
-"""Of a scene that are read at a time, unless a single tile has more."""
+"""Most bytes of a scene that are read at a time, unless a single tile has more."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class Scene(Protocol):
 
 
 def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
-    """Yield `function(job)` of each job in order, computed by threads that stay close to what is taken."""
+    """Yield `function(job)` for each job in order; at most `num_workers` + 1 jobs are taken ahead of the results."""
     with ThreadPoolExecutor(num_workers) as executor:
         pending: deque = deque()
         try:
@@ -56,7 +56,7 @@ def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], num_worke
 
 
 def tiles_of(scene: Scene, header: Header) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield number and samples (all bands, H, W) of each tile, reading several of a row at once."""
+    """Yield the number and the samples (all bands, H, W) of each tile; reads several tiles of a row at once."""
     info = header.scene
     tile_bytes = info.bands * header.tile_size * min(header.tile_size, info.height) * np.dtype(info.dtype).itemsize
     at_once = max(STRIP_BYTES // tile_bytes, 1)
@@ -72,7 +72,7 @@ def tiles_of(scene: Scene, header: Header) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def split_bands(samples: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coded bands of a tile, and its dropped ones."""
+    """Return the coded bands and the dropped bands of a tile."""
     coded = list(header.coded_bands)
     dropped = sorted(set(range(header.scene.bands)) - set(coded))
     return samples[coded], samples[dropped]
@@ -80,12 +80,12 @@ def split_bands(samples: np.ndarray, header: Header) -> tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Written:
-    """What was written into a file.
+    """Facts about a written file.
 
     Attributes:
-        header: with the codec's parameters.
-        num_bytes: size of the whole file.
-        distortion: of the valid samples of the coded bands.
+        header: header, with the codec's parameters.
+        num_bytes: size of the file in bytes.
+        distortion: distortion of the valid samples of the coded bands.
         lost: number of valid samples in bands that are not coded.
     """
 
@@ -109,15 +109,18 @@ def compress_scene(
     num_workers: int = 1,
     advance: Callable[[int], object] = lambda pixels: None,
 ) -> Written:
-    """Code a scene tile by tile.
+    """Compress a scene into a `.hsc` file.
 
     Args:
-        scene: to read from.
-        file: binary, seekable; what is in it is replaced.
-        header: whose parameters become those of `codec`.
-        codec: made for the scene.
-        num_workers: threads, each with a tile of its own.
-        advance: is told the pixels of each finished tile.
+        scene: scene to read from.
+        file: seekable binary file; its content is replaced.
+        header: header of the file; its parameters are replaced with those of `codec`.
+        codec: codec made for the scene.
+        num_workers: number of threads; each codes a tile.
+        advance: called with the number of pixels of each finished tile.
+
+    Raises:
+        CodingError: the codec cannot code a tile, or the format cannot hold the header.
     """
     header = replace(header, parameters=dict(codec.parameters))
     file.seek(0)
@@ -148,7 +151,7 @@ def compress_scene(
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a scene: a rectangle in pixels, and 0-based bands in the wanted order."""
+    """A window of a scene: a rectangle in pixels, and 0-based indices of bands in output order."""
 
     row: int
     column: int
@@ -162,7 +165,7 @@ class Window:
         return cls(0, 0, info.height, info.width, tuple(range(info.bands)))
 
     def overlap(self, tile: tuple[int, int, int, int]) -> tuple[int, int, slice, slice] | None:
-        """Return what this window and a tile share: its row and column here, its rows and columns there, or None."""
+        """Return the overlap with a tile, or None: row and column in this window, rows and columns of the tile."""
         top, left, height, width = tile
         first, last = max(self.row, top), min(self.row + self.height, top + height)
         start, end = max(self.column, left), min(self.column + self.width, left + width)
@@ -171,7 +174,7 @@ class Window:
         return first - self.row, start - self.column, slice(first - top, last - top), slice(start - left, end - left)
 
     def info(self, header: Header, may_have_gaps: bool = False) -> SceneInfo:
-        """Return the info of the decoded window; where bands or tiles may be missing it has a nodata value."""
+        """Return the info of the decoded window; it has a nodata value if bands or tiles may be missing."""
         info = header.scene.window(self.row, self.column, self.height, self.width).select_bands(self.bands)
         has_gaps = may_have_gaps or not set(self.bands) <= set(header.coded_bands)
         return replace(info, nodata=fill_value(info)) if has_gaps and info.nodata is None else info
@@ -179,11 +182,11 @@ class Window:
 
 @dataclass
 class Problems:
-    """Messages about single tiles, one line each.
+    """Messages about tiles, one line each.
 
     Attributes:
-        damaged: tiles that could not be decoded.
-        unguaranteed: tiles whose bound is not guaranteed.
+        damaged: for tiles that could not be decoded.
+        unguaranteed: for tiles whose bound is not guaranteed.
     """
 
     damaged: list[str] = field(default_factory=list)
@@ -202,16 +205,19 @@ def decompress_scene(
     """Decode a window of a scene.
 
     Args:
-        reader: of the file.
-        codec: as opened for the file.
-        write: takes row, column and samples (bands, height, width) of the window, tile after tile.
-        window: to decode.
-        keep_going: fill damaged tiles with nodata.
-        num_workers: threads, each with a tile of its own.
-        advance: is told the pixels of each finished tile.
+        reader: reader of the file.
+        codec: codec opened for the file.
+        write: called for each tile with row and column in the window, and samples (bands, height, width).
+        window: window to decode.
+        keep_going: whether to fill damaged tiles with nodata instead of raising an error.
+        num_workers: number of threads; each decodes a tile.
+        advance: called with the number of pixels of each finished tile.
+
+    Returns:
+        What was wrong with tiles.
 
     Raises:
-        DamagedError: a damaged tile, unless `keep_going`.
+        DamagedTile: a tile is damaged, unless `keep_going`.
     """
     header = reader.header
     problems = Problems()
@@ -235,7 +241,7 @@ def decompress_scene(
         if message:
             problems.unguaranteed.append(f"{reader.tile_name(number)}: {message}")
         overlap = window.overlap(tile)
-        assert overlap is not None  # the others are not decoded
+        assert overlap is not None  # other tiles are not decoded
         row, column, rows, columns = overlap
         write(row, column, samples[list(window.bands)][:, rows, columns])
         advance(math.prod(tile[2:]))
@@ -243,7 +249,7 @@ def decompress_scene(
 
 
 def _record_of(reader: Reader, number: int) -> bytes | DamagedTile:
-    """Return a tile's record or, so that one damaged tile does not end the reading, its error."""
+    """Return a tile's record, or its error, so that one damaged tile does not stop the others."""
     try:
         return reader.tile(number)
     except DamagedTile as error:

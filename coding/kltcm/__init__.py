@@ -1,1 +1,1 @@
-"""`klt-cm`: spectral prediction or transform, and entropy coding by mixed contexts in whole numbers."""
+"""The codec `klt-cm`: spectral transform or prediction, and entropy coding with mixed contexts."""

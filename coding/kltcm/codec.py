@@ -1,8 +1,8 @@
-"""`klt-cm` as a codec: any bands, any sensor, no weights.
+"""The codec `klt-cm`, for any bands of any sensor, without weights.
 
-Without a bound a tile's bands are transformed by their own Karhunen-Loeve transform (`coding.klt`), and its components
-are coded as planes (`coding.kltcm.coefficients`). With a bound the bands are coded as whole numbers, each predicted
-from those before it (`coding.prediction.samples`).
+Without a bound, the bands of a tile are transformed by their own Karhunen-Loeve transform (`coding.klt`), and the
+components are coded as planes (`coding.kltcm.coefficients`). With a bound, the bands are coded as integers, each
+predicted from the preceding ones (`coding.prediction.samples`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class KltCm(Codec):
     """Codec of uint16, int16 and float32.
 
     Args:
-        numbers: how samples become whole numbers, with the bound on their error.
-        step: of the quantizer without a bound, in the samples' units; None with one. On images the squared error is
-            0.9 to 1.1 times step^2 / 12; rounding to integers adds 1 / 12.
+        numbers: map from samples to integers, with the bound on the error.
+        step: quantizer step, in the samples' units; None with a bound. On images the squared error is 0.9 to 1.1 times
+            step^2 / 12; rounding to integers adds 1 / 12.
 
     Raises:
-        CodingError: a step that is no number above 0, or not exactly one of step and bound.
+        CodingError: the step is not a number above 0, or not exactly one of step and bound is given.
     """
 
     def __init__(self, numbers: Numbers, step: float | None = None) -> None:
         self.numbers, self.step, self.dtype = numbers, step, numbers.dtype
         if (step is None) == (numbers.bound is None):
-            raise CodingError("klt-cm needs a step or a bound, and not both")
+            raise CodingError("klt-cm needs either a step or a bound")
         if step is None:
             self.parameters = {"divisor": numbers.divisor, "bound": numbers.bound}
         elif is_step(step):
@@ -63,7 +63,7 @@ class KltCm(Codec):
         """Return the codec that decodes the tiles of a file.
 
         Raises:
-            DamagedError: a header that this codec did not write.
+            DamagedError: this codec did not write the header.
         """
         check_plain(header, shared)
         dtype, parameters = header.scene.dtype, header.parameters
@@ -78,12 +78,12 @@ class KltCm(Codec):
         """See `Codec.encode`.
 
         Raises:
-            CodingError: a step or a bound that is too fine for the samples.
+            CodingError: the step or the bound is too fine for the samples.
         """
         return self.encode_and_decode(cube, valid)[0]
 
     def encode_and_decode(self, cube: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
-        """See `Codec.encode_and_decode`; the encoder has the decoded cube at hand."""
+        """See `Codec.encode_and_decode`; the encoder yields the decoded cube, too."""
         if self.numbers.divisor == 0:
             return encode_floats(cube), cube
         if self.numbers.bound is not None:
@@ -106,6 +106,6 @@ class KltCm(Codec):
         klt = unpack_klt(transform, bands, height * width)
         count = klt.basis.shape[1]
         if not count and coded:
-            raise DamagedError("a tile without components has bytes of them")
+            raise DamagedError(f"a tile without components must have no bytes for them, got {len(coded)}")
         components = decode_coefficients(coded, (count, height, width)) if count else np.zeros((0, height, width))
         return to_dtype(klt.inverse(components), self.dtype)

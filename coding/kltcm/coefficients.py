@@ -1,9 +1,9 @@
-"""Lossy coding of planes of a transform along the bands: the path of `klt-cm` without a bound.
+"""Lossy coding of the components of a transform along the bands, as planes: `klt-cm` without a bound.
 
     planes -> minus their prediction -> 9/7 wavelet -> trellis-coded quantization -> mixed contexts -> bytes
-              from planes before
+              from preceding planes
 
-Integers alone decide how the stream is read. Floating point enters where planes are reconstructed.
+The stream is read with integers only; floating point is used to reconstruct the planes.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from coding.kltcm.trellis import Trellis
 from coding.kltcm.wavelet import Subbands, analyze, subbands, synthesize
 
 _MAX_BYTES = 96  # of a coefficient: 40 decisions of at most 2 bytes each, and bits that are stored as they are
-_RECONSTRUCTION_OFFSET = 0.02  # steps that the mean of the coefficients of a level is further from 0 than its middle
+_RECONSTRUCTION_OFFSET = 0.02  # steps away from 0: from the middle of a level's bin to the mean of its coefficients
 
 
 def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Encode planes with a squared error of about 1 / 12 in each.
 
     Args:
-        planes: (K, H, W), float64, in steps, by falling variance. Overwritten, as they can be as large as a tile.
+        planes: (K, H, W), float64, in steps, by falling variance. Overwritten, to save the memory of a copy.
 
     Returns:
-        The bytes, and `planes`, now as `decode_coefficients` will return them.
+        The bytes, and `planes`, which now hold what `decode_coefficients` returns.
 
     Raises:
-        CodingError: planes that are too large for the step.
+        CodingError: the planes are too large for the step.
     """
     count, height, width = planes.shape
     layout = subbands(height, width)
@@ -47,7 +47,7 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
         coefficients = np.zeros(layout.size)
         coefficients[layout.places] = analyze((planes[k] - predicted)[None])[0]
         if not np.abs(coefficients).max() < 2**MAGNITUDE_BITS - 2:
-            raise CodingError("the samples are too large for the step: ask for a larger one")
+            raise CodingError("the samples are too large for the step: choose a larger one")
         magnitudes = trellis.quantize(coefficients, components.history)
         signs = np.where(magnitudes > 0, 1 + (coefficients < 0), 0)
         components.code(coder, magnitudes, signs)
@@ -58,14 +58,14 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
 
 
 def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the planes (K, H, W), float64, in steps, of `encode_coefficients`.
+    """Return the planes (K, H, W) that `encode_coefficients` encoded, float64, in steps.
 
     Args:
         data: the bytes.
         shape: (K, H, W).
 
     Raises:
-        DamagedError: other bytes.
+        DamagedError: `data` is damaged.
     """
     count, height, width = shape
     side, stream = split_blocks(data, 2)
@@ -83,6 +83,6 @@ def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _reconstruct(magnitudes: np.ndarray, signs: np.ndarray, layout: Subbands) -> np.ndarray:
-    """Return a plane (H, W) from buffers of the magnitudes of its coefficients, in half steps, and their signs."""
+    """Return the plane (H, W) of buffers with the magnitudes of its coefficients, in half steps, and their signs."""
     values = (0.5 * magnitudes + _RECONSTRUCTION_OFFSET * (magnitudes > 0)) * np.where(signs == 2, -1, 1)
     return synthesize(values[layout.places][None])[0]

@@ -1,9 +1,9 @@
 """Entropy coding of quantized wavelet coefficients with mixed contexts.
 
-Each coefficient is coded as a magnitude and a sign. The magnitude is likely to be large where those around it are: its
-neighbors within the subband, the coefficient at its place in the next coarser level, those of the other orientations,
-and those at its place in the components before. Six contexts made of these are mixed for each decision of a magnitude.
-Nothing here computes with floating point.
+Each coefficient is coded as a magnitude and a sign. The magnitude is likely to be large where related magnitudes are:
+those of its neighbors within the subband, of the coefficients at its place in the next coarser level and in the other
+orientations, and of those at its place in the preceding components. Six contexts formed from these are mixed for each
+decision of a magnitude. Nothing here uses floating point.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _QUANTIZERS = 2
 _ORIENTATIONS = 4
 _KINDS = 4 * _ORIENTATIONS  # of subbands: three finest levels and all coarser ones, by orientation
 _TOTAL_SIZES = 40
-_SIZES = 16  # of sums, where several meet in a context
-_PLACES = 80  # of components; those after the first share them in eights
+_SIZES = 16  # of sums, in contexts of several
+_PLACES = 80  # numbers of components in contexts: after the first 40, eight components share one
 _OWN_PLACES = 40
 _AMOUNTS = 4
 
-# The first context of each kind; docs/format.md names the kinds likewise. A context has counters for each quantizer.
+# First context of each kind; docs/format.md uses the same names. A context has counters for each quantizer.
 _BY_TOTAL = 0
 _BY_SUMS = _BY_TOTAL + _KINDS * _TOTAL_SIZES
 _BY_FAMILY = _BY_SUMS + _SIZES * _SIZES * _ORIENTATIONS
@@ -45,12 +45,12 @@ _SIGN_CONTEXTS = _SIGN_BY_TWO + 3**2 * _ORIENTATIONS
 
 
 class Plane(NamedTuple):
-    """A component as it is coded.
+    """A component that is being coded.
 
     Attributes:
-        place: its number, as far as contexts tell it apart.
-        magnitudes: int64 buffer, levels of the quantizers; once coded, magnitudes in half steps.
-        signs: int64 buffer, 0 for 0, 1 for positive, 2 for negative coefficients.
+        place: number of the component in contexts, below `_PLACES`.
+        magnitudes: int64 buffer of levels of the quantizers; once coded, of magnitudes in half steps.
+        signs: int64 buffer: 0 for 0, 1 for positive, 2 for negative coefficients.
     """
 
     place: int
@@ -59,11 +59,11 @@ class Plane(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is learned from the components so far.
+    """The adaptive state after the components so far.
 
     Attributes:
-        subbands: of the components.
-        history: of the components.
+        subbands: layout of a component.
+        history: magnitudes of the preceding components.
         magnitudes: mixer of magnitudes.
         signs: mixer of signs.
     """
@@ -75,13 +75,13 @@ class State(NamedTuple):
 
 
 class ComponentCoder:
-    """Codes components one after another.
+    """Encodes or decodes components one after another.
 
     Attributes:
-        history: of the components so far.
+        history: magnitudes of the components so far.
 
     Args:
-        subbands: of the components.
+        subbands: layout of a component.
     """
 
     def __init__(self, subbands: Subbands) -> None:
@@ -92,11 +92,11 @@ class ComponentCoder:
         self._count = 0
 
     def code(self, coder: Coder, magnitudes: np.ndarray, signs: np.ndarray) -> None:
-        """Code a component: an encoder reads the buffers, a decoder fills them.
+        """Encode a component, or decode into the buffers.
 
         Args:
             coder: an encoder or a decoder.
-            magnitudes: int64 buffer, see `Plane`.
+            magnitudes: int64 buffer, see `Plane`; changed from levels to half steps.
             signs: int64 buffer, see `Plane`.
         """
         place = min(self._count, _OWN_PLACES + (self._count - _OWN_PLACES) // 8, _PLACES - 1)
@@ -125,7 +125,7 @@ def _code_plane(coder, state, plane):
 
 @inlined
 def _code_magnitude(coder, state, plane, b, n, quantizer):
-    """Code the magnitude of coefficient `n`, of subband `b`."""
+    """Code the level of coefficient `n`, which is in subband `b`; return it."""
     subbands = state.subbands
     p, stride = subbands.scan[n], subbands.stride[b]
     level, orientation = subbands.level[b], subbands.orientation[b]
@@ -166,13 +166,13 @@ def _amount(total):
 
 @inlined
 def _three(magnitude):
-    """Return 0 for 0, 1 for up to a step, 2 for more."""
+    """Classify a magnitude in half steps: 0 for 0, 1 for up to a step, 2 for more."""
     return (min(magnitude, 4) + 1) // 2
 
 
 @inlined
 def _neighbors(magnitudes, p, stride, around):
-    """Return the number of the context of single neighbors."""
+    """Return the number, below 3^7, of the context of single neighbors."""
     north, west = _three(magnitudes[p - stride]), _three(magnitudes[p - 1])
     northwest, northeast = _three(magnitudes[p - stride - 1]), _three(magnitudes[p - stride + 1])
     within = ((north * 3 + west) * 3 + northwest) * 3 + northeast
@@ -181,7 +181,7 @@ def _neighbors(magnitudes, p, stride, around):
 
 @inlined
 def _code_sign(coder, state, plane, b, p):
-    """Code the sign of a coefficient that is not 0; returns 1 for a positive, 2 for a negative one."""
+    """Code the sign of a coefficient that is not 0; return 1 if it is positive, 2 if it is negative."""
     signs, stride, orientation = plane.signs, state.subbands.stride[b], state.subbands.orientation[b]
     two = signs[p - stride] * 3 + signs[p - 1]
     four = (two * 3 + signs[p - 2 * stride]) * 3 + signs[p - 2]

@@ -1,16 +1,15 @@
-"""Prediction of components from the components before them.
+"""Prediction of components from the preceding components.
 
-Principal components are uncorrelated, but not independent. The spectra of a scene lie along curved surfaces, so that
-products of the first components predict later ones; and the pixels of different detectors are not exactly at the same
-place, so that derivatives of the first components across the plane appear in later ones. The features of the first
-components are therefore
+Principal components are uncorrelated, but not independent. The spectra of a scene lie on curved surfaces, so products
+of the first components predict later ones. The pixels of different detectors are slightly displaced, so spatial
+derivatives of the first components appear in later ones. The features of the first components are therefore
 
 - their first and second derivatives, horizontal and vertical;
 - products of two of them, and their cubes.
 
-A plane is predicted as a sum of a few features whose factors are in the stream. The encoder chooses those that save
-more bits than they cost: orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad, doi
-10.1109/ACSSC.1993.342465), measured by the bits of Gaussian subbands.
+A plane is predicted as a sum of a few features, whose factors are in the stream. The encoder chooses the features that
+save more bits than they cost: orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad, doi
+10.1109/ACSSC.1993.342465) on the estimated bits of Gaussian subbands.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ _WITH_PRODUCTS = 6
 _WITH_CUBES = 3
 _MAX_USED = 16  # features of a plane
 _BITS_OF_A_FEATURE = 10.0
-_BITS_PER_RELATIVE_ERROR = 0.5 / math.log(2)  # of a squared error, relative to the variance
+_BITS_PER_RELATIVE_ERROR = 0.5 / math.log(2)  # bits saved by a small relative decrease of the variance
 _UNPREDICTABLE_VARIANCE = 0.1  # squared steps
 _REGULARIZATION = 1e-6  # relative to the energy of a feature
 _MIN_NORM = 2.0**-20  # root mean square; smaller ones may be rounding errors, which differ between decoders
 
 
 def count_features(planes: int) -> int:
-    """Return how many features the first `planes` components have."""
+    """Return the number of features of the first `planes` components."""
     return sum(_new_features(j) for j in range(planes))
 
 
 class Predictor:
-    """Predicts planes (H, W), each from those that were added before it.
+    """Predicts planes (H, W), each from the planes added before it.
 
     Args:
         height, width: of the planes.
@@ -59,14 +58,14 @@ class Predictor:
         """Return a plane (H, W) as the sum of features.
 
         Args:
-            factors: integers (F,), 0 for features that do not exist yet.
+            factors: integers (F,), in units of 1 / sqrt(H W); 0 for features that do not exist yet.
 
         Raises:
-            DamagedError: other factors.
+            DamagedError: a factor of a feature that does not exist yet is not 0.
         """
         used = factors.nonzero()[0]
         if used.size and used[-1] >= len(self._features):
-            raise DamagedError(f"a plane is predicted from feature {used[-1]} of {len(self._features)}")
+            raise DamagedError(f"features must be below {len(self._features)} for this plane, got {used[-1]}")
         return np.tensordot(factors[used] / math.sqrt(self._pixels), self._features[used], axes=1)
 
     def add(self, plane: np.ndarray, fitting: bool) -> None:
@@ -74,7 +73,7 @@ class Predictor:
 
         Args:
             plane: (H, W).
-            fitting: whether to prepare them for `fit` as well.
+            fitting: whether to prepare the features for `fit` as well.
         """
         index = len(self._sources)
         if not _new_features(index):
@@ -101,7 +100,7 @@ class Predictor:
             self._products = np.stack([band @ band.T for band in self._split(self._transformed)]).astype(np.float64)
 
     def fit(self, plane: np.ndarray) -> np.ndarray:
-        """Return the factors (F,), int64, of a plane (H, W) in steps; most of them are 0."""
+        """Return the factors (F,) for `predict`, int64, of a plane (H, W) in steps; most are 0."""
         factors = np.zeros(len(self._features), np.int64)
         if not len(factors):
             return factors
@@ -128,8 +127,8 @@ def _pursue(products, counts):
     """Return the features that save more bits than they cost, and their factors.
 
     Args:
-        products: (S, F + 1, F + 1), of the features and of what is to be predicted, which is last, in each subband.
-        counts: (S,), coefficients of each subband.
+        products: (S, F + 1, F + 1), inner products of the features and, last, the plane to predict, in each subband.
+        counts: (S,), number of coefficients in each subband.
     """
     target = products.shape[1] - 1
     most = min(_MAX_USED, target)
@@ -150,7 +149,7 @@ def _pursue(products, counts):
 
 @inlined
 def _orthogonalize(products, weights, chosen, rows):
-    """Fill `rows` (F + 1, N) with the coordinates of all features, and of the target, along those that are chosen."""
+    """Fill `rows` (F + 1, N) with the coordinates of all features and the target along the chosen ones."""
     for i in range(len(chosen)):
         rows[:, i] = 0
         for s in range(len(weights)):
@@ -191,7 +190,7 @@ def _subtract(products, chosen, factors, left):
 
 @inlined
 def _best(products, weights, chosen, rows):
-    """Return the feature that takes off most of the weighted energy, and how much."""
+    """Return the feature that lowers the weighted energy most, and by how much."""
     target, best, most = len(rows) - 1, 0, -1.0
     for f in range(target):
         norm, correlation = 0.0, 0.0
@@ -214,7 +213,7 @@ def _divisor(norm: np.ndarray) -> np.ndarray:
 
 
 def _new_features(index: int) -> int:
-    """Return how many features component `index` adds."""
+    """Return the number of features that component `index` adds."""
     derivatives = 4 if index < _WITH_DERIVATIVES else 0
     products = index + 1 if index < _WITH_PRODUCTS else 0
     return derivatives + products + (1 if index < _WITH_CUBES else 0)

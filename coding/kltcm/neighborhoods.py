@@ -1,4 +1,4 @@
-"""What is known around a wavelet coefficient before it is coded: one definition for the coder and for the trellis."""
+"""The neighborhood of a wavelet coefficient, known before it is coded: one definition for coder and trellis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from coding.entropy.neighbors import causal_sum, cross_sum
 
 
 class History(NamedTuple):
-    """Magnitudes of the components before, in half steps.
+    """Magnitudes of the preceding components, in half steps.
 
     Attributes:
-        last, second: int64 buffers, of the component before and of the one before that.
-        mean: int64 buffer in sixteenths, of all components so far; later ones count more.
+        last, second: int64 buffers of the preceding component and of the one before it.
+        mean: int64 buffer of the mean of all preceding components, in sixteenths; later components count more.
     """
 
     last: np.ndarray
@@ -27,13 +27,13 @@ class Neighborhood(NamedTuple):
     """Magnitudes around a coefficient, in half steps; see docs/format.md.
 
     Attributes:
-        near: weighted sum of those that precede it in its subband.
-        parent: of the coefficient at the same place, one level coarser.
-        siblings: of those in the subbands of the same level that precede.
-        last, second: of the coefficient at the same place in the components before.
-        across: weighted sum of these two and of the neighbors of the first.
-        mean: of the coefficients at the same place in the components so far, in sixteenths.
-        total: weighted sum of all of these.
+        near: weighted sum over the neighbors that precede it in its subband.
+        parent: magnitude at the same place, one level coarser.
+        siblings: sum over the same place in preceding subbands of the same level.
+        last, second: magnitudes at the same place in the preceding component and in the one before it.
+        across: weighted sum of `last`, `second` and the neighbors of `last`.
+        mean: mean magnitude at the same place in the preceding components, in sixteenths.
+        total: weighted sum of `near`, `across`, `parent` and `mean`.
     """
 
     near: int
@@ -47,7 +47,7 @@ class Neighborhood(NamedTuple):
 
 
 def new_history(size: int) -> History:
-    """Return the history before the first component, for buffers of `size`."""
+    """Return the history before the first component, with buffers of `size` numbers."""
     return History(*(np.zeros(size, np.int64) for _ in History._fields))
 
 
@@ -58,9 +58,9 @@ def neighborhood(subbands, history, magnitudes, b, n):
     Args:
         subbands: a `Subbands`.
         history: a `History`.
-        magnitudes: int64 buffer, of the component itself.
-        b: the subband.
-        n: the number of the coefficient in the order of coding.
+        magnitudes: int64 buffer of the component itself.
+        b: number of the subband.
+        n: number of the coefficient in the order of coding.
     """
     p, stride = subbands.scan[n], subbands.stride[b]
     near = causal_sum(magnitudes, p, stride)

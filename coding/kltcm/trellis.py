@@ -1,13 +1,13 @@
-"""Trellis-coded quantization: two interleaved quantizers, selected by the parity of previous levels.
+"""Trellis-coded quantization: two interleaved quantizers, selected by the parity of preceding levels.
 
 Quantizer 0 has the values 0, 1, -1, 2, -2, ... in steps, quantizer 1 the values 0, 1/2, -1/2, 3/2, -3/2, ... A state
-selects the quantizer of a coefficient, and the parity of the level that is chosen leads to the next state. Together the
-quantizers are twice as dense as each alone. The encoder looks for the path of least cost through all states (Viterbi,
-doi 10.1109/TIT.1967.1054010), and has about 1 dB less error at the same rate: trellis-coded quantization (Marcellin and
-Fischer, doi 10.1109/26.46532), in the form of Schwarz et al. (doi 10.1109/DCC.2019.00022).
+selects the quantizer of a coefficient, and the parity of the chosen level leads to the next state. Together the
+quantizers are twice as dense as each alone. The encoder searches for the path of least cost through all states
+(Viterbi, doi 10.1109/TIT.1967.1054010), which lowers the error by about 1 dB at the same rate: trellis-coded
+quantization (Marcellin and Fischer, doi 10.1109/26.46532), in the form of Schwarz et al. (doi 10.1109/DCC.2019.00022).
 
-The cost is the squared error plus `COST_PER_BIT` times the bits. Only the encoder needs bits, and they are estimated:
-from the neighborhood of a coefficient, and how frequent the levels were in such neighborhoods so far.
+The cost is the squared error plus `COST_PER_BIT` times the bits. The encoder estimates the bits from the neighborhood
+of a coefficient, and from the frequencies of levels in such neighborhoods so far.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from coding.kltcm.neighborhoods import History, neighborhood
 from coding.kltcm.wavelet import Subbands
 
 NEXT_STATE = np.array([[0, 2], [2, 0], [1, 3], [3, 1]], np.int64)
-"""The state after a state and the parity of its level; states 0 and 1 use quantizer 0, 2 and 3 quantizer 1."""
+"""The next state, by state and parity of the level; states 0 and 1 use quantizer 0, states 2 and 3 quantizer 1."""
 
 COST_PER_BIT = 0.14
-"""In squared steps."""
+"""Squared steps of error that count as much as a bit."""
 
 _STATES = len(NEXT_STATE)
 _CANDIDATES = 3  # levels that are tried for a coefficient
 _COUNTED_LEVELS = 16  # levels whose frequencies are counted
-_BITS_PER_LEVEL = 0.3  # beyond these
+_BITS_PER_LEVEL = 0.3  # for each level beyond the counted ones
 _CLASSES = 40  # of neighborhoods
-_PRIOR_WEIGHT = 30  # levels that the typical frequencies of a class count for
-_GUESS_DEAD_ZONE = 0.2  # steps by which a first guess at a level is rounded further down
+_PRIOR_WEIGHT = 30  # number of levels that the typical frequencies of a class count as
+_GUESS_DEAD_ZONE = 0.2  # steps that are subtracted before a first guess at a level is rounded
 
 
 class Search(NamedTuple):
-    """What the search for a path needs to know, and what it finds.
+    """Input and output of the search for a path.
 
     Attributes:
-        magnitudes: float64 (N,), of the coefficients in the order of coding, in steps.
-        classes: int64 (N,), of their neighborhoods.
-        bits: float64 (classes, quantizers, counted levels), estimated.
-        paths: int64 (N, states), level and state before, of the best path to each state.
-        levels: int64 (N,), of the best path.
-        quantizers: int64 (N,), of the best path.
+        magnitudes: float64 (N,), magnitudes of the coefficients in the order of coding, in steps.
+        classes: int64 (N,), classes of their neighborhoods.
+        bits: float64 (classes, quantizers, counted levels), estimated bits.
+        paths: int64 (N, states), 4 x level + preceding state of the best path to each state.
+        levels: int64 (N,), levels of the best path.
+        quantizers: int64 (N,), quantizers of the best path.
     """
 
     magnitudes: np.ndarray
@@ -58,10 +58,10 @@ class Search(NamedTuple):
 
 
 class Trellis:
-    """Quantizes components one after another; what it learns of one helps to estimate bits in the next.
+    """Quantizes components one after another; levels counted in one improve the estimates of bits in the next.
 
     Args:
-        subbands: of the components.
+        subbands: layout of a component.
     """
 
     def __init__(self, subbands: Subbands) -> None:
@@ -74,14 +74,14 @@ class Trellis:
         )
 
     def quantize(self, coefficients: np.ndarray, history: History) -> np.ndarray:
-        """Return the levels, without sign, of coefficients.
+        """Quantize a component.
 
         Args:
             coefficients: float64 buffer, in steps.
-            history: of the components before.
+            history: magnitudes of the preceding components.
 
         Returns:
-            int64 buffer.
+            The levels without signs, an int64 buffer.
         """
         subbands, search, levels = self._subbands, self._search, np.zeros(len(coefficients), np.int64)
         magnitudes = np.abs(coefficients)
@@ -98,7 +98,7 @@ class Trellis:
 
 
 def _typical_counts() -> np.ndarray:
-    """Return the frequencies of levels by class and quantizer, for Laplacian coefficients of the class's mean."""
+    """Return the expected frequencies of levels by class and quantizer, for Laplacian coefficients."""
     counts = np.zeros((_CLASSES, 2, _COUNTED_LEVELS))
     for index in range(_CLASSES):
         scale = max(_class_start(index) / 140, 0.03) + 0.15
@@ -111,13 +111,13 @@ def _typical_counts() -> np.ndarray:
 
 
 def _class_start(index: int) -> int:
-    """Return the smallest total of a neighborhood of a class."""
+    """Return the smallest `Neighborhood.total` in a class."""
     return index if index < 4 else (2 + index % 2) << (index // 2 - 1)
 
 
 @compiled
 def _classify(subbands, history, guess, classes):
-    """Fill `classes` with those of the neighborhoods, as they are around a first guess at the magnitudes."""
+    """Fill `classes` with the classes of the neighborhoods, computed from a first guess at the magnitudes."""
     end = 0
     for b in range(len(subbands.counts)):
         start, end = end, end + subbands.counts[b]
@@ -127,7 +127,7 @@ def _classify(subbands, history, guess, classes):
 
 @compiled
 def _find_path(search):
-    """Fill the levels and quantizers of a search with those of the path of least cost."""
+    """Find the path of least cost; fill in its levels and quantizers."""
     costs, arrived = np.full(_STATES, np.inf), np.zeros(_STATES)
     costs[0] = 0.0
     levels, prices = np.zeros((2, _CANDIDATES), np.int64), np.zeros((2, _CANDIDATES))
@@ -151,7 +151,7 @@ def _find_path(search):
 
 @inlined
 def _price(search, n, quantizer, levels, prices):
-    """Fill in the candidates for a level, the two nearest and 0, and their costs."""
+    """Fill in the candidate levels (the two nearest and 0) and their costs."""
     magnitude, offset = search.magnitudes[n], 0.5 * quantizer
     levels[0] = int(magnitude + offset)
     levels[1] = levels[0] + 1
@@ -165,7 +165,7 @@ def _price(search, n, quantizer, levels, prices):
 
 @inlined
 def _trace(search, costs):
-    """Follow the path of least cost back from its last state."""
+    """Fill in levels and quantizers along the path of least cost, from its last state back."""
     state = 0
     for other in range(1, _STATES):
         if costs[other] < costs[state]:

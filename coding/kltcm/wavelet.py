@@ -1,8 +1,8 @@
-"""The discrete wavelet transform of a plane, 9/7 by lifting, and the layout of its subbands.
+"""The discrete wavelet transform of a plane (9/7, by lifting), and the layout of its subbands.
 
 The filters are the irreversible ones of JPEG 2000 (ISO/IEC 15444-1, Annex F; Cohen, Daubechies and Feauveau, doi
-10.1002/cpa.3160450502), with symmetric extension. They are scaled so that an error of a coefficient is about the same
-error of the plane in every subband: a single quantizer step serves all of them.
+10.1002/cpa.3160450502), with symmetric extension. They are scaled so that an error of a coefficient causes about the
+same error of the plane in every subband: one quantizer step serves all subbands.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from coding.entropy.compiled import compiled, inlined
 from coding.entropy.neighbors import PAD
 
 MAX_LEVELS = 5
-_MIN_SIDE = 4  # of planes that are split further, the longer one
+_MIN_SIDE = 4  # planes with a longer side below this are not split further
 _LIFTING_STEPS = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
-_LOW_PASS_NORM = 1.139764007655  # of the synthesis filter of a coefficient, after lifting alone
+_LOW_PASS_NORM = 1.139764007655  # norms of the synthesis filters that lifting alone would give
 _HIGH_PASS_NORM = 0.887277075636
 
 LL, HL, LH, HH = range(4)
@@ -28,22 +28,22 @@ _NOWHERE = 0  # a place in the padding, where all buffers are 0
 
 
 class Subbands(NamedTuple):
-    """The layout of coefficients in a buffer: subband by subband from coarse to fine.
+    """The layout of N coefficients in a buffer: B subbands from coarse to fine, each with a margin of `PAD`.
 
     Attributes:
-        levels: of the transform.
-        size: of a buffer.
-        places: int64 (H, W), place in a buffer of each coefficient of `analyze`.
-        order: int64 (N,), the coefficients of a flattened transformed plane in the order of coding: by subbands, rows
-            and columns.
-        level: int64 (B,), of each subband; 1 is the finest.
-        orientation: int64 (B,), of each subband.
-        stride: int64 (B,), distance of its rows in a buffer.
-        counts: int64 (B,), its coefficients.
-        scan: int64 (N,), place in a buffer of each coefficient in the order of coding.
-        parents: int64 (N,), place of the coefficient one level coarser, of the same orientation or LL.
-        siblings: int64 (N, 2), places in the subbands of the same level that precede: HL twice for LH, HL and LH for
-            HH. Where there are none, here and in `parents`, a place that is always 0.
+        levels: number of levels of the transform.
+        size: length of a buffer.
+        places: int64 (H, W), index in a buffer of each coefficient of `analyze`.
+        order: int64 (N,), indices into a flattened transformed plane in the order of coding: by subbands, rows and
+            columns.
+        level: int64 (B,), level of each subband; 1 is the finest.
+        orientation: int64 (B,), orientation of each subband.
+        stride: int64 (B,), distance of two rows of each subband in a buffer.
+        counts: int64 (B,), number of coefficients of each subband.
+        scan: int64 (N,), index in a buffer of each coefficient in the order of coding.
+        parents: int64 (N,), index of the coefficient one level coarser, of the same orientation or LL.
+        siblings: int64 (N, 2), indices in the preceding subbands of the same level: HL twice for LH, HL and LH for HH.
+            Here and in `parents`, a coefficient that has none is given an index where buffers are always 0.
     """
 
     levels: int
@@ -61,7 +61,7 @@ class Subbands(NamedTuple):
 
 @cache
 def subbands(height: int, width: int) -> Subbands:
-    """Return the subbands of planes of this size, which are halved up to `MAX_LEVELS` times, to sides below 4."""
+    """Return the layout of planes of this size; they are halved up to `MAX_LEVELS` times, to sides below 4."""
     sizes = [(height, width)]
     while len(sizes) <= MAX_LEVELS and max(sizes[-1]) >= _MIN_SIDE:
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
@@ -96,7 +96,7 @@ def subbands(height: int, width: int) -> Subbands:
 
 
 def _relatives(found: dict[tuple[int, int], np.ndarray], level: int, orientation: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the parents (N,) and siblings (N, 2) of a subband, given the places of all subbands."""
+    """Return the parents (N,) and siblings (N, 2) of a subband; `found` has the indices of all subbands."""
     y, x = (axis.ravel() for axis in np.indices(found[level, orientation].shape))
 
     def at(subband: np.ndarray | None, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -112,14 +112,14 @@ def _relatives(found: dict[tuple[int, int], np.ndarray], level: int, orientation
 
 
 def analyze(planes: np.ndarray) -> np.ndarray:
-    """Return the wavelet coefficients of planes (P, H, W), float64: LL in the upper left corner, finer ones around."""
+    """Return the wavelet coefficients (P, H, W) of planes (P, H, W), float64; LL is in the upper left corner."""
     planes = planes.copy()
     _analyze(planes, subbands(*planes.shape[1:]).levels)
     return planes
 
 
 def synthesize(coefficients: np.ndarray) -> np.ndarray:
-    """Return the planes (P, H, W) whose coefficients `analyze` returned."""
+    """Return the planes (P, H, W), float64, of the coefficients (P, H, W) of `analyze`."""
     planes = coefficients.copy()
     _synthesize(planes, subbands(*planes.shape[1:]).levels)
     return planes
@@ -152,7 +152,7 @@ def _synthesize(planes, levels):
 
 @inlined
 def _split(rows, columns):
-    """Filter rows (N, M), in place, and write the low-pass and then the high-pass ones as columns (M, N)."""
+    """Filter rows (N, M) in place, and write them as columns (M, N), the low-pass ones first."""
     count = (len(rows) + 1) // 2
     for step in range(4):
         _lift(rows, 1 - step % 2, _LIFTING_STEPS[step])
@@ -163,7 +163,7 @@ def _split(rows, columns):
 
 @inlined
 def _join(columns, rows):
-    """Write the rows (N, M) that `_split` filtered, from its columns (M, N)."""
+    """Restore the rows (N, M) from the columns (M, N) of `_split`."""
     count = (len(rows) + 1) // 2
     for i in range(len(rows)):
         for x in range(rows.shape[1]):
@@ -181,7 +181,7 @@ def _norm(rows, i):
 
 @inlined
 def _lift(rows, first, weight):
-    """Add the rows on both sides to every second row from `first`; at the ends, the row on one side stands for both."""
+    """Add the weighted rows on both sides to every second row from `first`; at the ends one row stands for both."""
     if len(rows) == 1:
         return
     for i in range(first, len(rows), 2):

@@ -1,1 +1,1 @@
-"""Models of the registry as codecs."""
+"""The codec `learned`: models of the registry with their weights."""

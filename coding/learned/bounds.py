@@ -1,4 +1,4 @@
-r"""A guaranteed error: whole numbers around a floating point prediction, the same on every machine.
+r"""A guaranteed error bound with a floating-point prediction: all machines round it to the same integers.
 
 ::
 
@@ -6,10 +6,10 @@ r"""A guaranteed error: whole numbers around a floating point prediction, the sa
     samples v ─────────────────────────────► r = v - p ─► q = round(r / (2 E + 1)) ─► coded
     decoded: p + q (2 E + 1), within E of v
 
-The decoder computes x_hat again, perhaps on another machine whose sums round differently. A sample next to a rounding
-boundary may then fall to the other side. The encoder therefore lists the samples within `MARGIN` of a boundary, with
-their side: as long as machines differ by less than that, all of them round in the same way. A coarse grid has few
-boundaries, and costs little as long as it is fine compared with the errors of the prediction.
+The decoder computes x_hat again, perhaps on a machine whose sums round differently, and a prediction near a rounding
+boundary may then fall on the other side. The encoder therefore lists the predictions within `MARGIN` of a boundary,
+with their side: machines whose predictions differ by less than that all round alike. A coarse grid has few boundaries,
+and costs little if it is fine compared with the prediction errors.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import numpy as np
 from coding.base import DamagedError, deflate, inflate, join_blocks, split_blocks
 
 MARGIN = 0.02
-"""Distance from a rounding boundary, in steps of the samples, up to which samples are listed."""
+"""Largest distance of listed predictions from a rounding boundary, in numbers (see `coding.numbers`)."""
 
 _ESCAPE = 255
 MAX_GRID = 2**15
 
 
 def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, bound: int) -> int:
-    """Return a grid that is fine compared with the step of the residuals and the errors of the prediction.
+    """Return a grid, 1 to `MAX_GRID`, that is fine compared with the residuals' step or with the prediction errors.
 
     Args:
-        prediction: float64 (C, H, W), in steps of the samples.
-        samples: whole numbers (C, H, W).
-        valid: bool (C, H, W).
+        prediction: float64 (C, H, W), in numbers.
+        samples: integers (C, H, W).
+        valid: bool (C, H, W), False where there is no data.
         bound: E, at least 0.
     """
     errors = np.abs(prediction - samples)[valid]
@@ -40,10 +40,10 @@ def choose_grid(prediction: np.ndarray, samples: np.ndarray, valid: np.ndarray, 
 
 
 def round_to_grid(prediction: np.ndarray, grid: int) -> tuple[np.ndarray, bytes]:
-    """Return the multiples of `grid` next to `prediction`, int32, and the list by which others round alike."""
+    """Return the multiples of `grid` nearest to `prediction`, int32, and the list for `round_as_listed`."""
     scaled = prediction / grid
     rounded = np.floor(scaled + 0.5)
-    # Distance from a boundary, which lies half-way between whole numbers.
+    # Boundaries are halfway between integers, so the distance from one is 0.5 - distance.
     distance = np.abs(scaled - rounded)
     close = np.flatnonzero(distance > 0.5 - MARGIN / grid)
     upper = rounded.ravel()[close] > np.floor(scaled.ravel()[close])
@@ -52,10 +52,10 @@ def round_to_grid(prediction: np.ndarray, grid: int) -> tuple[np.ndarray, bytes]
 
 
 def round_as_listed(prediction: np.ndarray, grid: int, listed: bytes) -> np.ndarray:
-    """Return the multiples of `round_to_grid` for about the same prediction.
+    """Return the multiples of `round_to_grid` for a prediction that differs by less than `MARGIN`.
 
     Raises:
-        DamagedError: a list that does not fit.
+        DamagedError: `listed` is damaged.
     """
     scaled = prediction / grid
     rounded = np.floor(scaled + 0.5)
@@ -64,20 +64,20 @@ def round_as_listed(prediction: np.ndarray, grid: int, listed: bytes) -> np.ndar
     if len(sides) != -(-len(close) // 8):
         raise DamagedError("the list of samples at rounding boundaries is damaged")
     upper = np.unpackbits(np.frombuffer(sides, np.uint8), count=len(close))
-    # The whole number below the boundary: machines on either side find the same one.
+    # The integer below the boundary is the same for predictions on either side.
     below = np.floor(2 * scaled.ravel()[close] + 0.5) // 2
     rounded.ravel()[close] = below + upper
     return rounded.astype(np.int32) * np.int32(grid)
 
 
 def quantize(residual: np.ndarray, bound: int) -> np.ndarray:
-    """Return whole numbers q with |residual - q (2 bound + 1)| <= bound."""
+    """Return integers q with |residual - q (2 bound + 1)| <= bound."""
     step = 2 * bound + 1
     return (residual + bound) // step
 
 
 def _pack_positions(positions: np.ndarray) -> bytes:
-    """Pack rising positions as gaps: a byte each, of which 255 stands for 255 and the next byte."""
+    """Pack rising positions as gaps of a byte each; a byte of 255 adds 255 to the next byte."""
     gaps = np.diff(positions, prepend=-1) - 1
     escapes, rest = np.divmod(gaps, _ESCAPE)
     content = np.full(len(gaps) + int(escapes.sum()), _ESCAPE, np.uint8)

@@ -1,4 +1,4 @@
-r"""Any model of the registry as a codec: its latents are quantized and entropy-coded, its weights stay as they are.
+r"""The codec `learned`: quantized and entropy-coded latents of any model of the registry, with its weights unchanged.
 
 ::
 
@@ -8,8 +8,8 @@ r"""Any model of the registry as a codec: its latents are quantized and entropy-
 
 With a bound on the error, the difference to the samples is coded as well (see `coding.learned.residuals`).
 
-The step of a channel is its unit times one `step` for all, see `units_of`. Units are stored as eighths of powers of
-two, a byte each.
+The step of a channel is its unit times `step`, which all channels share; see `units_of`. A unit is stored in a byte, as
+eight times its log2 plus 128.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ from models import models
 DEFAULT_CODER = next(iter(PLANE_CODERS))
 MAX_STEP = 2.0**32
 MAX_LEVEL = 2**23
-"""Of a quantized latent: beyond it float32 skips whole numbers."""
+"""Largest magnitude of a quantized latent, within the range of which float32 represents every integer."""
 
-_UNIT_STEPS, _UNIT_ZERO = 8, 128  # a unit u has the code 8 log2(u) + 128
+_UNIT_CODES_PER_OCTAVE, _CODE_OF_UNIT_1 = 8, 128
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a decoder must know besides weights and units; all of it is in the file.
+    """What a decoder must know besides weights and units; the file stores all settings.
 
     Attributes:
-        coder: of the planes of latents, one of `PLANE_CODERS`.
-        step: of the quantizer, in the channels' units; None, with a bound, for latents that are all 0 and not coded.
+        coder: coder of the latents, one of `PLANE_CODERS`.
+        step: quantizer step, in the channels' units; None (with a bound only) if the latents are taken as 0 and not
+            coded.
         scale: sample value of reflectance 1.0.
-        numbers: how samples become whole numbers.
-        model_bands: places of the model's bands among the coded ones, in its order; the others are coded
-            by themselves, which needs a bound.
-        num_bands: number of the coded bands.
+        numbers: map from samples to integers, with the bound on the error.
+        model_bands: indices of the model's bands among the coded bands, in the model's order. The other bands are coded
+            without the model, which needs a bound.
+        num_bands: number of coded bands.
     """
 
     coder: str
@@ -61,16 +62,16 @@ class Settings:
 
 
 class LearnedCodec(Codec):
-    """The tiles of one scene by one network.
+    """Codec of the tiles of one scene, with one network.
 
     Args:
         network: a model with its weights.
-        settings: what is chosen for the scene.
+        settings: settings for the scene.
         units: codes of the channels' units, uint8 (channels,).
-        known: latents of cubes that were encoded before, by the cube's `id`, with the cube itself.
+        known: known latents: `id` of a cube -> the cube itself, and its latents.
 
     Raises:
-        CodingError: settings that do not fit each other or the network.
+        CodingError: the settings contradict each other or do not fit the network.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class LearnedCodec(Codec):
         if settings.step is not None and not is_step(settings.step, MAX_STEP):
             raise CodingError(f"the step must be a number above 0 and below {MAX_STEP:g}, got {settings.step:g}")
         if settings.numbers.bound is None and (self.extra_bands or settings.step is None):
-            raise CodingError("bands that the model does not take, and latents that are not coded, need a bound")
+            raise CodingError("coding bands that the model does not take, or coding without latents, needs a bound")
         numbers = settings.numbers
         unit = settings.scale * numbers.divisor
         self._residuals = ResidualCoder(numbers, unit, settings.model_bands, self.extra_bands)
@@ -100,7 +101,7 @@ class LearnedCodec(Codec):
     # -- latents --------------------------------------------------------------------------------
 
     def latents(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Return the latents (planes, h, w) of a tile; those of pixels without data are like their neighbors'."""
+        """Return the latents (planes, h, w) of a tile; latents of pixels without data are copied from the nearest."""
         if id(cube) in self._known:
             return self._known[id(cube)][1]
         bands = list(self.settings.model_bands)
@@ -109,7 +110,7 @@ class LearnedCodec(Codec):
         return y if used.all() else fill_gaps(y, _coarsen(used, self.network.multiple)[None])
 
     def reflectance(self, cube: np.ndarray) -> np.ndarray:
-        """Return what the model sees: float32 in [0, 1], clipped as in training."""
+        """Return samples as the reflectance that the model takes: float32, clipped to [0, 1] as in training."""
         with np.errstate(over="ignore"):
             return np.clip(cube.astype(np.float32) / np.float32(self.settings.scale), 0, 1)
 
@@ -117,23 +118,23 @@ class LearnedCodec(Codec):
         """Return the quantized latents, int64.
 
         Raises:
-            CodingError: the step is too fine for that.
+            CodingError: the step is so fine that a level exceeds `MAX_LEVEL`.
         """
         if self.settings.step is None:
             return np.zeros(y.shape, np.int64)
         with np.errstate(all="ignore"):
             levels = np.rint(y / self._steps(len(y)))
         if not np.abs(levels).max(initial=0) <= MAX_LEVEL:  # NaN, too
-            raise CodingError(f"a step of {self.settings.step:g} makes more than 2^24 levels: give a coarser one")
+            raise CodingError(f"a step of {self.settings.step:g} needs more than 2^24 levels: give a coarser one")
         return levels.astype(np.int64)
 
     def restore(self, levels: np.ndarray, size: Sequence[int]) -> np.ndarray:
-        """Return the reflectances (C, H, W) of the model's bands, of quantized latents."""
+        """Return the reflectances (model's bands, H, W) that quantized latents decode to; `size` is (H, W)."""
         y_hat = levels.astype(np.float32) * self._steps(len(levels))
         return self.network.decode(y_hat, *size)
 
     def _steps(self, num_planes: int) -> np.ndarray:
-        units = 2.0 ** ((self.units.astype(np.float64) - _UNIT_ZERO) / _UNIT_STEPS)
+        units = 2.0 ** ((self.units.astype(np.float64) - _CODE_OF_UNIT_1) / _UNIT_CODES_PER_OCTAVE)
         steps = (units * (self.settings.step or 0.0)).astype(np.float32)
         return np.repeat(steps, num_planes // len(steps))[:, None, None]
 
@@ -141,12 +142,12 @@ class LearnedCodec(Codec):
         """See `Codec.encode`.
 
         Raises:
-            CodingError: a step that is too fine for the latents.
+            CodingError: the step is too fine for the latents.
         """
         return self.encode_and_decode(cube, valid)[0]
 
     def encode_and_decode(self, cube: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
-        """See `Codec.encode_and_decode`; the encoder has the decoded cube at hand."""
+        """See `Codec.encode_and_decode`; the encoder yields the decoded cube, too."""
         levels = self.levels(self.latents(cube, valid))
         coded = b"" if self.settings.step is None else encode_planes(levels, self.settings.coder)
         x_hat = self.restore(levels, cube.shape[1:])
@@ -174,11 +175,11 @@ class LearnedCodec(Codec):
         if self.settings.step is not None:
             return decode_planes(data, shape)
         if data:
-            raise DamagedError("a tile without latents has bytes of them")
+            raise DamagedError(f"a tile without latents must have no bytes for them, got {len(data)}")
         return np.zeros(shape, np.int64)
 
     def to_samples(self, x_hat: np.ndarray) -> np.ndarray:
-        """Return reflectances in the type of the samples."""
+        """Return reflectances, clipped to [0, 1], as samples of type `dtype`."""
         x_hat = np.clip(x_hat, 0, 1)
         if self.dtype == "float32":
             return to_dtype(x_hat * np.float32(self.settings.scale), self.dtype)
@@ -186,7 +187,7 @@ class LearnedCodec(Codec):
 
 
 def _coarsen(mask: np.ndarray, multiple: int) -> np.ndarray:
-    """Return which cells of multiple x multiple pixels hold a True."""
+    """Return a mask of the cells of multiple x multiple pixels in which `mask` (H, W) has a True."""
     if multiple == 1:
         return mask
     height, width = mask.shape
@@ -198,13 +199,13 @@ def _coarsen(mask: np.ndarray, multiple: int) -> np.ndarray:
 def units_of(latents: Sequence[np.ndarray], sensitivity: np.ndarray) -> np.ndarray:
     """Return the codes of the channels' units, uint8 (channels,).
 
-    Equal errors of the reconstruction cost least where every channel adds the same: units are as the inverse of
-    `sensitivity`, and their geometric mean is that of the spreads (standard deviations) over `latents`. None is further
-    from its channel's spread than a factor of 2^6, so that channels that hardly matter still come through.
+    The rate is least if every channel contributes the same error to the reconstruction: units are proportional to the
+    inverse of `sensitivity`, and have the same geometric mean as the channels' standard deviations over `latents`. A
+    unit is within a factor of 2^6 of its channel's standard deviation, so that channels of little influence are kept.
 
     Args:
         latents: arrays (planes, h, w).
-        sensitivity: of `Network.sensitivity`, (channels,).
+        sensitivity: (channels,), from `Network.sensitivity`.
     """
     channels = len(sensitivity)
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
@@ -214,53 +215,55 @@ def units_of(latents: Sequence[np.ndarray], sensitivity: np.ndarray) -> np.ndarr
         total += values.sum(axis=1)
         squares += np.square(values).sum(axis=1)
     spread = np.log2(np.sqrt(np.maximum(squares / count - np.square(total / count), 0)) + 1e-30)
-    spread = np.maximum(spread, max(spread.max() - 8, -20))  # a constant channel has none to speak of
+    spread = np.maximum(spread, max(spread.max() - 8, -20))  # a constant channel would have -inf
     inverse = -np.log2(np.maximum(sensitivity, sensitivity.max() * 2.0**-20) + 1e-30)
     units = np.clip(inverse - inverse.mean() + spread.mean(), spread - 6, spread + 6)
-    return np.clip(np.rint(_UNIT_STEPS * units) + _UNIT_ZERO, 0, 255).astype(np.uint8)
+    return np.clip(np.rint(_UNIT_CODES_PER_OCTAVE * units) + _CODE_OF_UNIT_1, 0, 255).astype(np.uint8)
 
 
 # -- files ----------------------------------------------------------------------------------------
 
 
 def open_codec(header: Header, shared: bytes, checkpoint: str | None = None, device: str = "cpu") -> LearnedCodec:
-    """Return the codec that decodes the tiles of a file, by the weights of a checkpoint.
+    """Return the codec that decodes the tiles of a file, with the weights of a checkpoint.
 
     Args:
-        header: of the file.
-        shared: of the file.
-        checkpoint: the weights; None for those of the bundled sample.
-        device: cpu, or the number of a GPU.
+        header: header of the file.
+        shared: shared bytes of the file.
+        checkpoint: file with the weights; None for the bundled sample weights.
+        device: "cpu", or the number of a GPU.
 
     Raises:
-        DamagedError: a header that this codec did not write, or a model that is not known here.
-        CodingError: other weights than those that the file was coded with.
+        DamagedError: this codec did not write the header, or the model is unknown.
+        CodingError: the weights are not those that the file was coded with.
+        CheckpointError: the checkpoint holds no weights of the model.
+        UsageError: the sample weights are not of this model, or there is no such device.
     """
     model = _model_of(header)
     name = model["name"]
     if name not in models:
-        raise DamagedError(f"header field 'model.name' is {name!r}, which is no model of the registry")
+        raise DamagedError(f"header field 'model.name' is {name!r}, which is not a model of the registry")
     return open_with(header, shared, load_network(name, checkpoint, model["num_channels"], device))
 
 
 def _model_of(header: Header) -> dict[str, Any]:
     if header.model is None:
-        raise DamagedError("the header names the codec 'learned' and no model")
+        raise DamagedError("the header names the codec 'learned', but no model")
     return header.model
 
 
 def open_with(header: Header, shared: bytes, network: Network) -> LearnedCodec:
-    """Return the codec that decodes the tiles of a file by a network.
+    """Return the codec that decodes the tiles of a file, with a network in memory.
 
     Raises:
-        DamagedError: a header that this codec did not write.
-        CodingError: other weights than those that the file was coded with.
+        DamagedError: this codec did not write the header.
+        CodingError: the weights are not those that the file was coded with.
     """
     model, parameters, num_coded = _model_of(header), header.parameters, len(header.coded_bands)
     if model["name"] != network.name or model["sha256"] != network.sha256:
         raise CodingError(
             f"the file was coded with the weights of {model['name']} ({model['sha256'][:12]}...), "
-            f"not of {network.name} ({network.sha256[:12]}...): give those by --checkpoint"
+            f"not of {network.name} ({network.sha256[:12]}...): give those weights as --checkpoint"
         )
 
     def is_extra_bands(value: Any) -> bool:
@@ -279,7 +282,7 @@ def open_with(header: Header, shared: bytes, network: Network) -> LearnedCodec:
         rules |= {"divisor": is_divisor, "bound": is_bound, "extra_bands": is_extra_bands}
     check_parameters(header, rules)
     if len(shared) != network.channels:
-        raise DamagedError(f"the shared block has {len(shared)} bytes, {network.channels} channels need one each")
+        raise DamagedError(f"the shared block must have {network.channels} bytes, one a channel, got {len(shared)}")
     extra = {band - 1 for band in parameters.get("extra_bands", ())}
     settings = Settings(
         coder=parameters["coder"],

@@ -1,4 +1,4 @@
-"""The factory of learned codecs: the units of a scene's latents, and the step of the smallest file with a bound."""
+"""The codec factory of models: it determines the units of a scene's latents, and the best step for a bound."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from coding.numbers import Numbers, numbers_of
 from coding.rate_control import SLOPES, StepSearch, sampled_psnr
 from coding.samples import Samples
 
-NUM_TILES = 8  # by which a scene is judged
-FINEST, COARSEST, FIRST = 2.0**-10, 2.0**4, 2.0**-3  # steps to look for, in the channels' units
+NUM_SAMPLED_TILES = 8
+FINEST, COARSEST, FIRST = 2.0**-10, 2.0**4, 2.0**-3  # steps of a search, in the channels' units
 UNIT = 2.0**-8
-"""Share of the scale to which a step of 1 counts as equal."""
-DEFAULT_LOSS = 0.09
-"""dB of PSNR that the quantizer may cost by default: just under a tenth."""
+"""Size that a step of 1 counts as, as a fraction of the scale."""
+DEFAULT_LOSS_DB = 0.09
+"""PSNR that the default step may cost: just under 0.1 dB."""
 BOUNDED_STEPS = (None, *(2.0**-exponent for exponent in range(6)))
-"""Steps to choose from with a bound; None, no latents, is for models that predict worse than bands do."""
+"""Steps to choose from with a bound; None, without latents, suits models that predict worse than neighboring bands."""
 
 
 @dataclass
 class ModelFactory:
-    """Makes the factories of a model's codecs, from one reading of its weights.
+    """Makes the codec factories of a model for any number of scenes; the weights are loaded once.
 
     Attributes:
-        model: name in the registry of models.
-        checkpoint: its weights; None for those of the bundled sample.
-        num_channels: bands that it was made for.
-        device: cpu, or the number of a GPU.
-        coder: of the planes of latents, one of `PLANE_CODERS`.
-        model_bands: places of the model's bands among the coded ones; None for all of them.
+        model: name of the model in the registry.
+        checkpoint: file with the weights; None for the bundled sample weights.
+        num_channels: number of bands that the model takes.
+        device: "cpu", or the number of a GPU.
+        coder: coder of the latents, one of `PLANE_CODERS`.
+        model_bands: indices of the model's bands among the coded bands; None for all of them.
     """
 
     model: str
@@ -52,8 +52,8 @@ class ModelFactory:
         """Return the factory for `samples`.
 
         Raises:
-            CheckpointError: a file that holds no weights of the model.
-            UsageError: no weights for this model, or no such device.
+            CheckpointError: the checkpoint holds no weights of the model.
+            UsageError: the sample weights are not of this model, or there is no such device.
         """
         return factory_of(samples, self._network, self.coder, self.model_bands)
 
@@ -63,14 +63,14 @@ class ModelFactory:
 
 
 def make_factory(samples: Samples, **options: Any) -> CodecFactory:
-    """Return the factory of a model's codecs, with the options of `ModelFactory`."""
+    """Return the codec factory of a model; `options` are the attributes of `ModelFactory`."""
     return ModelFactory(**options)(samples)
 
 
 def factory_of(
     samples: Samples, network: Network, coder: str = DEFAULT_CODER, model_bands: Sequence[int] | None = None
 ) -> CodecFactory:
-    """As `make_factory`, for a network in memory."""
+    """Return the codec factory of a network in memory; for the arguments see `ModelFactory`."""
     maker = _Maker(samples, network, coder, range(samples.num_bands) if model_bands is None else model_bands)
     return CodecFactory(
         lossy=maker.lossy,
@@ -82,20 +82,20 @@ def factory_of(
         coarsest=COARSEST,
         first=FIRST,
         unit=UNIT * samples.scale,
-        num_tiles=NUM_TILES,
+        num_tiles=NUM_SAMPLED_TILES,
         model={"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands},
     )
 
 
 class _Unquantized(LearnedCodec):
-    """Latents as they are: the limit of ever finer steps, which only reconstructs."""
+    """The limit of ever finer steps: reconstructs from unquantized latents, and cannot encode."""
 
     def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
         return self.to_samples(self.network.decode(self.latents(cube, valid), *cube.shape[1:]))
 
 
 class _Maker:
-    """Makes the codecs of a factory, which share the latents of the sampled tiles and the channels' units."""
+    """Makes the codecs of a factory; they share the latents of the sampled tiles and the channels' units."""
 
     def __init__(self, samples: Samples, network: Network, coder: str, model_bands: Sequence[int]) -> None:
         self._samples, self._network = samples, network
@@ -105,19 +105,19 @@ class _Maker:
         return LearnedCodec(self._network, self._settings(step, Numbers(self._samples.dtype)), *self._judged)
 
     def quantized(self) -> LearnedCodec:
-        """Return a codec that loses `DEFAULT_LOSS` of PSNR compared with latents that are not quantized."""
+        """Return a codec whose PSNR is `DEFAULT_LOSS_DB` below that with unquantized latents."""
         samples = self._samples
         exact = _Unquantized(self._network, self._settings(1.0, Numbers(samples.dtype)), *self._judged)
-        goal = sampled_psnr(exact, samples, NUM_TILES) - DEFAULT_LOSS
+        goal = sampled_psnr(exact, samples, NUM_SAMPLED_TILES) - DEFAULT_LOSS_DB
 
         def psnr(step: float) -> float:
-            return sampled_psnr(self.lossy(step), samples, NUM_TILES)
+            return sampled_psnr(self.lossy(step), samples, NUM_SAMPLED_TILES)
 
         search = StepSearch(psnr, FINEST, COARSEST, FIRST, SLOPES["psnr"])
-        return self.lossy(search.find(goal, DEFAULT_LOSS / 10).step)
+        return self.lossy(search.find(goal, DEFAULT_LOSS_DB / 10).step)
 
     def bounded(self, max_error: float, step: float | None = None) -> LearnedCodec:
-        """Return a codec with a bound; of the steps to choose from, the one of the smallest file if none is given."""
+        """Return a codec with a bound; if no step is given, the step of `BOUNDED_STEPS` with the smallest tiles."""
         samples = self._samples
         numbers = numbers_of(samples.dtype, max_error, samples.values())
         codecs = [
@@ -131,16 +131,17 @@ class _Maker:
         return Settings(self._coder, step, samples.scale, numbers, self._model_bands, samples.num_bands)
 
     def _num_bytes(self, codec: LearnedCodec) -> float:
-        """Return the size of the sampled tiles; infinite for a step that is too fine."""
+        """Return the size of the sampled tiles; infinite if the step is too fine."""
+        tiles = self._samples.tiles(NUM_SAMPLED_TILES)
         try:
-            return sum(self._samples.in_threads(lambda tile: len(codec.encode(*tile)), self._samples.tiles(NUM_TILES)))
+            return sum(self._samples.in_threads(lambda tile: len(codec.encode(*tile)), tiles))
         except CodingError:
             return math.inf
 
     @functools.cached_property
     def _judged(self) -> tuple[np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]]:
-        """Units, and the sampled tiles' latents for `LearnedCodec`."""
-        network, tiles = self._network, self._samples.tiles(NUM_TILES)
+        """Codes of the units, and known latents of the sampled tiles, for `LearnedCodec`."""
+        network, tiles = self._network, self._samples.tiles(NUM_SAMPLED_TILES)
         settings = self._settings(1.0, Numbers(self._samples.dtype, bound=0))
         blank = LearnedCodec(network, settings, np.zeros(network.channels, np.uint8))
         latents = self._samples.in_threads(lambda tile: blank.latents(*tile), tiles)

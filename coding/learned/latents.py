@@ -1,4 +1,4 @@
-"""A model's latents as float32, which is how published rates count them."""
+"""A model's latents stored as float32, as published rates count them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from coding.learned.network import Network
 
 
 class LatentCodec(Codec):
-    """Codec of cubes of all bands of a network, without a quantizer or an entropy coder.
+    """Codec that stores the latents of a network as float32, without a quantizer or an entropy coder.
 
     Args:
         network: a model with its weights.
@@ -31,6 +31,6 @@ class LatentCodec(Codec):
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
         shape = self.network.latent_size(*valid.shape[1:])
         if len(data) != 4 * int(np.prod(shape)):
-            raise DamagedError(f"{self.network.name} has {4 * int(np.prod(shape))} bytes of latents, got {len(data)}")
+            raise DamagedError(f"{self.network.name} needs {4 * int(np.prod(shape))} bytes of latents, got {len(data)}")
         y = np.frombuffer(data, "<f4").astype(np.float32).reshape(shape)
         return to_dtype(self.network.decode(y, *valid.shape[1:]) * np.float32(self.scale), self.dtype)

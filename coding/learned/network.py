@@ -1,4 +1,4 @@
-"""A model of the registry with its weights, on arrays: a cube to planes of latents and back."""
+"""A model of the registry with its weights, for NumPy arrays: a cube to planes of latents and back."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from utils.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
 
-_SENSED_SIDE = 64  # pixels by which sensitivities are judged
-_PROBES = 4
+_SENSITIVITY_SIDE = 64  # pixels; sensitivities are estimated on a square of this side
+_NUM_PROBES = 4
 
 SAMPLE_WEIGHTS = Path(__file__).resolve().parents[2] / "results/weights/sample/cae1d.pth.tar"
 SAMPLE_CAUTION = (
-    "weights of the bundled sample, which have seen one patch of dark water and know no land: "
-    "give others by --checkpoint, or a --max-error, which holds all the same"
+    "weights of the bundled sample, which were trained on one patch of dark water and never saw land: "
+    "give others as --checkpoint, or give --max-error, which holds with any weights"
 )
 
 
 class Network:
-    """Encoder and decoder on one device, in float32.
+    """Encoder and decoder of a model on one device, in float32.
 
     Args:
         name: name of the model in the registry.
-        model: model with its weights.
+        model: model with its weights; it is moved to `device`.
         device: device to run on.
 
     Attributes:
         sha256: hash of the weights, see `weights_sha256`.
-        num_bands: bands of the cubes.
-        channels: channels of the latents; several planes may belong to one.
-        multiple: tiles are padded to a multiple of this.
+        num_bands: number of bands of the cubes.
+        channels: number of channels of the latents; several planes may belong to one.
+        multiple: heights and widths are padded to a multiple of this.
     """
 
     def __init__(self, name: str, model: HSICompressionModel, device: torch.device | str = "cpu") -> None:
@@ -55,7 +55,7 @@ class Network:
 
     @torch.no_grad()
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """Return the latents (planes, h, w) of a cube (C, H, W) of reflectances in [0, 1], both float32."""
+        """Return the latents (planes, h, w), float32, of a cube (C, H, W) of float32 reflectances in [0, 1]."""
         height, width = x.shape[1:]
         rows, columns = -height % self.multiple, -width % self.multiple
         padded = np.pad(x, ((0, 0), (0, rows), (0, columns)), mode="edge") if rows or columns else x
@@ -64,41 +64,42 @@ class Network:
 
     @torch.no_grad()
     def decode(self, y: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Return the cube (C, height, width) of latents (planes, h, w), both float32."""
+        """Return the cube (C, height, width), float32, of float32 latents (planes, h, w)."""
         latents = torch.from_numpy(y).reshape(1, *self.model.latent_shape, *y.shape[-2:])
         return self.model.decode(latents.to(self.device))[0, :, :height, :width].cpu().numpy()
 
     def sensitivity(self, y: np.ndarray) -> np.ndarray:
-        """Return how far a latent of each channel moves the reconstruction: the root of the summed squares, per unit.
+        """Return how strongly the reconstruction depends on the latents of each channel, float64 (channels,).
 
-        For random signs e on the outputs, the square of the gradient of e x_hat has the summed squares of the
-        derivatives as its mean (Hutchinson, doi 10.1080/03610919008812866).
+        This is the norm of the derivative of x_hat with respect to a latent, as a root mean square over the channel. It
+        is estimated: for random signs e, the squared gradient of e x_hat has the sum of the squared derivatives as its
+        expectation (Hutchinson, doi 10.1080/03610919008812866).
 
         Args:
-            y: latents (planes, h, w) over which the mean is taken.
+            y: float32 latents (planes, h, w); the mean is taken over their upper left corner.
         """
-        size = -(-_SENSED_SIDE // self.multiple)
+        size = -(-_SENSITIVITY_SIDE // self.multiple)
         latents = torch.from_numpy(np.ascontiguousarray(y[:, :size, :size])).to(self.device)
         latents = latents.reshape(1, *self.model.latent_shape, *latents.shape[1:]).requires_grad_()
         squares = torch.zeros_like(latents, requires_grad=False)
         generator = torch.Generator().manual_seed(0)
-        for _ in range(_PROBES):
+        for _ in range(_NUM_PROBES):
             x_hat = self.model.decode(latents)
             signs = 2.0 * torch.randint(0, 2, x_hat.shape, generator=generator) - 1
             (gradient,) = torch.autograd.grad(x_hat, latents, signs.to(self.device))
             squares += gradient.square()
-        return (squares / _PROBES).reshape(self.channels, -1).mean(dim=1).sqrt().cpu().numpy().astype(np.float64)
+        return (squares / _NUM_PROBES).reshape(self.channels, -1).mean(dim=1).sqrt().cpu().numpy().astype(np.float64)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int, int]:
-        """Return planes, rows and columns of the latents of a tile."""
+        """Return the shape (planes, h, w) of the latents of a tile of `height` x `width` pixels."""
         count = int(np.prod(self.model.latent_shape))
         return count, -(-height // self.multiple), -(-width // self.multiple)
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 over the tensors, sorted by key: key, type and shape as a line of text, then the bytes.
+    """Return the SHA-256 of the tensors, sorted by key: key, type and shape as a line of text, then the bytes.
 
-    Two files with the same weights have the same one, whatever else they hold.
+    It depends on the weights only, not on what else a checkpoint holds.
     """
     digest = hashlib.sha256()
     for key in sorted(state_dict):
@@ -114,22 +115,22 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
 
     Args:
         name: name of the model.
-        checkpoint: the file; None for the weights of the bundled sample, with a note on stderr.
-        num_channels: bands that the model was made for.
-        device: cpu, or the number of a GPU.
+        checkpoint: the file; None for the bundled sample weights, with a note on stderr.
+        num_channels: number of bands that the model takes.
+        device: "cpu", or the number of a GPU.
 
     Raises:
-        UsageError: no weights for this model, or no such device.
-        CheckpointError: a file that holds no weights of the model.
+        UsageError: the sample weights are not of this model, or there is no such device.
+        CheckpointError: the file holds no weights of the model.
     """
     path: str | Path = SAMPLE_WEIGHTS if checkpoint is None else checkpoint
     if checkpoint is None:
         if (name, num_channels) != ("cae1d", 202):
             raise UsageError(
-                f"--checkpoint is needed: only cae1d of 202 bands has weights here, not {name} of {num_channels}"
+                f"--checkpoint is needed: sample weights are for cae1d with 202 bands, not {name} with {num_channels}"
             )
         print(f"note: {SAMPLE_CAUTION}", file=sys.stderr)
-    # float32 without TF32: a file that is coded here may be decoded elsewhere.
+    # No TF32: a file may be decoded on a device that computes in float32.
     configure_backends(deterministic=False, tf32=False)
     used = use_device(device, "--device")
     state_dict = load_state_dict(path)
@@ -139,10 +140,10 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
 
 
 def recognize(checkpoint: str, num_channels: int) -> str:
-    """Return the name of the model whose weights a file holds, by their keys and shapes.
+    """Return the name of the model whose weights a file holds, recognized by their keys and shapes.
 
     Raises:
-        CheckpointError: a file of no model of `num_channels` bands, or of several that have the same layers.
+        CheckpointError: the weights fit no model of `num_channels` bands, or several.
     """
     given = {key: tensor.shape for key, tensor in load_state_dict(checkpoint).items()}
     found = []

@@ -1,7 +1,7 @@
-"""With a bound: the quantized differences between the samples and the model's reconstruction, and the other bands.
+"""Residuals of the codec `learned` with a bound: quantized differences between samples and their prediction.
 
-The model's bands are predicted by its reconstruction (see `coding.learned.bounds`), the bands that it does not take by
-the band before them, or by nothing.
+The model's bands are predicted by its reconstruction (see `coding.learned.bounds`). Each other band is predicted by the
+preceding band, or by 0.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ NUM_BLOCKS = 4
 
 @dataclass(frozen=True)
 class ResidualCoder:
-    """The residuals of a scene's tiles.
+    """Codes the residuals of a scene's tiles.
 
     Attributes:
-        numbers: how samples become whole numbers, with the bound on their error.
-        unit: numbers in a reflectance of 1.
-        model_bands: places of the model's bands among the coded ones, in its order.
-        extra_bands: places of the others, rising.
+        numbers: map from samples to integers, with the bound on the error.
+        unit: the number that stands for a reflectance of 1.
+        model_bands: indices of the model's bands among the coded bands, in the model's order.
+        extra_bands: indices of the other coded bands, rising.
     """
 
     numbers: Numbers
@@ -42,12 +42,12 @@ class ResidualCoder:
         """Encode the residuals of a tile.
 
         Args:
-            x_hat: reflectances (bands, H, W) of the model's bands.
+            x_hat: reconstruction by the model: reflectances (model's bands, H, W).
             cube: (C, H, W), all coded bands.
-            valid: bool (C, H, W).
+            valid: bool (C, H, W), False where there is no data.
 
         Returns:
-            The blocks of `decode`, and the cube that it returns.
+            The `NUM_BLOCKS` blocks for `decode`, and the cube that `decode` returns.
         """
         numbers, bound, bands = self.numbers, self._bound, list(self.model_bands)
         targets = numbers.of(np.where(valid, cube, 0))
@@ -71,11 +71,16 @@ class ResidualCoder:
         return [listed, facts, encode_planes(levels, CODER), coded_extra], numbers.samples(decoded)
 
     def decode(self, blocks: Sequence[bytes], x_hat: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Return the cube (C, H, W) of `encode`.
+        """Return the cube (C, H, W) that `encode` encoded.
+
+        Args:
+            blocks: the blocks.
+            x_hat: reconstruction by the model: reflectances (model's bands, H, W).
+            valid: bool (C, H, W), as given to `encode`.
 
         Raises:
-            DamagedError: other blocks.
-            BoundNotGuaranteed: decoded, but not to the numbers that the encoder had.
+            DamagedError: the blocks are damaged.
+            BoundNotGuaranteed: the decoded numbers differ from the encoder's; the error holds the cube.
         """
         listed, facts, residuals, extra = blocks
         shape, bands, num_extra = valid.shape, list(self.model_bands), len(self.extra_bands)
@@ -83,7 +88,7 @@ class ResidualCoder:
             raise DamagedError("the bytes of a tile with a bound are damaged")
         grid, checksum = int.from_bytes(facts[:4], "little"), int.from_bytes(facts[4:], "little")
         if not 1 <= grid <= MAX_GRID:
-            raise DamagedError(f"a grid must be from 1 to {MAX_GRID}, got {grid}")
+            raise DamagedError(f"the grid must be from 1 to {MAX_GRID}, got {grid}")
         rounded = round_as_listed(self._predict(x_hat), grid, listed)
         decoded = np.zeros(shape, np.int32)
         decoded[bands] = self._add(rounded, decode_planes(residuals, (len(bands), *shape[1:])))
@@ -97,13 +102,13 @@ class ResidualCoder:
         return samples
 
     def _predict(self, x_hat: np.ndarray) -> np.ndarray:
-        """Return the model's bands as numbers that are not rounded yet, float64, within their range."""
+        """Return the model's bands as numbers, float64, clipped to their range and not rounded."""
         return self.numbers.clip(np.nan_to_num(x_hat.astype(np.float64) * self.unit))
 
     def _encode_extra(
         self, targets: np.ndarray, decoded: np.ndarray, valid: np.ndarray, band: int
     ) -> tuple[int, np.ndarray]:
-        """Return the better of two predictions of a band without the model, 0 or the band before, and its levels."""
+        """Return the better prediction of an extra band, 0 (by 0) or 1 (by the preceding band), and its levels."""
         candidates = []
         for kind in (0, 1):
             residual = self._wrap(targets[band] - _extra_prediction(decoded, band, kind))
@@ -115,19 +120,19 @@ class ResidualCoder:
 
     @property
     def _bound(self) -> int:
-        assert self.numbers.bound is not None  # without a bound, no residuals are coded
+        assert self.numbers.bound is not None  # residuals are coded with a bound only
         return self.numbers.bound
 
     @property
     def _wraps(self) -> bool:
-        """Whether residuals are taken modulo 2^16: of integers without loss twice the range would not fit 16 bits."""
+        """Whether residuals are modulo 2^16: lossless residuals of integers would otherwise need 17 bits."""
         return self.numbers.bound == 0 and self.numbers.dtype != "float32"
 
     def _wrap(self, residual: np.ndarray) -> np.ndarray:
         return (residual + 2**15) % 2**16 - 2**15 if self._wraps else residual
 
     def _add(self, prediction: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """Return the numbers of a prediction and quantized residuals."""
+        """Return the numbers that a prediction and quantized residuals decode to."""
         value = prediction + levels.astype(np.int64) * (2 * self._bound + 1)
         if self._wraps:
             low = int(self.numbers.clip(np.array(-(2**40))))

@@ -1,1 +1,1 @@
-"""Bands as integers, each predicted from those before it."""
+"""Coding of bands of integers, each predicted from the preceding bands."""

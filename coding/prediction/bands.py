@@ -1,12 +1,12 @@
-"""The samples of a band: predicted, quantized and coded in one pass that encoder and decoder share.
+"""Prediction, quantization and coding of the samples of a band, in one pass that encoder and decoder share.
 
-Planes hold samples minus the mean of their band. They have `PAD` rows and columns around them, filled from what a
-decoder has: above with the first row of the band before, to the left with the sample above, to the right and below with
-the last sample.
+A plane holds the samples of a band minus their mean, with a margin of `PAD` rows and columns. The margin is filled from
+what a decoder has: above with the first row of the preceding band, to the left with the sample above, to the right and
+below with the last sample.
 
-The error of a prediction is coded as its magnitude in units of 2^k, the k bits below, and its sign. Both k and the
-contexts follow the errors around the sample: to the left and above in its own band, on all sides in the two bands
-before. Contexts are in units of 2^k as well, so that dark and bright bands learn from one another.
+A prediction error is coded as its magnitude in units of 2^k, the k bits below, and its sign. Both k and the contexts
+depend on the errors around the sample: to the left and above in its own band, and on all sides in the two preceding
+bands. Contexts are in units of 2^k as well, so that dark and bright bands share their statistics.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from coding.entropy.range_coder import code_bits
 from coding.prediction.regression import POINT
 
 FRACTION_BITS = 3
-"""Binary places of a prediction before it is rounded."""
+"""Fractional bits of a prediction before it is rounded."""
 
-_FRACTIONS = (1 << (FRACTION_BITS - 1)) + 1  # distances of a prediction from the nearest whole number
+_FRACTIONS = (1 << (FRACTION_BITS - 1)) + 1  # distances of a prediction from the nearest integer
 _CLASSES = 64  # of activity
 _FINE = 8  # activities within an octave
-_SCALES = 5  # values of k that are told apart
-_SUM_SIZES = 16  # sizes of the errors of a band that are told apart
-_ERROR_SIZES = 12  # sizes of a single error
-_BIT_MAGNITUDES = 8  # magnitudes that the bit below is told apart by
+_SCALES = 5  # values of k that contexts distinguish
+_SUM_SIZES = 16  # sizes of a sum of errors that contexts distinguish
+_ERROR_SIZES = 12  # sizes of a single error that contexts distinguish
+_BIT_MAGNITUDES = 8  # magnitudes that contexts of the bit below distinguish
 _MAX_ERROR_SIZE = (1 << 20) - 1
-_INITIAL_ERROR_SIZE = 4  # of the bands before the first
+_INITIAL_ERROR_SIZE = 4  # in the imaginary bands before the first
 
-# Where the counters of each context of magnitudes begin; docs/format.md names the contexts likewise.
+# First counter of each kind of context for magnitudes; docs/format.md uses the same names.
 _BY_CLASS = 0
 _BY_SUMS = _BY_CLASS + _CLASSES * _FRACTIONS * NODES
 _BY_ERRORS = _BY_SUMS + _SUM_SIZES * _SUM_SIZES * _SCALES * NODES
 _BY_BAND = _BY_ERRORS + _ERROR_SIZES**3 * NODES
 
-# The same for bits and signs, and their sets of weights.
+# First counter of each kind of context for bits and signs, and their sets of weights.
 _BIT_BY_MAGNITUDE = 0
 _BIT_BY_CLASS = _BIT_BY_MAGNITUDE + _BIT_MAGNITUDES
 _SIGN_BY_FRACTION = _BIT_BY_CLASS + 2 * _CLASSES
@@ -60,16 +60,15 @@ _SIGN_SET = _BIT_SETS
 
 
 class State(NamedTuple):
-    """What is carried from band to band.
+    """The state that is carried from band to band.
 
-    Planes have a margin of `PAD` rows and columns, and are stored as buffers of rows that lie `stride` apart.
+    Planes have a margin of `PAD` rows and columns, and are stored as flat buffers whose rows are `stride` apart.
 
     Attributes:
         stride: W + 4.
-        planes: int32 (C, (H + 4) (W + 4)), samples as the decoder has them; in an encoder, those of the band to be
-            coded.
-        error_sizes: int64 (3, (H + 4) (W + 4)), magnitudes of the errors in the last three bands, by their number
-            modulo 3.
+        planes: int32 (C, (H + 4) (W + 4)), samples minus the mean of their band, as the decoder has them; an encoder
+            fills in the band to code.
+        error_sizes: int64 (3, (H + 4) (W + 4)), magnitudes of the errors in the last three bands; row: band modulo 3.
         magnitudes: mixer of magnitudes.
         bits: mixer of the bits below and of the signs.
         predictions: int64 (W,), scratch.
@@ -84,14 +83,14 @@ class State(NamedTuple):
 
 
 class Band(NamedTuple):
-    """What is known of a band before it is coded.
+    """The parameters of a band, known before it is coded.
 
     Attributes:
-        number: of its plane.
-        regressors: int64 (R, 3): bands before this one, rows below and columns right of a sample.
-        coefficients: int64 (R,), of the regressors, in 2^-`POINT`.
-        lowest, highest: limits of the samples.
-        bound: on the error of a sample, 0 without loss.
+        number: number of the band and of its plane.
+        regressors: int64 (R, 3): how many bands before, rows below and columns right of a sample.
+        coefficients: int64 (R,), of the regressors, in units of 2^-`POINT`.
+        lowest, highest: limits of the samples minus the mean.
+        bound: largest error of a sample; 0 is lossless.
     """
 
     number: int
@@ -103,14 +102,14 @@ class Band(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """Errors around a sample.
+    """Error sizes around a sample.
 
     Attributes:
-        spatial, spectral: weighted sums of those of the same band, and of the bands before.
-        west, north, center: single ones: to the left, above, and at the same place in the band before.
-        k: unit of magnitudes, as a power of 2.
-        fine: their mean in eighths, in units of 2^k.
-        class_number: of the class of activity.
+        spatial, spectral: weighted sums in the same band, and in the two preceding bands.
+        west, north, center: the error to the left, the one above, and the one at the same place in the preceding band.
+        k: exponent of the unit 2^k of magnitudes.
+        fine: half of the sum of `spatial` and `spectral`, plus 1, in units of 2^k.
+        class_number: number of the class of activity.
     """
 
     spatial: int
@@ -124,7 +123,7 @@ class Activity(NamedTuple):
 
 
 def new_state(bands: int, height: int, width: int) -> State:
-    """Return the state before the first band of an image of this size."""
+    """Return the state before the first band of an image of `bands` bands, `height` rows and `width` columns."""
     stride = width + 2 * PAD
     size = (height + 2 * PAD) * stride
     return State(
@@ -139,7 +138,7 @@ def new_state(bands: int, height: int, width: int) -> State:
 
 @compiled
 def fill_plane(planes, band, samples):
-    """Put samples (H, W) minus their mean into the plane of a band, and surround them."""
+    """Copy samples (H, W), their mean subtracted already, into the plane of a band, and fill its margin."""
     height, width = samples.shape
     stride, plane = width + 2 * PAD, planes[band]
     _surround_above(planes, band, stride)
@@ -154,7 +153,7 @@ def fill_plane(planes, band, samples):
 
 @inlined
 def _surround_above(planes, band, stride):
-    """Fill what is above the plane of a band; above the first it stays as it is."""
+    """Fill the margin above the plane of a band; above the first band it stays 0."""
     if band == 0:
         return
     for y in range(PAD):
@@ -164,7 +163,7 @@ def _surround_above(planes, band, stride):
 
 @compiled
 def code_band(coder, state, band):
-    """Code a band. An encoder finds it in its plane, and leaves there what the decoder will have.
+    """Encode a band from its plane, or decode it; afterwards the plane holds the samples as the decoder has them.
 
     Args:
         coder: a `Coder`.
@@ -189,7 +188,7 @@ def code_band(coder, state, band):
 
 @inlined
 def _predict_row(state, band, p):
-    """Predict a row that begins at `p`, from all regressors but those of the same row."""
+    """Sum the terms of the prediction for a row that begins at `p`, except for the regressors in that row."""
     predictions = state.predictions
     predictions[:] = 0
     for i in range(len(band.coefficients)):
@@ -203,7 +202,7 @@ def _predict_row(state, band, p):
 
 @inlined
 def _row_coefficients(band):
-    """Return the coefficients of the sample to the left and of the one before it."""
+    """Return the coefficients of the two samples to the left, the nearest first."""
     left, second_left = np.int64(0), np.int64(0)
     for i in range(len(band.coefficients)):
         if band.regressors[i, 0] == 0 and band.regressors[i, 1] == 0:
@@ -216,7 +215,7 @@ def _row_coefficients(band):
 
 @inlined
 def _code_row(coder, state, band, start):
-    """Code a row that begins at `start`, with what `_predict_row` left."""
+    """Code a row that begins at `start`, after `_predict_row`."""
     stride, step = state.stride, 2 * band.bound + 1
     plane, errors = state.planes[band.number], state.error_sizes[band.number % 3]
     before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
@@ -251,7 +250,7 @@ def _shift_right(value, places):
 
 @inlined
 def _activity(errors, before, second, p, stride):
-    """Return the `Activity` at a place of the error sizes of this band and of the two bands before."""
+    """Return the `Activity` at place `p`, from the error sizes of this band and of the two preceding bands."""
     spatial = causal_sum(errors, p, stride)
     spectral = 2 * (before[p] + second[p]) + cross_sum(before, p, stride)
     activity = ((spatial + spectral) >> 1) + 1

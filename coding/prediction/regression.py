@@ -1,9 +1,9 @@
-"""Linear prediction of the samples of a band from the bands before it and from the preceding samples of its own.
+"""Linear prediction of the samples of a band from the preceding bands and the preceding samples of the same band.
 
-The encoder fits the coefficients of each band by least squares over the image, in floating point. They are rounded to
-steps as coarse as the errors of the prediction allow, and stored, so that a decoder computes with integers alone. They
-are rounded from the last to the first, each one compensating the rounding of those behind it (Babai's nearest plane,
-doi 10.1007/BF02579403), so that coarse steps cost little.
+The encoder fits the coefficients of each band by least squares over the image, in floating point. The coefficients are
+rounded to steps as coarse as the prediction errors allow, and stored, so that a decoder uses integers only. They are
+rounded from the last to the first, and each compensates for the rounding of those after it (Babai's nearest plane, doi
+10.1007/BF02579403), so that coarse steps cost little.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ import numpy as np
 from coding.entropy.compiled import compiled
 from coding.entropy.neighbors import PAD
 
-_LAGS = 32  # bands that predict
-_CORNER_LAGS = 8  # of them with neighbors to the left and above; may be 0, as the next
-_CROSS_LAGS = 2  # of them with neighbors on all four sides
+_LAGS = 32  # preceding bands that predict
+_CORNER_LAGS = 8  # of these, bands whose neighbors to the left and above predict, too; may be 0
+_CROSS_LAGS = 2  # of these, bands whose neighbors on all four sides predict; may be 0
 _CROSS = ((0, -1), (-1, 0), (0, 1), (1, 0))
 _OWN_PLACES = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2), (-2, -1), (-2, 1))
 
 KINDS = 5
-"""Kinds of regressors: each has its own step. They are the sample of the band before, those of other bands, the
-neighbors of the first, the neighbors of the others, and the samples of the band itself."""
+"""Kinds of regressors, each with its own step: the sample in the preceding band, the samples in earlier bands, the
+neighbors in the preceding band, the neighbors in earlier bands, and the samples of the band itself."""
 
 POINT = 16
 """Binary places of a coefficient in a prediction."""
 
 _MAX_COEFFICIENT = 1 << 22
 _MAX_TRAINING_PIXELS = 8192  # about; they come from whole rows
-_BLOCK_PIXELS = 512  # of a matrix product, as many as caches hold
+_BLOCK_PIXELS = 512  # of a matrix product, so that they fit into caches
 _MIN_RELATIVE_ERROR = 0.2  # of a pixel, in units of the mean error
 _WEIGHTING_BANDS = 24  # from which the errors of pixels are estimated
 
 
 def regressors(band: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the samples from which those of a band are predicted.
+    """Return the regressors of a band: the places of the samples that predict a sample, and their kinds.
 
     Args:
-        band: its number, from 0; it cannot use more bands than precede it.
+        band: number of the band, from 0; only preceding bands can predict.
         pixels: H * W of the image; small images use fewer regressors.
 
     Returns:
-        int64 (R, 3): bands before this one, rows below and columns right of the sample. int64 (R,): kinds.
+        Places, int64 (R, 3): how many bands before, rows below and columns right of the sample; and kinds, int64 (R,),
+        from 0 to `KINDS` - 1.
     """
     lags = min(band, _LAGS, pixels // 64)
     crosses, corners = min(lags, _CROSS_LAGS, pixels // 256), min(lags, _CORNER_LAGS, pixels // 256)
@@ -59,12 +60,12 @@ def regressors(band: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dequantize_coefficients(numbers: np.ndarray, exponents: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return coefficients in 2^-`POINT`, int64.
+    """Return coefficients (R,) in units of 2^-`POINT`, int64, clipped since a damaged stream may hold any numbers.
 
     Args:
-        numbers: integers (R,), in steps. Those of a damaged stream may be anything: coefficients are clipped.
+        numbers: integers (R,), coefficients in steps.
         exponents: integers (`KINDS`,); the step of a kind is 2^-exponent.
-        kinds: integers (R,), of the regressors.
+        kinds: integers (R,), kinds of the regressors.
     """
     shifts = POINT - np.clip(exponents.astype(np.int64), 0, POINT)[kinds]
     return np.clip(numbers.astype(np.int64) << shifts, -_MAX_COEFFICIENT, _MAX_COEFFICIENT)
@@ -75,7 +76,7 @@ class Regression:
 
     Args:
         cube: (C, H, W), any real type; pixels where neighboring bands differ get small weights.
-        error_step: step of the quantizer of the errors of the prediction; it adds noise to the regressors.
+        error_step: quantizer step of the prediction errors; quantization adds noise to the regressors.
     """
 
     def __init__(self, cube: np.ndarray, error_step: int) -> None:
@@ -85,8 +86,8 @@ class Regression:
         self._rows = slice(0, height, math.ceil(self._pixels / _MAX_TRAINING_PIXELS))
         weights = _pixel_weights(cube)[self._rows]
         self._scale = np.sqrt(weights / weights.mean())
-        # Rows of the vectors: bands, their neighbors to the left and above, those of the nearest bands on the other
-        # sides, the preceding samples of the band itself, and the band.
+        # Rows of the vectors, in this order: the preceding bands; their neighbors to the left and above; the neighbors
+        # of the nearest bands to the right and below; the preceding samples of the band itself; the band.
         self._corners = _LAGS
         self._others = self._corners + 2 * _CORNER_LAGS
         self._own = self._others + 2 * _CROSS_LAGS
@@ -99,9 +100,9 @@ class Regression:
         """Return the numbers (R,) and exponents (`KINDS`,) of a band, for `dequantize_coefficients`.
 
         Args:
-            planes: int32 (C, H + 4, W + 4), each with `PAD` rows and columns around it; those before this band as the
-                decoder has them, this one as it is.
-            band: its number. All bands have to be given, in order.
+            planes: int32 (C, H + 4, W + 4), with a margin of `PAD` rows and columns; preceding bands as the decoder has
+                them, and this band before quantization.
+            band: number of the band. All bands must be fitted, in order.
         """
         changed = [*range(self._own, self._target + 1)]
         if band:
@@ -125,7 +126,7 @@ class Regression:
         return self._solve(used, kinds)
 
     def _row(self, band: int, lag: int, place: tuple[int, int]) -> int:
-        """Return the row of the vectors that holds a regressor of a band; bands take turns in the rows."""
+        """Return the row of the vectors that holds a regressor of a band; bands use the rows in turn."""
         if lag == 0:
             return self._own + _OWN_PLACES.index(place)
         if place == (0, 0):
@@ -143,8 +144,8 @@ class Regression:
         """Return numbers and exponents of the regressors in the rows `used`."""
         trained = self._scale.size
         matrix, right = self._gram[np.ix_(used, used)], self._gram[used, self._target]
-        # Coefficients that the image does not determine become small. The samples of the band itself are not quantized
-        # yet: the noise that they will have is added here.
+        # Regularization keeps coefficients small that the image does not determine. The band itself is not quantized
+        # yet, so the noise of its quantization is added here.
         diagonal = matrix.ravel()[:: len(used) + 1]
         diagonal += self._variance + np.where(kinds == KINDS - 1, trained * self._noise, 0)
         diagonal += 1e-12 * matrix.max(initial=0)  # rounding must not make it indefinite
@@ -163,7 +164,7 @@ class Regression:
 
 @compiled
 def _forward(factor, right):
-    """Return the x of factor x = right, for a lower triangular factor."""
+    """Solve factor x = right for a lower triangular factor."""
     solution = right.copy()
     for i in range(len(solution)):
         for j in range(i):
@@ -174,7 +175,7 @@ def _forward(factor, right):
 
 @compiled
 def _nearest(factor, solution, steps):
-    """Return integers n for which the upper triangular factor times n * steps is about `solution`, from the last up."""
+    """Return integers n, rounded from the last up, with `factor` (upper triangular) times n * steps near `solution`."""
     numbers = np.zeros(len(steps), np.int64)
     for i in range(len(steps) - 1, -1, -1):
         left = solution[i]
@@ -185,7 +186,7 @@ def _nearest(factor, solution, steps):
 
 
 def _pixel_weights(cube: np.ndarray) -> np.ndarray:
-    """Return weights (H, W) of about 1 / error^2, estimated from differences to the left and to the band before."""
+    """Return weights (H, W) of about 1 / error^2, with errors estimated from left neighbors and preceding bands."""
     errors = np.zeros(cube.shape[1:])
     for band in np.unique(np.linspace(min(1, len(cube) - 1), len(cube) - 1, _WEIGHTING_BANDS).astype(int)):
         here, before = (

@@ -1,10 +1,10 @@
-"""Coding of the samples of an image or a tile as integers, without loss or with a bound on their error.
+"""Coding of an image or a tile of integers, without loss or with a bound on the error.
 
-Each band is predicted linearly from what is decoded before it, with coefficients that are in the bytes, and the errors
-of the prediction are coded with mixed contexts. With a bound these errors are quantized within the loop of the
-prediction (near-lossless coding, as in ITU-T T.87 and CCSDS 123.0-B-2), so that no error of a sample exceeds it.
+Each band is predicted linearly from what is decoded before it, with coefficients that are stored, and the prediction
+errors are coded with mixed contexts. With a bound, these errors are quantized within the prediction loop (near-lossless
+coding, as in ITU-T T.87 and CCSDS 123.0-B-2), so that no sample's error exceeds the bound.
 
-Decoding takes integers alone, so that every machine decodes the same samples.
+The decoder uses integers only, so that every machine decodes the same samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from coding.entropy.range_coder import Coder, check_decoder, finish_encoder, new
 from coding.prediction.bands import Band, code_band, fill_plane, new_state
 from coding.prediction.regression import KINDS, Regression, dequantize_coefficients, regressors
 
-_RANGE = struct.Struct("<ii")  # least and largest sample
+_RANGE = struct.Struct("<ii")  # smallest and largest sample
 _MAX_RANGE = 1 << 22
 _MAX_BYTES = 96  # of a sample: some 40 decisions of at most 2 bytes each
 
@@ -29,14 +29,14 @@ def encode_samples(cube: np.ndarray, bound: int) -> tuple[bytes, np.ndarray]:
     """Encode integers (C, H, W).
 
     Args:
-        cube: any integer type; values that int32 holds, in a range of less than 2^22.
-        bound: limit of the error of each sample; 0 codes without loss.
+        cube: any integer type; values within the range of int32, and their largest difference below 2^22.
+        bound: largest error of a sample; 0 is lossless.
 
     Returns:
-        The bytes, and the samples as `decode_samples` will return them.
+        The bytes, and the samples as `decode_samples` returns them.
 
     Raises:
-        CodingError: a larger range.
+        CodingError: the largest difference of samples is 2^22 or more.
     """
     low, high = int(cube.min()), int(cube.max())
     if high - low >= _MAX_RANGE:
@@ -61,15 +61,15 @@ def encode_samples(cube: np.ndarray, bound: int) -> tuple[bytes, np.ndarray]:
 
 
 def decode_samples(data: bytes, shape: tuple[int, ...], bound: int) -> np.ndarray:
-    """Return the samples (C, H, W) of `encode_samples`, int32.
+    """Return the samples (C, H, W) that `encode_samples` encoded, int32.
 
     Args:
         data: the bytes.
         shape: (C, H, W).
-        bound: that they were encoded with.
+        bound: the bound that they were encoded with.
 
     Raises:
-        DamagedError: other bytes.
+        DamagedError: `data` is damaged.
     """
     if len(data) < _RANGE.size:
         raise DamagedError(f"coded samples must have {_RANGE.size} bytes or more, got {len(data)}")
@@ -78,7 +78,7 @@ def decode_samples(data: bytes, shape: tuple[int, ...], bound: int) -> np.ndarra
         raise DamagedError(f"the range of coded samples must be less than {_MAX_RANGE}, got {low} to {high}")
     if high - low <= bound:
         if len(data) > _RANGE.size:
-            raise DamagedError(f"coded samples that are all the same must have {_RANGE.size} bytes, got {len(data)}")
+            raise DamagedError(f"coded samples within one bin must have {_RANGE.size} bytes, got {len(data)}")
         return np.full(shape, (low + high) // 2, np.int32)
     settings, coded_table, stream = split_blocks(data[_RANGE.size :], 3)
     means, exponents = np.split(decode_integers(settings, (1 + KINDS, shape[0])).astype(np.int64), [1])
@@ -92,18 +92,18 @@ def decode_samples(data: bytes, shape: tuple[int, ...], bound: int) -> np.ndarra
 
 
 class _BandCoder:
-    """Codes the bands of an image one after another, in either direction.
+    """Encodes or decodes the bands of an image one after another.
 
     Attributes:
-        state: of the kernels.
+        state: state of the kernels.
         planes: int32 (C, H + 4, W + 4), a view of the planes of the state.
-        table_shape: (R, C), of the table of the coefficients of all bands, as they are stored.
+        table_shape: shape (R, C) of the stored table of the coefficients of all bands.
 
     Args:
         shape: (C, H, W).
-        means: int64 (C,), of the bands.
-        limits: least and largest sample.
-        bound: limit of the error of each sample.
+        means: int64 (C,), means of the bands.
+        limits: smallest and largest sample.
+        bound: largest error of a sample.
     """
 
     def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: tuple[int, int], bound: int) -> None:
@@ -116,16 +116,16 @@ class _BandCoder:
         self.table_shape = len(self._rows), bands
 
     def rows(self, band: int) -> list[int]:
-        """Return the rows of the table that hold the coefficients of a band; a regressor has the same in all bands."""
+        """Return the rows of the table with the coefficients of a band; a regressor has the same row in all bands."""
         return [self._rows[tuple(place)] for place in regressors(band, self._pixels)[0].tolist()]
 
     def code(self, coder: Coder, band: int, numbers: np.ndarray, exponents: np.ndarray) -> None:
-        """Code a band with its coefficients, see `dequantize_coefficients`."""
+        """Encode or decode a band; for `numbers` and `exponents` see `dequantize_coefficients`."""
         places, kinds = regressors(band, self._pixels)
         low, high = (limit - int(self._means[band]) for limit in self._limits)
         coefficients = dequantize_coefficients(numbers, exponents, kinds)
         code_band(coder, self.state, Band(band, places, coefficients, low, high, self._bound))
 
     def samples(self) -> np.ndarray:
-        """Return the samples (C, H, W), int32, as they are decoded."""
+        """Return the decoded samples (C, H, W), int32."""
         return self.planes[:, PAD:-PAD, PAD:-PAD] + self._means[:, None, None].astype(np.int32)

@@ -1,4 +1,4 @@
-"""Share settings among the tests of what measures."""
+"""Share settings among the tests of the benchmarks."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""The ablation changes constants that exist, and a change that changes nothing costs nothing."""
+"""The ablation: its changes are of constants that exist, and its rows are relative to the unchanged codec."""
 
 import importlib
 
@@ -10,13 +10,13 @@ from coding.kltcm import features
 
 
 @pytest.mark.parametrize("change", ablation.CHANGES, ids=lambda change: change.title)
-def test_a_change_is_of_constants_that_exist(change):
+def test_changed_constants_exist(change):
     for place in change.values:
         path, _, name = place.partition(":")
         assert hasattr(importlib.import_module(path), name), place
 
 
-def test_rows_are_per_cent_against_the_unchanged_codec():
+def test_rows_are_percentages_of_the_unchanged_codec():
     lossy = [[(0.5, 50.0), (1.0, 60.0), (2.0, 70.0), (4.0, 80.0)]]
     dearer = [[(1.1 * rate, psnr) for rate, psnr in lossy[0]]]
     assert ablation.compare(ablation.Change("", True, {}), dearer, lossy, []) == pytest.approx([10], abs=0.01)
@@ -27,7 +27,7 @@ def test_rows_are_per_cent_against_the_unchanged_codec():
 @pytest.mark.parametrize(
     "change", [change for change in ablation.CHANGES if not change.is_lossy], ids=lambda change: change.title
 )
-def test_prediction_works_with_fewer_regressors(change, tmp_path, monkeypatch):
+def test_prediction_works_with_other_regressors(change, tmp_path, monkeypatch):
     for place in change.values:
         path, _, name = place.partition(":")
         module = importlib.import_module(path)
@@ -50,7 +50,7 @@ def test_derivatives_and_products_are_independent(with_derivatives, with_product
     assert features.count_features(9) == 4 * with_derivatives + with_products * (with_products + 1) // 2 + cubes
 
 
-def test_finer_steps_and_bounds_cost_more(tmp_path):
+def test_finer_steps_raise_psnr_and_bounds_save_bytes(tmp_path):
     cube = np.random.default_rng(1).integers(0, 1000, (4, 16, 16)).astype(np.uint16)
     np.save(tmp_path / "cube.npy", cube)
     (curve,) = ablation.measure([tmp_path / "cube.npy"], {}, is_lossy=True)

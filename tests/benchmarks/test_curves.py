@@ -37,7 +37,7 @@ def test_curves(scripts, data_flags, tmp_path, capsys):
     assert "curves.md" in capsys.readouterr().out
 
 
-def test_a_folder_of_no_run(tmp_path):
-    with pytest.raises(UsageError, match=r"not the folder of a run"):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="must be the folder of a run"):
         benchmark.main(["curves", str(tmp_path), "--save-dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

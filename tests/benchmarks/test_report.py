@@ -1,4 +1,4 @@
-"""Reports of benchmarks: their folders, which trees they may come from, and their tables."""
+"""Reports of benchmarks: their folders, the commits that they may come from, and their tables."""
 
 import argparse
 import math
@@ -16,7 +16,7 @@ def arguments(save_dir, name="tiny", allow_dirty=False):
 
 @pytest.fixture
 def named_reports(monkeypatch, tmp_path):
-    """Let a temporary folder be the one whose named reports go into git."""
+    """Let a temporary folder be the one whose named reports are committed."""
     folder = tmp_path / "benchmarks"
     monkeypatch.setattr(report, "NAMED_REPORTS", folder)
     return folder
@@ -36,18 +36,18 @@ def test_a_named_report_refuses_a_dirty_tree(named_reports):
 
 
 @pytest.mark.parametrize("commit", ["0123", None])
-def test_a_named_report_of_a_clean_tree_or_of_no_repository(named_reports, commit):
+def test_a_named_report_may_come_from_a_clean_tree_or_no_repository(named_reports, commit):
     assert report.report_folder(arguments(named_reports), commit) == named_reports / "tiny"
 
 
-def test_dirty_trees_may_make_all_other_reports(named_reports, tmp_path):
+def test_other_reports_may_come_from_a_dirty_tree(named_reports, tmp_path):
     commit = "0123-dirty"
     assert report.report_folder(arguments(named_reports, allow_dirty=True), commit) == named_reports / "tiny"
     assert report.report_folder(arguments(named_reports, name=None), commit).parent == named_reports
     assert report.report_folder(arguments(tmp_path / "elsewhere"), commit) == tmp_path / "elsewhere" / "tiny"
 
 
-def test_a_report_that_is_not_there(tmp_path):
+def test_a_missing_report_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"rd\.json: no such file: --redraw"):
         report.read_report(tmp_path / "rd.json")
 

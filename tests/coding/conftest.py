@@ -9,7 +9,7 @@ from models import models
 
 
 def strong(model):
-    """Weights that keep signals strong: fresh ones give next to a constant."""
+    """Initialize weights that keep signals strong: with the default ones, the output is almost constant."""
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="leaky_relu")
@@ -31,7 +31,7 @@ def make_network():
 
 @pytest.fixture(scope="session")
 def make_cube():
-    """make_cube(shape, dtype="int16", seed=0): smooth spectra with noise, some negative and some above 10000."""
+    """make_cube(shape, dtype="int16", seed=0) -> smooth spectra with noise; some samples negative, some above 10000."""
 
     def make(shape=(12, 20, 24), dtype="int16", seed=0):
         bands, height, width = shape

@@ -29,7 +29,7 @@ class ArrayScene:
 
 
 def header_of(cube, codec="klt-cm", nodata=None, scale=10000.0, max_error=None, tile_size=16) -> Header:
-    """Return the header of a file of `cube`, but for the codec's parameters."""
+    """Return the header of a file of `cube`, without the codec's parameters."""
     return Header(codec, {}, None, ArrayScene(cube, nodata).info, scale, {}, tile_size, max_error)
 
 
@@ -44,14 +44,14 @@ def encode(
     make_factory: Callable[[Samples], CodecFactory] | None = None,
     num_workers: int = 1,
 ) -> tuple[bytes, Written]:
-    """Return the bytes of a file, and the figures of the encoder.
+    """Return the bytes of a file, and what `compress_scene` returns.
 
     Args:
         cube: (C, H, W).
-        header: of the file, but for the codec's parameters and model.
-        choose: takes the factory and returns a codec; by default that of the header's bound.
-        make_factory: of the codec; by default that of the registry.
-        num_workers: threads.
+        header: header of the file, without the codec's parameters and model.
+        choose: takes the factory and returns a codec; by default the codec of the header's bound.
+        make_factory: makes the codec factory; by default that of the registry.
+        num_workers: number of threads.
     """
     factory = (make_factory or codecs[header.codec].make_factory)(samples_of(cube, header))
     codec = choose(factory) if choose else factory.bounded(header.max_error)
@@ -65,12 +65,12 @@ def read(data: bytes) -> Reader:
 
 
 def decode(data: bytes, codec: Codec | None = None, num_workers: int = 1) -> tuple[np.ndarray, Problems]:
-    """Return the cube of a file, and what went wrong with its tiles.
+    """Return the cube of a file, and the problems with its tiles.
 
     Args:
-        data: the file.
-        codec: by default that of the registry.
-        num_workers: threads.
+        data: the bytes of the file.
+        codec: the codec; by default that of the registry.
+        num_workers: number of threads.
     """
     reader = read(data)
     info = reader.header.scene
@@ -84,7 +84,7 @@ def decode(data: bytes, codec: Codec | None = None, num_workers: int = 1) -> tup
 
 
 def decoded(data: bytes, codec: Codec | None = None) -> np.ndarray:
-    """Return the cube of a file without problems."""
+    """Return the cube of a file; assert that there are no problems."""
     cube, problems = decode(data, codec)
     assert not problems.damaged and not problems.unguaranteed
     return cube

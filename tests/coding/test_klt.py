@@ -1,4 +1,4 @@
-"""The Karhunen-Loeve transform of an image: decorrelated, as fine as it has to be, the same from its bytes."""
+"""The Karhunen-Loeve transform of an image: decorrelation, requested error, and the same transform from its bytes."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from coding.klt import fit_klt, principal_components, unpack_klt
 
 @pytest.fixture(scope="module")
 def land():
-    """land(pixels=(40, 50), bands=60, noise=2.0): 12 components, each 0.6 times as strong as the last, and noise."""
+    """land(pixels=(40, 50), bands=60, noise=2.0) -> 12 components, each 0.6 times as strong as the last, plus noise."""
 
     def make(pixels=(40, 50), bands=60, noise=2.0):
         rng = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def land():
 
 
 def coded(cube, squared_error):
-    """Return what comes back if the components are rounded to whole steps, and the transform."""
+    """Return the cube decoded from components rounded to integer steps, the transform, and its bytes."""
     klt, data = fit_klt(cube, squared_error)
     return klt.inverse(np.rint(klt.forward(cube))), klt, data
 
@@ -42,7 +42,7 @@ def test_components_are_those_of_the_covariance(land):
     assert (vectors.max(axis=0) == np.abs(vectors).max(axis=0)).all()
 
 
-def test_all_components_give_the_cube_back(land):
+def test_all_components_restore_the_cube(land):
     cube = land()
     klt, _ = fit_klt(cube, 1e-5)
     assert klt.basis.shape == (60, 60)
@@ -65,21 +65,21 @@ def test_basis_is_orthonormal_however_coarse(land, squared_error):
 
 
 @pytest.mark.parametrize("squared_error", [0.1, 2.0, 10.0, 100.0, 1e3, 1e4, 1e5])
-def test_rounded_components_have_the_error_that_was_asked_for(land, squared_error):
+def test_rounded_components_have_the_requested_error(land, squared_error):
     cube = land()
     decoded, _, _ = coded(cube, squared_error)
     assert 0.7 < ((decoded - cube) ** 2).mean() / squared_error < 1.05
 
 
 def test_components_below_the_error_are_left_out(land):
-    """12 components stand above noise of a variance of 4."""
+    """12 components are stronger than noise of variance 4."""
     counts = [fit_klt(land(), squared_error)[0].basis.shape[1] for squared_error in (0.1, 5.0, 500.0, 50000.0, 1e9)]
     assert counts[0] == 60 and counts[1] == 12 and counts[-1] == 0
     assert sorted(counts, reverse=True) == counts
 
 
 def test_quantized_basis_costs_little_error(land):
-    """What the components cannot express grows by less than a twentieth of the error."""
+    """The error outside the basis grows by less than a twentieth of the requested error."""
     cube = land()
     squared_error = 20.0
     klt, _ = fit_klt(cube, squared_error)
@@ -88,7 +88,7 @@ def test_quantized_basis_costs_little_error(land):
     assert left - variances[klt.basis.shape[1] :].sum() / len(cube) < squared_error / 20
 
 
-def test_basis_takes_a_quarter_of_float16(land):
+def test_basis_takes_less_than_half_of_float16(land):
     cube = land(pixels=(64, 64), bands=200)
     klt, data = fit_klt(cube, 30.0)
     assert klt.basis.shape[1] >= 8
@@ -96,7 +96,7 @@ def test_basis_takes_a_quarter_of_float16(land):
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 8), (30, 1, 1), (30, 2, 2), (1, 1, 1), (90, 3, 4)])
-def test_few_bands_or_pixels(shape):
+def test_few_bands_or_pixels_are_coded(shape):
     cube = np.random.default_rng(0).integers(-3000, 3000, shape).astype(np.int16)
     decoded, klt, data = coded(cube, 4.0)
     assert np.abs(decoded - cube).max() < 12  # a uniform error of variance 4 ends at 3.5 in a single sample
@@ -112,7 +112,7 @@ def test_a_constant_needs_no_components():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_refused(value):
+def test_nan_and_infinity_are_refused(value):
     cube = np.zeros((3, 4, 4), np.float32)
     cube[1, 2, 3] = value
     with pytest.raises(CodingError, match="NaN"):
@@ -124,7 +124,7 @@ def test_an_error_too_small_for_the_samples_is_refused(land):
         fit_klt(land(), 1e-18)
 
 
-def test_damaged_bytes_end_in_one_line_or_in_a_transform(land):
+def test_damaged_bytes_raise_one_line_or_give_a_transform(land):
     _, data = fit_klt(land(), 50.0)
     rng = np.random.default_rng(2)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Samples as whole numbers."""
+"""Samples as integers: exact or within the bound."""
 
 import math
 
@@ -9,7 +9,7 @@ from coding.base import CodingError
 from coding.numbers import Numbers, numbers_of
 
 
-def test_integers_are_numbers():
+def test_integers_map_to_themselves():
     numbers = numbers_of("int16", 2.9, [])
     assert numbers == Numbers("int16", 1, 2)
     samples = np.array([-32768, 0, 32767], np.int16)
@@ -19,7 +19,7 @@ def test_integers_are_numbers():
     assert numbers_of("int16", 1e9, []).bound == 2**24 - 1
 
 
-def test_every_reflectance_of_data_npy_is_a_number():
+def test_reflectances_of_data_npy_map_to_integers():
     samples = (np.arange(10001, dtype=np.float32) / np.float32(10000)).astype(np.float32)
     numbers = numbers_of("float32", 0, [samples])
     assert numbers == Numbers("float32", 10000, 0)
@@ -28,7 +28,7 @@ def test_every_reflectance_of_data_npy_is_a_number():
     assert numbers_of("float32", 0.001, [samples]).bound == 10
 
 
-def test_whole_floats_are_numbers():
+def test_integer_floats_have_divisor_1():
     numbers = numbers_of("float32", 0, [np.array([3.0, -7.0, 20000.0], np.float32)])
     assert numbers == Numbers("float32", 1, 0)
 
@@ -54,7 +54,7 @@ def test_other_floats_keep_a_bound(bound):
         ([math.inf], 1, "NaN or infinity"),
     ],
 )
-def test_what_floats_cannot_keep_is_refused(samples, bound, words):
+def test_bounds_that_floats_cannot_keep_are_refused(samples, bound, words):
     with pytest.raises(CodingError, match=words) as caught:
         numbers_of("float32", bound, [np.array(samples, np.float32)])
     assert "\n" not in str(caught.value)

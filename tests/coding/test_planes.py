@@ -1,4 +1,4 @@
-"""Planes of whole numbers: the same numbers after any coder, and damage that ends in one line."""
+"""Planes of integers: restored by every coder, and damage that ends in one line."""
 
 import numpy as np
 import pytest
@@ -19,32 +19,32 @@ from coding.samples import Samples
     spread=st.sampled_from([0, 1, 200, 255, 256, 5000, 65535, 65536, 2**31]),
     seed=st.integers(0, 99),
 )
-def test_the_same_numbers_come_back(coder, shape, low, spread, seed):
+def test_planes_are_restored_exactly(coder, shape, low, spread, seed):
     planes = np.random.default_rng(seed).integers(low, min(low + spread, 2**31 - 1) + 1, shape)
     assert np.array_equal(decode_planes(encode_planes(planes, coder), shape), planes)
 
 
 @pytest.mark.parametrize("coder", PLANE_CODERS)
-def test_values_far_from_the_others(coder):
-    """More different values than a table has room for."""
+def test_outliers_are_restored(coder):
+    """The range of values is larger than a table of `factorized`."""
     planes = np.random.default_rng(0).laplace(0, 3, (2, 40, 40)).astype(np.int64)
     planes[0, 0, :5] = [-30000, 30000, 0, 30000, 12345]
     assert np.array_equal(decode_planes(encode_planes(planes, coder), planes.shape), planes)
 
 
-def test_no_planes():
+def test_zero_planes_are_restored():
     planes = np.zeros((0, 4, 4), np.int64)
     assert decode_planes(encode_planes(planes, "jpegxl"), planes.shape).shape == (0, 4, 4)
 
 
-def test_planes_of_one_pixel():
-    """As of the latents of a small tile."""
+def test_planes_of_one_pixel_are_restored():
+    """Such are the latents of a small tile."""
     planes = np.arange(70).reshape(70, 1, 1) ** 2
     assert np.array_equal(decode_planes(encode_planes(planes, "context"), planes.shape), planes)
 
 
-def test_small_planes_by_jpegxl_where_that_is_smaller():
-    """Sparse numbers that nothing predicts."""
+def test_small_planes_are_coded_by_jpegxl_if_that_is_smaller():
+    """Sparse, unpredictable numbers."""
     rng = np.random.default_rng(0)
     planes = (rng.random((64, 16, 16)) < 0.3) * rng.integers(1, 4, (64, 16, 16))
     data = encode_planes(planes, "context")
@@ -63,7 +63,7 @@ def test_contexts_pay_where_neighbors_are_alike():
 
 @pytest.mark.parametrize("coder", PLANE_CODERS)
 @pytest.mark.parametrize("high", [50, 3000, 10**6])
-def test_damaged_planes_end_in_one_line_or_in_planes(coder, high):
+def test_damaged_bytes_raise_one_line_or_give_planes(coder, high):
     rng = np.random.default_rng(1)
     planes = rng.integers(0, high, (3, 8, 8))
     data = encode_planes(planes, coder)

@@ -13,7 +13,7 @@ LIMITS = 2.0**-10, 2.0**4
 
 
 def linear(calls, slope=6.02):
-    """Return a figure that falls by `slope` where the step doubles, 30 at 1; notes the steps it is asked for."""
+    """Return a figure that is 30 at step 1 and falls by `slope` when the step doubles; it appends steps to `calls`."""
 
     def figure(step):
         calls.append(step)
@@ -40,7 +40,7 @@ def test_steps_are_found_from_either_side(target, step, end):
         assert len(calls) < 9
 
 
-def test_trials_for_one_target_help_to_find_the_next():
+def test_trials_for_one_target_are_reused_for_the_next():
     calls = []
     search = StepSearch(linear(calls), *LIMITS, 1.0, slope=6.0)
     for target in (40, 38, 36, 41):
@@ -66,7 +66,7 @@ def refusing(finest=0.0, coarsest=math.inf):
 
 
 @pytest.mark.parametrize("first", [2.0**-9, 1.0, 8.0])
-def test_steps_that_a_codec_refuses_are_left_out(first):
+def test_steps_that_a_codec_refuses_are_avoided(first):
     search = StepSearch(refusing(0.1, 2.0), *LIMITS, first, slope=1.0)
     assert search.find(3.0, 0.01).step == pytest.approx(2.0**-3, rel=0.01)
     assert search.find(-0.9, 0.01).step == pytest.approx(2.0**0.9, rel=0.01)
@@ -75,7 +75,7 @@ def test_steps_that_a_codec_refuses_are_left_out(first):
     assert ends[0].step == pytest.approx(0.1, rel=0.2) and ends[1].step == pytest.approx(2.0, rel=0.2)
 
 
-def test_a_codec_that_takes_no_step():
+def test_a_codec_that_takes_no_step_raises():
     with pytest.raises(CodingError, match="no such step"):
         StepSearch(refusing(100.0), *LIMITS, 1.0, slope=1.0).find(3.0, 0.01)
 
@@ -89,7 +89,7 @@ def test_infinite_figures_are_finer_than_any_target():
 
 
 class Rounding(Codec):
-    """Rounds to multiples of a step and writes as many bytes as the entropy of that would take."""
+    """Rounds to multiples of a step and writes as many bytes as their entropy."""
 
     dtype = "int16"
 
@@ -109,7 +109,7 @@ class Rounding(Codec):
 
 
 class Scene:
-    """A scene that compresses worse than the tile that is judged: what `compress_scene` returns of it."""
+    """A scene whose PSNR and rate differ from those of its sampled tile."""
 
     def __init__(self, psnr_change=0.0, rate_factor=1.0):
         self.cube = np.random.default_rng(0).normal(3000, 300, (4, 30, 30)).astype(np.int16)
@@ -156,14 +156,14 @@ def test_a_target_out_of_reach_is_noted():
     _, note = scene.controller.write(scene.write, Target("psnr", 5.0))
     assert "instead of 5 dB: rounding goes no lower" in note
     _, note = scene.controller.write(scene.write, Target("psnr", 130.0))  # a step of 1 has no error
-    assert note.endswith("instead of 130 dB: rounding has no step that comes nearer")
+    assert note.endswith("instead of 130 dB: no step of rounding comes nearer")
     written, note = scene.controller.write(scene.write, Target("bpppc", 20.0))
     assert note.endswith("rounding does no better with a loss; --max-error 0 has none, however fine the step")
     assert written is scene.written[-1] and written.step == 1.0
 
 
-def test_the_nearest_attempt_stays():
-    """A scene whose rate jumps about: no attempt meets the target, and the last file written is the nearest."""
+def test_the_nearest_attempt_is_the_last_one_written():
+    """The rate of this scene jumps, so that no attempt meets the target."""
     scene = Scene()
     plain = scene.write
     factors = iter([1.5, 0.9, 1.4, 0.9])

@@ -1,4 +1,4 @@
-"""The registry: names and numbers that files depend on, and entries that load."""
+"""The registry: names and numbers that files depend on, and entries that can be loaded."""
 
 import re
 import subprocess
@@ -36,12 +36,12 @@ def test_names_and_numbers_never_change():
     assert {name: entry.number for name, entry in codecs.items()} == NUMBERS
 
 
-def test_the_format_lists_them():
+def test_format_documentation_lists_all_codecs():
     rows = re.findall(r"^\| (\d+) \| `([\w-]+)` \|", (ROOT / "docs/format.md").read_text(), re.MULTILINE)
     assert {name: int(number) for number, name in rows} == NUMBERS
 
 
-def test_who_is_compared():
+def test_all_but_learned_and_factorized_are_compared():
     assert set(NUMBERS) - set(COMPARED) == {"learned", "factorized"}
 
 

@@ -19,7 +19,7 @@ def csv_of(root):
 
 
 def message_of(callable, *args, **kwargs):
-    """Return the message, one line, of the DatasetError that the call raises."""
+    """Return the one-line message of the DatasetError that the call raises."""
     with pytest.raises(DatasetError) as info:
         callable(*args, **kwargs)
     assert "\n" not in str(info.value)
@@ -58,7 +58,7 @@ def test_csv_tolerates_bom_crlf_blank_lines_and_spaces(dataset_root):
     assert dataset.fingerprint() == plain.fingerprint()
 
 
-def test_other_file_names_and_channels(tmp_path, save_cube):
+def test_any_file_name_and_number_of_channels_is_read(tmp_path, save_cube):
     cube = save_cube(tmp_path / "patches" / "sub folder" / "Indian pines, nord.npy", (5, 3, 7))
     csv_path = tmp_path / "splits" / "mine" / "test.csv"
     csv_path.parent.mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_other_file_names_and_channels(tmp_path, save_cube):
     np.testing.assert_array_equal(dataset[0].numpy(), cube)
 
 
-def test_fingerprint_is_of_the_entries_not_of_the_place(dataset_root, tmp_path):
+def test_fingerprint_depends_on_the_entries_not_on_the_folder(dataset_root, tmp_path):
     fingerprint = HySpecNet11k(dataset_root).fingerprint()
     assert re.fullmatch("[0-9a-f]{64}", fingerprint)
     moved = tmp_path / "moved"
@@ -80,11 +80,11 @@ def test_fingerprint_is_of_the_entries_not_of_the_place(dataset_root, tmp_path):
         assert HySpecNet11k(moved).fingerprint() != fingerprint
 
 
-# What can be wrong with the folder and the CSV
+# Errors in the folder and the CSV
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_missing_data_set(tmp_path, exists):
+def test_a_missing_data_set_says_how_to_get_it(tmp_path, exists):
     root = tmp_path / "hyspecnet 11k"
     if exists:
         root.mkdir()
@@ -98,30 +98,30 @@ def test_missing_data_set(tmp_path, exists):
         assert part in message
 
 
-def test_missing_csv(dataset_root):
+def test_a_missing_csv_says_how_to_make_it(dataset_root):
     message = message_of(HySpecNet11k, dataset_root, mode="hard", split="val")
     assert f"{dataset_root}/splits/hard/val.csv: no such file" in message
     assert f"python -m datasets.split {dataset_root}" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf\r\n \n"])
-def test_empty_split(dataset_root, content):
+def test_an_empty_split_is_refused(dataset_root, content):
     csv_of(dataset_root).write_bytes(content)
     assert message_of(HySpecNet11k, dataset_root).startswith(f"{csv_of(dataset_root)}: empty")
 
 
-def test_csv_that_is_no_text(dataset_root):
+def test_a_csv_that_is_no_text_is_refused(dataset_root):
     csv_of(dataset_root).write_bytes(b"\xff\xfe\x00")
-    assert message_of(HySpecNet11k, dataset_root).startswith(f"{csv_of(dataset_root)}: no UTF-8 text")
+    assert message_of(HySpecNet11k, dataset_root).startswith(f"{csv_of(dataset_root)}: not UTF-8 text")
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_entries_stay_in_patches(dataset_root, save_cube, absolute):
+def test_entries_outside_patches_are_refused(dataset_root, save_cube, absolute):
     save_cube(dataset_root / "outside.npy")
     entry = f"{dataset_root}/outside.npy" if absolute else "tile_001/../../outside.npy"
     csv_of(dataset_root).write_text(f"{entry}\n")
     message = message_of(HySpecNet11k, dataset_root)
-    assert message.startswith(f"{csv_of(dataset_root)}: {entry!r} points out of patches/")
+    assert message.startswith(f"{csv_of(dataset_root)}: {entry!r} points outside patches/")
 
 
 def test_missing_patches_are_counted_and_the_first_is_named(dataset_root, save_tif):
@@ -135,7 +135,7 @@ def test_missing_patches_are_counted_and_the_first_is_named(dataset_root, save_t
     assert f"`python -m datasets.preprocess {dataset_root}`" in message_of(HySpecNet11k, dataset_root)
 
 
-# What can be wrong with a patch
+# Errors in a patch
 
 
 def truncate(path):
@@ -175,7 +175,7 @@ DAMAGES = {
     "other size": (lambda path: np.save(path, np.zeros((202, 12, 11), np.float32)), "shape (202, 12, 11)"),
     "float64": (lambda path: np.save(path, np.zeros((202, 12, 10))), "dtype float64"),
     "nan": (with_value(np.nan), "NaN or infinite"),
-    "uint16 above 1": (
+    "uint16 above 10000": (
         lambda path: np.save(path, np.full((202, 12, 10), 10001, np.uint16)),
         "digital numbers above 10000",
     ),
@@ -184,7 +184,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_patch(dataset_root, damage):
+def test_a_damaged_patch_is_refused(dataset_root, damage):
     dataset = HySpecNet11k(dataset_root)
     write, expected = DAMAGES[damage]
     path = dataset.paths[2]
@@ -223,7 +223,7 @@ def test_error_in_a_worker_keeps_its_message(dataset_root, monkeypatch):
 # Transforms and random draws
 
 
-def test_transform_shapes(dataset_root):
+def test_transforms_set_the_image_shape(dataset_root):
     dataset = HySpecNet11k(dataset_root, transform=get_transform("random_4x4"))
     assert dataset.image_shape == tuple(dataset[0].shape) == (202, 4, 4)
     assert dataset.file_shape == (202, 12, 10)
@@ -231,7 +231,7 @@ def test_transform_shapes(dataset_root):
     assert message.startswith(f"{dataset.paths[0]}: centercrop_16x16 needs patches of at least 16x16, not 12x10")
 
 
-def test_transform_of_the_users_own(dataset_root):
+def test_a_callable_is_a_transform(dataset_root):
     dataset = HySpecNet11k(dataset_root, transform=lambda x: x[:100, ::2])
     assert dataset.image_shape == (100, 6, 10)
     np.testing.assert_array_equal(dataset[1].numpy(), np.load(dataset.paths[1])[:100, ::2])
@@ -258,7 +258,7 @@ def test_draws_differ_between_patches_of_the_same_content(dataset_root):
     assert not torch.equal(dataset[0], dataset[1])
 
 
-def test_repeats(dataset_root):
+def test_repeats_draw_other_pixels(dataset_root):
     dataset = HySpecNet11k(dataset_root, transform=get_transform("randomcrop_4x4"), repeats=20)
     assert len(dataset) == 100 and len(dataset.paths) == 5
     crops = {dataset[i].numpy().tobytes() for i in range(2, 100, 5)}

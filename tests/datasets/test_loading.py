@@ -50,7 +50,7 @@ def test_batches_are_those_of_a_data_loader(dataset_root, num_workers, transform
         assert all(torch.equal(own, other) for own, other in zip(found, expected, strict=True))
 
 
-def test_files_of_both_types_and_orders_in_one_batch(dataset_root):
+def test_files_of_both_types_and_orders_share_a_batch(dataset_root):
     dataset = HySpecNet11k(dataset_root)
     save_digital_numbers(dataset.paths[:2])
     np.save(dataset.paths[2], np.load(dataset.paths[2]).astype(">f4"))
@@ -74,7 +74,7 @@ def test_files_of_both_types_and_orders_in_one_batch(dataset_root):
         (np.zeros((202, 12, 11), np.float32), "shape"),
     ],
 )
-def test_patches_that_cannot_be_used(dataset_root, num_workers, cube, message):
+def test_unusable_patches_are_refused(dataset_root, num_workers, cube, message):
     dataset = HySpecNet11k(dataset_root)
     if cube.dtype == np.uint16:
         save_digital_numbers(dataset.paths)
@@ -89,7 +89,7 @@ def test_patches_that_cannot_be_used(dataset_root, num_workers, cube, message):
         dataset[4]
 
 
-def test_an_iteration_that_is_left_leaves_nothing_behind(dataset_root):
+def test_an_abandoned_iteration_leaves_nothing_behind(dataset_root):
     loader = ThreadLoader(HySpecNet11k(dataset_root), [[0], [1], [2], [3], [4]], CPU, 2)
     for _ in range(3):
         iterator = iter(loader)

@@ -21,7 +21,7 @@ SAMPLE = Path(__file__).parents[2] / "datasets" / "sample"
 
 
 def expected_cube(bands):
-    """Apply the published rule, written down once more."""
+    """Apply the published rule, written independently."""
     kept = [bands[band - 1] for band in range(1, 225) if not (127 <= band <= 141 or 161 <= band <= 167)]
     return np.clip(np.array(kept, dtype=np.float32), 0, 10000) / np.float32(10000)
 
@@ -40,7 +40,7 @@ def npy_of(tif_path):
 
 
 def contents(root):
-    """Everything below `root` that is no TIF, hidden temporary files included."""
+    """Return path -> bytes of all files below `root` except TIFs, including hidden temporary files."""
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.suffix != ".TIF"}
 
 
@@ -53,7 +53,7 @@ def assert_made(root, count):
 # One file
 
 
-def test_to_digital_numbers():
+def test_digital_numbers_are_clipped_and_zero_without_data():
     samples = np.array([-32768, -1, 1, 10000, 32767, 5000], np.int16)
     before = samples.copy()
     numbers = to_digital_numbers(samples, valid=np.arange(6) < 5)
@@ -63,13 +63,13 @@ def test_to_digital_numbers():
 
 
 def test_reflectances_are_the_nearest_float32():
-    """For all 10,001 values, against exact rational arithmetic rounded by numpy's float64."""
+    """For all 10,001 values, the quotient in float64 rounded to float32."""
     numbers = np.arange(10001, dtype=np.uint16)
     x = to_reflectance(numbers)
     assert x.dtype == np.float32 and x.min() == 0 and x.max() == 1
     np.testing.assert_array_equal(x, (numbers.astype(np.float64) / 10000).astype(np.float32))
     times = numbers.astype(np.float32) * np.float32(1e-4)
-    assert np.count_nonzero(times != x) == 3186  # why it is a division
+    assert np.count_nonzero(times != x) == 3186  # so it must be a division
 
 
 def test_uint16_holds_the_same_data_in_half_the_space(tif_root, capsys):
@@ -103,7 +103,7 @@ def test_uint16_holds_the_same_data_in_half_the_space(tif_root, capsys):
     ],
 )
 @pytest.mark.parametrize("window_rows", [1, 7, 16, 1000])
-def test_any_size_and_any_layout_in_windows(tmp_path, save_tif, monkeypatch, profile, window_rows):
+def test_windows_of_any_size_and_layout_give_the_same_file(tmp_path, save_tif, monkeypatch, profile, window_rows):
     height, width = 37, 21
     monkeypatch.setattr(preprocess, "WINDOW_BYTES", window_rows * width * 224 * 2)
     bands = save_tif(tmp_path / "in.tif", size=(height, width), **profile)
@@ -136,7 +136,7 @@ def test_nodata_becomes_zero_and_is_counted(tmp_path, save_tif, tag):
     assert (x[x != 0] == 1).all()
 
 
-def test_unfit_tifs(tmp_path, save_tif):
+def test_unfit_tifs_are_refused_and_leave_the_old_file(tmp_path, save_tif):
     npy_path = tmp_path / "out.npy"
     npy_path.write_bytes(b"what was there")
     bands = save_tif(tmp_path / "good.tif", size=(64, 64))
@@ -160,7 +160,7 @@ def test_unfit_tifs(tmp_path, save_tif):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_finished(tmp_path, save_cube):
+def test_only_complete_files_are_finished(tmp_path, save_cube):
     path = tmp_path / "x-DATA.npy"
     assert not is_finished(path)
     save_cube(path, (202, 3, 4))
@@ -183,7 +183,7 @@ def run(capfd, *argv):
     return (status, *capfd.readouterr())
 
 
-def test_sample_from_tif_to_tensor(tmp_path, capfd):
+def test_the_sample_becomes_tensors(tmp_path, capfd):
     root = tmp_path / "sample"
     shutil.copytree(SAMPLE, root, ignore=shutil.ignore_patterns("*-DATA.npy"))
     with pytest.raises(DatasetError, match=r"python -m datasets\.preprocess"):
@@ -217,14 +217,14 @@ def test_makes_skips_and_overwrites(tif_root, capsys):
     assert all(path.stat().st_mtime_ns != stamp for path, stamp in zip(paths, stamps, strict=True))
 
 
-def test_dry_run(tif_root, capsys):
+def test_a_dry_run_lists_and_writes_nothing(tif_root, capsys):
     missing = [str(npy_of(path)) for path in tifs(tif_root)]
     assert main([str(tif_root), "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [*missing, "3 to make, 0 to skip"]
     assert not contents(tif_root)
 
 
-def test_single_tif_under_any_name(tmp_path, save_tif):
+def test_a_single_tif_of_any_name_is_converted(tmp_path, save_tif):
     bands = save_tif(tmp_path / "scene.tif")
     assert main([str(tmp_path / "scene.tif")]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "scene-DATA.npy"), expected_cube(bands))
@@ -257,7 +257,7 @@ def test_nodata_is_a_warning(tif_root, save_tif, capfd):
     assert stderr == f"warning: {path}: 12.50% of the values in kept bands are nodata, written as 0\n"
 
 
-def test_wrong_roots(tmp_path):
+def test_wrong_roots_are_refused(tmp_path):
     with pytest.raises(UsageError, match="nowhere: no such folder"):
         main([str(tmp_path / "nowhere")])
     with pytest.raises(DatasetError, match=r"no \*-SPECTRAL_IMAGE\.TIF in it"):
@@ -267,12 +267,12 @@ def test_wrong_roots(tmp_path):
     assert info.value.code == 2
 
 
-# Runs that are stopped
+# Stopped runs
 
 
 @pytest.fixture
 def big_root(tmp_path, save_tif, entry):
-    """60 patches of 48 x 48, all the same bytes: enough to be stopped in the middle of."""
+    """Return a root of 60 equal patches of 48 x 48: enough to be stopped in the middle."""
     root = tmp_path / "big"
     paths = [root / "patches" / entry(1, i).replace("-DATA.npy", "-SPECTRAL_IMAGE.TIF") for i in range(60)]
     save_tif(paths[0], size=(48, 48), compress=None)
@@ -290,7 +290,7 @@ def wait_for(condition):
 
 
 def session_members(session):
-    """Living processes of a session, which is what `start` puts a run into."""
+    """Return the living processes of a session; `start` gives each run its own."""
     alive = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -324,7 +324,7 @@ def assert_next_run_completes(root):
 
 
 @pytest.mark.slow
-def test_killed_run_leaves_whole_files_and_no_orphans_and_can_go_on(big_root, start):
+def test_a_killed_run_leaves_whole_files_and_no_orphans_and_resumes(big_root, start):
     process = start_and_wait(start, big_root, workers=2)
     process.kill()
     process.wait()
@@ -339,7 +339,7 @@ def test_killed_run_leaves_whole_files_and_no_orphans_and_can_go_on(big_root, st
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_stop_signals(big_root, start, number, status, word):
+def test_stop_signals_leave_whole_files_and_name_the_remedy(big_root, start, number, status, word):
     process = start_and_wait(start, big_root, workers=2)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does: to the workers too
@@ -356,7 +356,7 @@ def test_stop_signals(big_root, start, number, status, word):
         assert_next_run_completes(big_root)
 
 
-def test_worker_killed_for_memory(big_root, start):
+def test_a_killed_worker_is_a_one_line_error(big_root, start):
     process = start_and_wait(start, big_root, workers=1)
     for child in session_members(process.pid):
         cmdline = Path(f"/proc/{child}/cmdline").read_bytes()

@@ -1,4 +1,4 @@
-"""Scenes read and written window by window: samples, metadata, damaged files, full disks."""
+"""Read and write scenes window by window: samples, metadata, damaged files, full disks."""
 
 import filecmp
 import math
@@ -56,7 +56,7 @@ def load(path):
 
 
 def save_tif(path, cube, **profile):
-    """With rasterio alone, for layouts that `create_scene` does not write."""
+    """Save with rasterio alone, for layouts that `create_scene` does not write."""
     bands, height, width = cube.shape
     settings = dict(driver="GTiff", dtype=cube.dtype, count=bands, height=height, width=width, transform=GRID)
     with rasterio.open(path, "w", **(settings | profile)) as tif:
@@ -64,7 +64,7 @@ def save_tif(path, cube, **profile):
 
 
 def assert_same_info(one, other):
-    """NaN as nodata equals NaN."""
+    """Compare metadata; a nodata value of NaN equals NaN."""
     assert replace(one, nodata=None) == replace(other, nodata=None)
     assert one.nodata == other.nodata or (math.isnan(one.nodata) and math.isnan(other.nodata))
 
@@ -81,7 +81,7 @@ def assert_refused(error_class, match, path, **arguments):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".npy", ".NPY"])
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 37, 21), (2, 130, 259), (1, 1, 200)])
-def test_round_trip_in_tiles_and_odd_windows(tmp_path, dtype, suffix, size):
+def test_tiles_are_written_and_odd_windows_read(tmp_path, dtype, suffix, size):
     path = tmp_path / f"scene{suffix}"
     cube = random_cube(*size, dtype)
     if dtype == "float32":
@@ -107,7 +107,7 @@ def test_npy_files_are_what_numpy_saves(tmp_path):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<i2", ">i2", ">u2", ">f4"])
-def test_npy_of_any_byte_and_axis_order(tmp_path, order, dtype):
+def test_npy_of_any_byte_and_axis_order_is_read(tmp_path, order, dtype):
     cube = random_cube(4, 9, 11, np.dtype(dtype).name)
     np.save(tmp_path / "a.npy", np.asarray(cube, dtype=dtype, order=order))
     with open_scene(tmp_path / "a.npy") as scene:
@@ -131,13 +131,13 @@ def test_all_layouts_of_a_tif_give_the_same_samples(tmp_path, interleave, layout
             np.testing.assert_array_equal(scene.read(row, 0, height, 45), cube[:, row : row + height])
 
 
-def test_windows_that_cut_blocks(tmp_path):
+def test_windows_may_cut_blocks(tmp_path):
     cube = random_cube(3, 200, 300, "float32")
     save(tmp_path / "a.tif", cube, info_of(cube, compression="deflate"), side=50)
     np.testing.assert_array_equal(load(tmp_path / "a.tif")[0], cube)
 
 
-def test_blocks_of_a_written_tif(tmp_path):
+def test_large_tifs_have_square_blocks(tmp_path):
     for height, width, blocks in ((128, 128, (128, 128)), (60, 100, (60, 100)), (129, 20, (128, 128))):
         cube = random_cube(2, height, width, "int16")
         save(tmp_path / "a.tif", cube, info_of(cube, transform=tuple(GRID)[:6]))
@@ -146,19 +146,19 @@ def test_blocks_of_a_written_tif(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])
-def test_wrong_windows_and_cubes(tmp_path, suffix):
+def test_wrong_windows_and_cubes_are_refused(tmp_path, suffix):
     cube = random_cube(2, 5, 6, "int16")
     path = tmp_path / f"a{suffix}"
     save(path, cube)
     with open_scene(path) as scene:
         outside = ((0, 0, 6, 6), (0, 1, 5, 6), (-1, 0, 2, 2), (0, -1, 2, 2), (5, 0, 1, 1))
         for window in (*outside, (0, 0, 0, 1), (0, 0, 1, 0)):
-            with pytest.raises(ValueError, match="of a scene of 5 x 6"):
+            with pytest.raises(ValueError, match="must be non-empty and inside the scene of 5 x 6"):
                 scene.read(*window)
     for wrong in (cube[:1], cube[0], cube.astype(np.uint16), cube.astype(">i2")):
         with pytest.raises(ValueError, match=r"must be int16 \(2"), create_scene(path, info_of(cube)) as scene:
             scene.write(0, 0, wrong)
-    with pytest.raises(ValueError, match="at row 1, column 0 of a scene"), create_scene(path, info_of(cube)) as scene:
+    with pytest.raises(ValueError, match="at row 1, column 0 must be"), create_scene(path, info_of(cube)) as scene:
         scene.write(1, 0, cube)
     np.testing.assert_array_equal(load(path)[0], cube)
 
@@ -199,14 +199,14 @@ def test_metadata_is_kept(tmp_path, dtype, nodata, compression):
     samples, read = load(tmp_path / "a.tif")
     assert_same_info(read, info)
     np.testing.assert_array_equal(samples, cube)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"], "a file of GDAL's beside it"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"], "GDAL wrote another file"
 
 
 @pytest.mark.parametrize(
     "transform", [None, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), (30.0, 1.5, 5.0, 0.3, 20.0, 7.0), (1.000001, 0, 0, 0, 1, 0)]
 )
 @pytest.mark.parametrize("crs", [None, UTM])
-def test_georeference_in_parts(tmp_path, transform, crs, recwarn):
+def test_transform_and_crs_are_kept_without_each_other(tmp_path, transform, crs, recwarn):
     cube = random_cube(1, 4, 5, "int16")
     save(tmp_path / "a.tif", cube, info_of(cube, transform=transform, crs=crs))
     _, read = load(tmp_path / "a.tif")
@@ -215,7 +215,7 @@ def test_georeference_in_parts(tmp_path, transform, crs, recwarn):
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=["one", "two"])
-def test_enmap_scenes_are_copied_with_all_they_say(tmp_path, path):
+def test_enmap_scenes_are_copied_with_all_metadata(tmp_path, path):
     copy = tmp_path / "copy.tif"
     with open_scene(path) as scene, create_scene(copy, scene.info) as target:
         for window in tiles(scene.info, side=50):
@@ -231,7 +231,7 @@ def test_enmap_scenes_are_copied_with_all_they_say(tmp_path, path):
             assert one.tags(band) == other.tags(band)
 
 
-def test_compressions_with_loss_become_deflate(tmp_path):
+def test_lossy_compressions_become_deflate(tmp_path):
     cube = random_cube(1, 20, 20, "float32")
     save_tif(tmp_path / "a.tif", cube, compress="lerc")
     samples, info = load(tmp_path / "a.tif")
@@ -249,7 +249,7 @@ def test_tags_with_names_that_rasterio_cannot_write_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])
-def test_nodata_of_the_user(tmp_path, suffix):
+def test_nodata_of_the_user_must_fit_the_type(tmp_path, suffix):
     for dtype, good, bad in (
         ("int16", (-32768, 0, 32767), (-32769, 32768, 0.5, math.nan, math.inf)),
         ("uint16", (0, 65535), (-1, 65536, math.nan)),
@@ -266,7 +266,7 @@ def test_nodata_of_the_user(tmp_path, suffix):
             assert_refused(UsageError, f"must be a value of type {dtype}", path, nodata=nodata)
 
 
-def test_values_as_samples():
+def test_as_sample_rounds_only_floats():
     largest = float(np.finfo(np.float32).max)
     for value, dtype, expected in (
         (-32768, "int16", -32768.0),
@@ -281,7 +281,7 @@ def test_values_as_samples():
     assert math.isnan(as_sample(math.nan, "float32"))
 
 
-def test_samples_with_data():
+def test_valid_mask_leaves_out_nodata():
     floats = np.array([0.1, math.nan, 5, math.inf], np.float32)
     assert valid_mask(floats, None).tolist() == valid_mask(floats, math.nan).tolist() == [True, False, True, True]
     assert valid_mask(floats, 0.1).tolist() == [False, True, True, True]
@@ -290,7 +290,7 @@ def test_samples_with_data():
 
 
 @pytest.mark.parametrize("nodata", [b"-9999", b"123.5", b"nan\0\0"])
-def test_nodata_of_a_file_that_its_type_cannot_hold_is_none(tmp_path, nodata):
+def test_a_files_nodata_that_its_type_cannot_hold_is_none(tmp_path, nodata):
     cube = random_cube(1, 2, 2, "uint16")
     save_tif(tmp_path / "a.tif", cube, nodata=54321)
     content = (tmp_path / "a.tif").read_bytes()
@@ -300,7 +300,7 @@ def test_nodata_of_a_file_that_its_type_cannot_hold_is_none(tmp_path, nodata):
         assert scene.info.nodata == 7
 
 
-def test_info_of_a_window_and_of_bands(tmp_path):
+def test_windows_and_bands_have_their_own_info(tmp_path):
     cube = random_cube(4, 30, 40, "int16")
     info = info_of(
         cube,
@@ -311,10 +311,10 @@ def test_info_of_a_window_and_of_bands(tmp_path):
         band_tags=tuple({"n": str(i)} for i in range(4)),
         scales=(0.0, 1.0, 2.0, 3.0),
     )
-    part = info.window(5, 7, 20, 10)
-    assert (part.height, part.width) == (20, 10)
-    assert part.transform == (30.0, 2.0, 100.0 + 7 * 30 + 5 * 2, 1.0, -30.0, 200.0 + 7 * 1 - 5 * 30)
-    assert replace(part, height=30, width=40, transform=info.transform) == info
+    window = info.window(5, 7, 20, 10)
+    assert (window.height, window.width) == (20, 10)
+    assert window.transform == (30.0, 2.0, 100.0 + 7 * 30 + 5 * 2, 1.0, -30.0, 200.0 + 7 * 1 - 5 * 30)
+    assert replace(window, height=30, width=40, transform=info.transform) == info
     assert info_of(cube).window(1, 1, 1, 1).transform is None
     chosen = info.select_bands([3, 1])
     assert (chosen.bands, chosen.descriptions, chosen.scales) == (2, (None, "1"), (3.0, 1.0))
@@ -323,7 +323,7 @@ def test_info_of_a_window_and_of_bands(tmp_path):
     assert load(tmp_path / "a.tif")[1] == chosen.window(5, 7, 20, 10)
 
 
-# Files that cannot be read
+# Unreadable files
 
 
 def npy_bytes(descr, shape, body=b""):
@@ -331,7 +331,7 @@ def npy_bytes(descr, shape, body=b""):
     return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.encode() + body
 
 
-def test_unfit_tifs(tmp_path):
+def test_unfit_tifs_are_refused(tmp_path):
     cube = random_cube(3, 10, 12, "int16")
     save_tif(tmp_path / "double.tif", cube.astype(np.float64))
     save_tif(tmp_path / "byte.tif", cube.astype(np.uint8))
@@ -353,7 +353,7 @@ def test_unfit_tifs(tmp_path):
         assert_refused(DatasetError, match, tmp_path / name)
 
 
-def test_unfit_npys(tmp_path, recwarn):
+def test_unfit_npys_are_refused(tmp_path, recwarn):
     for name, content, match in (
         ("flat", npy_bytes("<i2", (2, 3), bytes(12)), r"shape \(2, 3\), expected \(bands, rows, columns\)"),
         ("double", npy_bytes("<f8", (1, 1, 1), bytes(8)), "dtype float64, expected one of int16, uint16, float32"),
@@ -377,7 +377,7 @@ def test_unfit_npys(tmp_path, recwarn):
     assert not recwarn.list
 
 
-def test_unknown_kinds(tmp_path):
+def test_unknown_suffixes_are_refused(tmp_path):
     for name in ("a.jp2", "a", "tif"):
         assert_refused(
             UsageError, r"unknown file format, the suffix must be one of \.tif, \.tiff, \.npy", tmp_path / name
@@ -403,7 +403,7 @@ def test_a_cut_tif_says_which_window_is_lost(tmp_path, compress):
     assert message.startswith(f"{path}: window of 40 x 50 at row 250, column 3 cannot be read") and "\n" not in message
 
 
-def test_an_npy_that_is_cut_while_it_is_open(tmp_path):
+def test_an_npy_cut_while_open_says_which_window_is_lost(tmp_path):
     path = tmp_path / "a.npy"
     save(path, random_cube(2, 30, 10, "int16"))
     with open_scene(path) as scene:
@@ -412,12 +412,12 @@ def test_an_npy_that_is_cut_while_it_is_open(tmp_path):
             scene.read(1, 2, 3, 4)
 
 
-# Writes that fail
+# Failed writes
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, DatasetError("another file")])
-def test_a_stopped_write_leaves_what_was_there(tmp_path, suffix, error):
+def test_a_stopped_write_leaves_the_old_file(tmp_path, suffix, error):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"what was there")
     cube = random_cube(2, 200, 100, "int16")
@@ -429,7 +429,7 @@ def test_a_stopped_write_leaves_what_was_there(tmp_path, suffix, error):
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])
-def test_a_write_takes_over_what_a_killed_one_left(tmp_path, suffix):
+def test_a_write_replaces_the_leftover_of_a_killed_one(tmp_path, suffix):
     path = tmp_path / "new" / f"a{suffix}"
     path.parent.mkdir()
     path.with_name(f".{path.name}.tmp").write_bytes(b"II*\0half a file")
@@ -485,12 +485,12 @@ def run_python(code, *args):
     )
 
 
-def test_a_full_disk_is_noticed_wherever_it_happens(tmp_path):
+def test_a_full_disk_is_an_error_at_any_size(tmp_path):
     process = run_python(FULL_DISK, tmp_path)
     assert (process.stdout, process.stderr) == (3 * "37 limits\n", ""), "an error of libtiff's on stderr"
 
 
-def test_metadata_that_cannot_be_stored(tmp_path, capfd):
+def test_metadata_that_cannot_be_stored_is_a_one_line_error(tmp_path, capfd):
     path = tmp_path / "a.tif"
     cube = random_cube(2, 3, 3, "int16")
     for fields in (
@@ -510,7 +510,7 @@ def test_metadata_that_cannot_be_stored(tmp_path, capfd):
     assert capfd.readouterr().err == "still here\n"
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_unwritable_paths_are_errors_and_folders_are_created(tmp_path):
     cube = random_cube(1, 2, 2, "int16")
     (tmp_path / "folder.tif").mkdir()
     with pytest.raises(UsageError, match=r"folder\.tif: is a folder"):
@@ -523,7 +523,7 @@ def test_places_that_cannot_be_written(tmp_path):
     np.testing.assert_array_equal(load(tmp_path / "new" / "folders" / "a.tif")[0], cube)
 
 
-# What it costs
+# Memory
 
 COPY = """
 import re, sys
@@ -546,8 +546,8 @@ for source, target in zip(sys.argv[1:], sys.argv[2:]):
 
 
 @pytest.mark.slow
-def test_memory_stays_small(tmp_path):
-    """150 MB of samples in windows of 6.4 MB, with 64 MB of GDAL's cache; from npy to tif and back."""
+def test_memory_does_not_grow_with_the_scene(tmp_path):
+    """Copy 150 MB from npy to tif and back, in windows of 6.4 MB, with 64 MB of GDAL's cache."""
     np.save(tmp_path / "a.npy", np.arange(3000 * 500 * 50, dtype=np.int16).reshape(50, 3000, 500))
     process = run_python(COPY, *(tmp_path / name for name in ("a.npy", "b.tif", "c.npy")))
     assert process.stderr == "" and all(10 < float(line) < 100 for line in process.stdout.split())
@@ -557,7 +557,7 @@ def test_memory_stays_small(tmp_path):
 
 
 def test_tall_blocks_are_cached(tmp_path, monkeypatch):
-    """A row of three blocks of 256 x 64 in two bands of int16; if it is more than the most, no part of it."""
+    """A row of three blocks of 256 x 64, in two bands of int16, is cached in full or not at all."""
     layout = dict(tiled=True, blockxsize=64, interleave="band")
     cube = random_cube(2, 300, 150, "int16")
     for block_height, most, expected in ((128, 2**29, 0), (256, 2**29, 256 * 192 * 2 * 2), (256, 10**5, 0)):

@@ -39,7 +39,7 @@ def test_splits_cover_everything_once_and_hard_keeps_tiles_whole(tmp_path, entry
     assert out == ["train", "val", "test", "easy", "35", "10", "5", "hard", "35", "10", "5"]
 
 
-def test_seed_decides_and_listing_order_does_not(tmp_path, entry, monkeypatch):
+def test_splits_depend_on_the_seed_but_not_on_the_listing_order(tmp_path, entry, monkeypatch):
     roots = [make_root(tmp_path / name, entry, 5, 4) for name in "abc"]
     main([str(roots[0])])
     walk = os.walk
@@ -64,20 +64,20 @@ def test_every_split_gets_at_least_one(n, ratios):
     assert list(parts) == list(SPLITS) and all(parts.values())
 
 
-def test_ratios(tmp_path, entry):
+def test_ratios_set_the_sizes(tmp_path, entry):
     main([str(make_root(tmp_path, entry, 10, 1)), "--ratios", "2", "2", "1"])
     assert [len(lines) for lines in read(tmp_path, "easy").values()] == [4, 4, 2]
 
 
 @pytest.mark.parametrize("flags", [["--ratios", "70", "30", "0"], ["--ratios", "1", "nan", "1"], ["--seed", "-1"]])
-def test_wrong_flags(tmp_path, entry, flags, capsys):
+def test_wrong_flags_are_refused(tmp_path, entry, flags, capsys):
     with pytest.raises(SystemExit) as info:
         main([str(make_root(tmp_path, entry, 3, 1)), *flags])
     assert info.value.code == 2 and flags[0] in capsys.readouterr().err
     assert not files(tmp_path)
 
 
-def test_existing_splits_are_kept_unless_told(tmp_path, entry):
+def test_existing_splits_are_kept_without_overwrite(tmp_path, entry):
     root = make_root(tmp_path, entry, 5, 2)
     main([str(root)])
     (root / "splits/easy/val.csv").unlink()
@@ -99,7 +99,7 @@ def test_few_tiles_make_no_hard_split(tmp_path, entry, capsys):
     assert not (tmp_path / "splits/hard").exists()
 
 
-def test_too_few_patches_and_missing_folders(tmp_path, entry):
+def test_too_few_patches_and_missing_folders_are_refused(tmp_path, entry):
     make_root(tmp_path / "two", entry, 2, 1)
     with pytest.raises(DatasetError, match=r"two/patches: 2 patches, train, val and test need at least 3$"):
         main([str(tmp_path / "two")])

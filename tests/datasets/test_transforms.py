@@ -15,7 +15,7 @@ def coordinates(height, width):
     return np.stack([rows, columns]).astype(np.float32)
 
 
-def test_names():
+def test_names_are_kinds_and_sizes():
     assert SIZES == (1, 2, 4, 8, 16, 32, 64)
     kinds = ("random", "centercrop", "randomcrop")
     assert set(TRANSFORMS) == {"none"} | {f"{kind}_{n}x{n}" for kind in kinds for n in SIZES}
@@ -26,7 +26,7 @@ def test_names():
 
 
 @pytest.mark.parametrize("name", TRANSFORMS[1:])
-def test_every_transform_keeps_its_promises(name):
+def test_every_transform_copies_pixels_of_the_stated_shape(name):
     transform = get_transform(name)
     assert transform.name == name
     size = transform.size
@@ -66,7 +66,7 @@ def test_random_takes_one_pixel_from_each_cell_and_reaches_all_of_the_cell():
     assert len(set(rows[0] - row_borders[0])) > 1 or len(set(rows[1] - row_borders[1])) > 1, "cells draw alike"
 
 
-def test_crops():
+def test_crops_are_centered_or_reach_every_position():
     rows, columns = get_transform("centercrop_4x4")(coordinates(12, 9), np.random.default_rng(0))
     assert rows[0, 0] == 4 and columns[0, 0] == 2
     corners = set()

@@ -1,4 +1,4 @@
-"""Chains of 1-D layers compared with torch's layers and the textbook form: on a GPU, or in Triton's interpreter."""
+"""Compare chains of 1-D layers with torch's layers and the textbook form, on a GPU or in Triton's interpreter."""
 
 import numpy as np
 import pytest
@@ -19,11 +19,11 @@ TILES = (chain._forward_tiles, chain._backward_tiles, chain._gradient_tiles)
 
 @pytest.fixture(scope="module", autouse=True)
 def few_blocks():
-    """Blocks of the interpreter are slow: let there be few, but more than one."""
+    """Make blocks large: the interpreter takes long for each, but more than one must run."""
     pytest.importorskip("triton")
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE.type == "cpu":
-            patch.setattr(chain, "_ROWS", 16)
+            patch.setattr(chain, "_BLOCK_ROWS", 16)
             patch.setattr(chain, "_BLOCK_K_BYTES", 2048)
             patch.setattr(chain, "_EXPAND_BLOCK", (256, 1024))
             patch.setattr(chain, "_COLLECT_BLOCK", (4096, 8))
@@ -33,7 +33,7 @@ def few_blocks():
 
 
 def patch_bfloat16_products(patch):
-    """Let the interpreter multiply bfloat16, whose bits it would take for integers."""
+    """Let the interpreter multiply bfloat16: it would take its bits for integers."""
     from triton import language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
@@ -52,8 +52,8 @@ def patch_bfloat16_products(patch):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Blocks of few columns, so that layers of few channels have several."""
-    monkeypatch.setattr(chain, "_COLUMNS", 16)
+    """Make blocks narrow, so that layers of few channels have several."""
+    monkeypatch.setattr(chain, "_BLOCK_COLUMNS", 16)
     for tiles in TILES:
         tiles.cache_clear()
     yield
@@ -86,7 +86,7 @@ def transposed():
 
 
 def gradients(function, x, weight, parameters):
-    """Return the output of `function` and gradients by `x` and `parameters`, of outputs that count `weight` each."""
+    """Return the output of `function`, and the gradients of `x` and `parameters` if it is weighted by `weight`."""
     x = x.detach().requires_grad_()
     out = function(x)
     return out, torch.autograd.grad(out, [x, *parameters], weight.to(out.dtype))
@@ -119,17 +119,17 @@ def compare(layers, length, rows, arithmetic, tolerance, skip_in=0, skip_out=0):
 
 @pytest.mark.parametrize("length", [12, 13, 15])
 @pytest.mark.parametrize("rows", [1, 37])
-def test_an_encoder_of_odd_lengths_and_rows(narrow, length, rows):
+def test_an_encoder_takes_odd_lengths_and_rows(narrow, length, rows):
     compare(encoder(), length, rows, EXACT, 4e-6)
 
 
 @pytest.mark.parametrize("layers", [decoder, transposed])
 @pytest.mark.parametrize("length", [1, 5])
-def test_decoders_that_upsample(narrow, layers, length):
+def test_upsampling_decoders_agree_with_their_layers(narrow, layers, length):
     compare(layers(), length, 19, EXACT, 4e-6)
 
 
-def test_positions_that_are_skipped(narrow):
+def test_skipped_positions_are_zero_inputs_and_missing_outputs(narrow):
     compare(encoder(), 16, 18, EXACT, 4e-6, skip_in=3)
     compare(decoder(), 4, 18, EXACT, 4e-6, skip_out=3)
 
@@ -142,13 +142,13 @@ def test_positions_that_are_skipped(narrow):
         (Arithmetic(torch.bfloat16, "tf32"), 0.3),
     ],
 )
-def test_lower_precision(narrow, arithmetic, tolerance):
-    """TF32 and half precision round what goes into products; sums stay float32."""
+def test_lower_precision_rounds_only_factors(narrow, arithmetic, tolerance):
+    """In TF32 and half precision the sums stay float32."""
     compare(nn.Sequential(*encoder(), *decoder()), 16, 18, arithmetic, tolerance)
 
 
 def test_equal_neighbors_give_the_gradient_to_the_first(narrow):
-    """As in torch, where two outputs that are pooled are equal."""
+    """Pooling equal outputs does as torch does."""
     layers = nn.Sequential(nn.Conv1d(1, 4, 3, padding=1), nn.LeakyReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 1, 1)).to(
         DEVICE
     )
@@ -176,7 +176,7 @@ def test_the_columns_of_a_batch_do_not_depend_on_each_other(narrow):
     ("name", "bands"), [("cae1d", 14), ("cae1d_4bpppc", 15), ("cae1d_2bpppc", 17), ("cae1d_1bpppc", 31), ("cae1da", 13)]
 )
 def test_published_widths_agree_with_the_textbook(monkeypatch, name, bands):
-    """All four widths and the transposed decoder, through `forward`; in the interpreter the wide without gradients."""
+    """Compare all four widths and the transposed decoder; in the interpreter, wide ones without gradients."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     model = models[name](src_channels=bands).to(DEVICE)

@@ -1,4 +1,4 @@
-"""Layers as they run (models.fused) against layers as they are stored."""
+"""Compare layers as they run (models.fused) with layers as they are stored."""
 
 import copy
 
@@ -18,7 +18,7 @@ def on_a_row(layers, x):
 
 @pytest.mark.parametrize("taps", [1, 3, 5, 7, 9, 11])
 @pytest.mark.parametrize("length", [1, 2, 3, 26])
-def test_folded_upsampling_of_every_length_and_kernel(taps, length):
+def test_folded_upsampling_takes_every_length_and_kernel(taps, length):
     layers = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv1d(3, 4, taps, padding=taps // 2)).double()
     x = torch.randn(2, 3, length, dtype=torch.float64)
     torch.testing.assert_close(on_a_row(layers, x), layers(x), rtol=0, atol=1e-13)
@@ -33,7 +33,7 @@ def test_folded_upsampling_of_every_length_and_kernel(taps, length):
         ((3, 1, 6), (3, 3, 5), (1, 1, 2), (1, 1, 2)),
     ],
 )
-def test_folded_upsampling_before_strides(scale, kernel, stride, padding):
+def test_folded_upsampling_takes_strides(scale, kernel, stride, padding):
     layers = nn.Sequential(nn.Upsample(scale_factor=scale), nn.Conv3d(3, 4, kernel, stride, padding)).double()
     x = torch.randn(2, 3, 3, 4, 5, dtype=torch.float64)
     torch.testing.assert_close(fast_layers(layers)(x), layers(x), rtol=0, atol=1e-13)
@@ -138,8 +138,8 @@ def test_gradients_lie_as_their_parameters_do(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_batch_norm_of_one_channel(dtype):
-    """What a GPU uses for a single channel: output, gradients and running statistics are torch's."""
+def test_batch_norm_of_one_channel_agrees_with_torch(dtype):
+    """Output, gradients and running statistics of what a GPU uses for a single channel are torch's."""
     torch.manual_seed(0)
     norms = [nn.BatchNorm3d(1).to(dtype) for _ in range(2)]
     x = torch.randn(2, 1, 3, 4, 5, dtype=dtype)

@@ -11,7 +11,7 @@ import pytest
 BATCHES = [("cae1d", 8, 32), ("cae1d_1bpppc", 3, 16), ("sscnet_1bpppc", 8, 64), ("cae3d_1bpppc", 16, 32)]
 PATCH = ("cae3d_1bpppc", 1, 128)
 
-# One fresh interpreter. Each case has a process of its own, whose allocator holds nothing of the others.
+# One fresh interpreter. Each case forks, so that the allocator holds no memory of the others.
 SCRIPT = """
 import json, os, sys, torch
 from models import models
@@ -55,6 +55,6 @@ def test_peak_does_not_grow_with_the_batch(peaks, case):
 
 
 @pytest.mark.slow
-def test_peak_of_a_whole_patch(peaks):
-    """One activation of the 3-D decoder takes 0.43 GB for 128 x 128 pixels, for all widths the largest."""
+def test_peak_of_a_whole_patch_is_bounded(peaks):
+    """The largest activation of the 3-D decoder takes 0.43 GB for 128 x 128 pixels, at any latent width."""
     assert peaks[PATCH] < 1.5e9

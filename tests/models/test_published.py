@@ -1,4 +1,4 @@
-"""All sixteen published models against the reference table and their textbook form."""
+"""Compare all sixteen published models with the reference table and their textbook form."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ ONE_OF_EACH = ("cae1d", "cae1d_2bpppc", "cae1da", "cae1de", "sscnet_1bpppc", "ca
 
 
 def build(name, **kwargs):
-    """Return a model with strong weights: default ones weaken signals, and statistics would be neutral."""
+    """Return a model with strong weights: default ones weaken signals and leave statistics neutral."""
     torch.manual_seed(0)
     model = models[name](**kwargs)
     for tensor in model.parameters():
@@ -99,7 +99,7 @@ def gradient(model, loss):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_gradients_are_the_textbook_ones(name):
-    """Float64: no rounding can turn a maximum or a sign the other way."""
+    """In float64 no rounding flips a maximum or a sign."""
     model = build(name).double().train()
     reference = textbook(model, name).double()
     x = torch.rand(2, 202, *((1, 2) if model.pixelwise else (8, 8))).double()
@@ -109,8 +109,8 @@ def test_gradients_are_the_textbook_ones(name):
 
 
 @pytest.mark.parametrize("name", ["cae1d", "cae1d_4bpppc", "cae1da", "cae1de", "sscnet_1bpppc"])
-def test_gradients_in_float32(name):
-    """Default weights, as at a training's start. Batch norm over so few values would amplify rounding."""
+def test_gradients_in_float32_are_near_the_textbook(name):
+    """Default weights, as when training starts. Batch norm over so few values would amplify rounding."""
     torch.manual_seed(0)
     model = models[name]().train()
     reference = textbook(model, name)
@@ -148,7 +148,7 @@ def test_bfloat16_stays_near_the_textbook(name):
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("bands", [200, 7])
-def test_other_numbers_of_bands(name, bands):
+def test_other_numbers_of_bands_agree_with_the_textbook(name, bands):
     model = build(name, src_channels=bands)
     reference = textbook(model, name)
     x = torch.rand(1, bands, 8, 16)
@@ -159,7 +159,7 @@ def test_other_numbers_of_bands(name, bands):
 
 
 def test_spectra_are_padded_on_the_left():
-    """Zeros come before the first band; the last band has none after it but the convolution's."""
+    """Zeros come before the first band; only the convolution pads after the last."""
     model = build("cae1d_1bpppc")
     assert model.padding == 22
     x = torch.rand(1, 202, 1, 1)
@@ -178,7 +178,7 @@ def test_output_of_3d_model_may_leave_the_unit_range():
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_compressai_contract(name):
+def test_models_keep_the_contract_of_compressai(name):
     model = build(name)
     x = torch.rand(3, 202, 16, 8)
     with torch.no_grad():
@@ -211,7 +211,7 @@ def test_results_do_not_depend_on_the_batch(name):
 
 
 @pytest.mark.parametrize("name", ["cae1d", "cae1d_1bpppc", "sscnet_1bpppc", "cae3d_1bpppc"])
-def test_inputs_that_cannot_be_coded(name):
+def test_inputs_that_cannot_be_coded_are_refused(name):
     model = models[name]()
     with pytest.raises(ValueError, match=r"202 bands, the image has 200.*num-channels 200"):
         model(torch.rand(1, 200, 8, 8))

@@ -1,4 +1,4 @@
-"""Loading weights: every width, both key layouts of 1D-CAE, and what a failed load says."""
+"""Load weights: every width, both key layouts of 1D-CAE, and the messages of failed loads."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_from_state_dict_finds_the_width(name):
         assert torch.equal(copy.state_dict()[key], tensor)
 
 
-def test_from_state_dict_of_another_sensor():
+def test_from_state_dict_takes_other_numbers_of_bands():
     model = models["cae1d_2bpppc"](src_channels=200)
     assert type(model).from_state_dict(model.state_dict(), src_channels=200).padding == 8
     model = models["sscnet_1bpppc"](src_channels=200)
@@ -27,7 +27,7 @@ def test_from_state_dict_of_another_sensor():
 @pytest.mark.parametrize(
     ("name", "other"), [("sscnet", "cae1d"), ("cae3d", "cae1d"), ("cae1d", "sscnet"), ("cae1da", "cae3d")]
 )
-def test_from_state_dict_of_another_model(name, other):
+def test_from_state_dict_refuses_another_model(name, other):
     with pytest.raises(RuntimeError, match="do not belong to"):
         type(models[name]()).from_state_dict(models[other]().state_dict())
 

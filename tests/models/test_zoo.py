@@ -1,4 +1,4 @@
-"""The published table against the registry, and downloads from a server on this machine."""
+"""Compare the published table with the registry, and download from a server on this machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Site:
         self.pages: dict[str, tuple[int, bytes]] = {}
         self.sent_of_length = 1.0  # the share of a page after which the connection closes
         self.stalled = threading.Event()
-        self.stall = False  # keep the connection open then, without a byte
+        self.stall = False  # keep the connection open at that point, without a byte
         self.user_agents: list[str] = []
         site = self
 
@@ -92,7 +92,7 @@ def site(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def fetch(tmp_path, capsys):
-    """Run the script into a folder; gives its status, its output and its errors as lines."""
+    """fetch(*argv) -> (status, output, lines of errors) of the script."""
 
     def run(*argv: str) -> tuple[int, str, list[str]]:
         status = zoo.main([*argv, "--save-dir", str(tmp_path)])
@@ -120,7 +120,7 @@ def test_the_table_has_every_model_at_its_rate():
         assert round(rate, 2) == row.bpppc, row.model
 
 
-def test_the_architectures_that_are_guesses_are_marked():
+def test_guessed_architectures_are_marked():
     assert [row.model for row in read_published() if not row.verified] == ["cae1da", "cae1de"]
 
 
@@ -240,12 +240,12 @@ def serve_another_model(site: Site, body: bytes) -> None:
         (serve_half, "broke off after {half} of {whole} bytes"),
         (serve_half_and_stall, "timed out"),
         (serve_page, "it is a web page"),
-        (serve_noise, "it is damaged or no checkpoint"),
+        (serve_noise, "it is damaged or not a checkpoint"),
         (serve_another_model, "these weights do not belong to this"),
     ],
 )
-def test_what_is_not_these_weights_is_refused_in_one_line(serve, reason, site, fetch, tmp_path, good_file, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+def test_other_content_is_refused_in_one_line(serve, reason, site, fetch, tmp_path, good_file, monkeypatch):
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
     serve(site, good_file)
     status, out, (error,) = fetch(GOOD)
     assert (status, out) == (1, "")
@@ -255,7 +255,7 @@ def test_what_is_not_these_weights_is_refused_in_one_line(serve, reason, site, f
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_address_that_nobody_answers_is_one_line(site, fetch, tmp_path):
+def test_an_unreachable_address_is_a_one_line_error(site, fetch, tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -267,7 +267,7 @@ def test_an_address_that_nobody_answers_is_one_line(site, fetch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(site, tmp_path, capsys, good_file):
+def test_an_unwritable_folder_is_a_one_line_error(site, tmp_path, capsys, good_file):
     site.serve(GOOD, good_file)
     (tmp_path / "file").write_text("")
     assert zoo.main([GOOD, "--save-dir", str(tmp_path / "file" / "weights")]) == 1
@@ -275,7 +275,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(site, tmp_path, capsys, goo
     assert "cannot be saved" in error and "--save-dir" in error
 
 
-def test_a_model_that_could_not_be_confirmed_is_checked_like_the_others(site, fetch, good_file):
+def test_weights_of_an_unconfirmed_model_are_checked_too(site, fetch, good_file):
     site.serve("cae1da", published_file("sscnet_1bpppc"))
     status, _, (error,) = fetch("cae1da")
     assert status == 1

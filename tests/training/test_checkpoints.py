@@ -1,4 +1,4 @@
-"""Checkpoints are written when they should be, and never replace a good one by a bad one."""
+"""Checkpoints are written when they should be, and a bad one never replaces a good one."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from training import checkpoints
 from utils.errors import ProjectError
 
 
-def test_a_full_disk_costs_no_checkpoint(train, resume, data_flags, monkeypatch):
+def test_a_full_disk_keeps_the_last_checkpoint(train, resume, data_flags, monkeypatch):
     run = train(*data_flags(train=2), "-e", 1)
     before = run.checkpoint("last")
     original = os.fsync
@@ -29,7 +29,7 @@ def test_a_full_disk_costs_no_checkpoint(train, resume, data_flags, monkeypatch)
     resume(run, "-e", 2)
 
 
-def test_a_checkpoint_every_ten_minutes(train, data_flags, monkeypatch):
+def test_a_checkpoint_is_written_every_ten_minutes(train, data_flags, monkeypatch):
     assert checkpoints.CHECKPOINT_INTERVAL == 600
     monkeypatch.setattr(checkpoints, "CHECKPOINT_INTERVAL", 0.0)
     original, saved = checkpoints.save_checkpoint, []
@@ -50,8 +50,8 @@ def test_a_checkpoint_every_ten_minutes(train, data_flags, monkeypatch):
     ]
 
 
-def test_a_gradient_that_is_not_finite_spoils_nothing(train, data_flags, run_of, tmp_path, monkeypatch):
-    """The loss of that step is finite: without a look at the gradient, the step would be taken and saved."""
+def test_a_gradient_that_is_not_finite_is_not_saved(train, data_flags, run_of, tmp_path, monkeypatch):
+    """The loss of that step is finite: unless the gradient is checked, the step is taken and saved."""
     monkeypatch.setattr(checkpoints, "CHECKPOINT_INTERVAL", 0.0)
     original, steps = torch.nn.functional.mse_loss, [0]
 

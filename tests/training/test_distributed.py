@@ -1,4 +1,4 @@
-"""Training with several processes on CPUs (gloo): the same as one process on the same batches."""
+"""Training with several processes on CPUs (gloo) equals one process on the same batches."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def test_two_processes_do_what_one_does(start_pair, train, data_flags, tmp_path,
         for key in a:
             assert float(b[key]) == pytest.approx(float(a[key]), rel=2e-4, nan_ok=True), key
     for key, tensor in one.checkpoint("final")["state_dict"].items():
-        # Adam turns a gradient's rounding at 0 into a step of the learning rate: a weight in ten thousand may.
+        # Where a gradient is 0, Adam turns its rounding into a full step: allow that for one weight in ten thousand.
         apart = (two.checkpoint("final")["state_dict"][key] - tensor).abs() > 1e-4
         assert apart.double().mean() < 1e-4, key
     assert two.settings()["starts"][0]["processes"] == 2
@@ -93,7 +93,7 @@ def test_batch_norm_on_several_cpus_is_refused(start_pair, data_flags, tmp_path)
 
 
 def test_a_script_starts_its_own_processes(start_warm, wait_for, tmp_path):
-    """As for `--devices 0,1`, which needs GPUs. A status and a signal come through, and no word but the script's."""
+    """As for `--devices 0,1`, which needs GPUs. Status and signal are passed on, and only the script prints."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, pathlib, signal, sys, time\n"
@@ -121,7 +121,7 @@ def test_a_script_starts_its_own_processes(start_warm, wait_for, tmp_path):
     assert out.splitlines() == ["stopped"] * 2
 
 
-def test_devices():
+def test_devices_are_parsed_or_refused():
     assert parse_devices("cpu") == ["cpu"]
     assert parse_devices("0") == ["0"]
     assert parse_devices("0,2,5,7") == ["0", "2", "5", "7"]
@@ -130,7 +130,7 @@ def test_devices():
             parse_devices(wrong)
 
 
-def test_get_device(monkeypatch):
+def test_a_device_must_exist(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert get_device("cpu", "--device") == torch.device("cpu")
@@ -145,7 +145,9 @@ def test_get_device(monkeypatch):
 def test_batch_sizes_are_totals():
     check_share(8, 4, "--train-batch-size")
     for total, advice in ((2, 4), (9, 8), (11, 12)):
-        with pytest.raises(UsageError, match=f"size {total} is the total over all devices.*divide by 4: use {advice}"):
+        with pytest.raises(
+            UsageError, match=f"size {total} is the total over all devices.*divisible by 4: use {advice}"
+        ):
             check_share(total, 4, "--train-batch-size")
 
 

@@ -1,4 +1,4 @@
-"""The losses: their values, that they split over shards, and gradients where naive ones are NaN."""
+"""Test the losses: values, means over shards, and finite gradients where naive formulas give NaN."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_names_are_known_without_torch():
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
-def test_values(pair):
+def test_values_follow_their_definitions(pair):
     x_hat, x = pair
     difference = (x_hat - x).detach().double()
     expected = {

@@ -13,7 +13,7 @@ from utils.errors import UsageError
 
 @pytest.mark.parametrize(("stop_step", "num_workers"), [(2, 0), (3, 0), (5, 2)])
 def test_resume_is_exact(reference, train_part, resume, stop_in_step, assert_same_run, capsys, stop_step, num_workers):
-    """Stopped in the middle of an epoch, in its last step, in a later one; also with other workers afterwards."""
+    """Stop in the middle of an epoch, in its last step and in a later one; resume also with other workers."""
     with stop_in_step(stop_step):
         part = train_part(status=128 + signal.SIGTERM)
     assert part.checkpoint("last")["progress"]["global_step"] == stop_step
@@ -31,7 +31,7 @@ def test_resume_of_batch_norm_is_exact(train, resume, data_flags, stop_in_step, 
     assert_same_run(whole, part)
 
 
-def test_resume_from_best_and_from_a_stop_while_validating(
+def test_resume_from_best_and_from_a_stop_in_validation_is_exact(
     reference, train_part, resume, scripts, monkeypatch, assert_same_run
 ):
     part = train_part("-e", 2)
@@ -52,10 +52,10 @@ def test_resume_from_best_and_from_a_stop_while_validating(
     assert_same_run(reference, validating)
 
 
-def test_resume_removes_the_log_of_what_was_not_saved(
+def test_resume_removes_log_entries_of_unsaved_epochs(
     reference, train_part, resume, run_of, tmp_path, monkeypatch, assert_same_run
 ):
-    """Died after logging epoch 2 and before saving it, in the middle of the next row."""
+    """The run died after logging epoch 2 and before saving it, with a row cut short."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from training import checkpoints, log
@@ -110,8 +110,8 @@ def test_resume_keeps_the_chunks_of_its_own_device(train, resume, data_flags, mo
     assert run.checkpoint("last")["pixels_per_chunk"] == SpectralAutoencoder.rows_per_chunk[2]["cpu"] != 50
 
 
-def test_a_checkpoint_of_adams_other_implementation_resumes(train, resume, data_flags):
-    """As runs wrote it before there were precisions: also without a scaler and the later arguments."""
+def test_a_checkpoint_of_unfused_adam_resumes(train, resume, data_flags):
+    """Older runs also wrote no scaler and fewer arguments."""
     run = train(*data_flags(train=4, val=1, test=1), "-e", 1)
     path = run.dir / "last.pth.tar"
     old = run.checkpoint("last")

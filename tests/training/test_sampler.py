@@ -1,4 +1,4 @@
-"""The order of samples: the same for any batch size and number of ranks, from any position of an epoch."""
+"""The order of samples is the same for any batch size and number of ranks, from any position of an epoch."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_one_epoch_covers_every_sample_once_and_keeps_the_short_batch():
     assert all(type(i) is int for key in flat(result) for i in key)
 
 
-def test_order():
+def test_order_depends_on_seed_and_epoch_alone():
     assert flat(batches(6, 4, shuffle=False)) == [(0, i) for i in range(6)]
     order = [[i for _, i in flat(batches(50, 8, epoch=epoch, seed=seed))] for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(map(tuple, order))) == 4, "seeds and epochs share an order"
@@ -64,7 +64,7 @@ def test_ranks_share_the_batches_of_one_process(n, batch_size, world_size, seen)
     assert {len(part) for part in parts} == {len(whole)}
 
 
-def test_placeholder():
+def test_a_rank_without_a_sample_gets_a_placeholder():
     parts = [batches(9, 4, shuffle=False, rank=r, world_size=4) for r in range(4)]
     assert [part[2] for part in parts] == [[(0, 8)]] * 4
     sampler = EpochBatchSampler(9, 4, shuffle=False, seed=0, rank=1, world_size=4)
@@ -72,7 +72,7 @@ def test_placeholder():
     assert [sampler.share(n) for n in sampler.batch_sizes()] == [1, 1, 0]
 
 
-def test_resume_within_an_epoch_with_another_batch_size():
+def test_an_epoch_resumes_with_another_batch_size():
     whole = flat(batches(23, 5, epoch=4))
     assert flat(batches(23, 5, epoch=4, seen=10)) == whole[10:]
     assert flat(batches(23, 7, epoch=4, seen=10)) == whole[10:]
@@ -95,7 +95,7 @@ def test_works_with_a_data_loader_and_persistent_workers(num_workers):
         assert keys == flat(batches(10, 4, epoch=epoch, seen=seen))
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="must be at least 1, got 0 and 4"):
         EpochBatchSampler(0, 4, shuffle=False, seed=0)
     with pytest.raises(ValueError, match="rank must be from 0 to 1, got 2"):

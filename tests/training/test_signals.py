@@ -1,4 +1,4 @@
-"""Signals, kills and errors of a training in a process of its own."""
+"""Signal, kill and break training in a process of its own."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_a_signal_saves_and_names_the_command_that_resumes(
     assert len(run.rows()) == epochs
 
 
-def test_a_signal_in_the_final_test(train, resume, data_flags, scripts, monkeypatch, capsys):
+def test_a_signal_in_the_final_test_can_be_resumed(train, resume, data_flags, scripts, monkeypatch, capsys):
     original = scripts.train.test
     with monkeypatch.context() as patch:
 
@@ -51,7 +51,7 @@ def test_a_signal_in_the_final_test(train, resume, data_flags, scripts, monkeypa
 
 @pytest.mark.slow
 def test_kills_at_any_time_leave_checkpoints_that_load(start_warm, wait_for, data_flags, tmp_path, run_of, resume):
-    """SIGKILL, again and again at no particular moment, while checkpoints are written in every step."""
+    """SIGKILL at random moments, while checkpoints are written in every step."""
     save_dir = tmp_path / "runs"
     code = "from training import checkpoints; checkpoints.CHECKPOINT_INTERVAL = 0; train.run_script(train.main)"
     flags = [*FLAGS, "-n", 0, *data_flags(train=6, val=1, test=1), "--transform", "random_2x2", "-e", 10000]
@@ -86,7 +86,7 @@ def test_kills_at_any_time_leave_checkpoints_that_load(start_warm, wait_for, dat
     assert [int(row["epoch"]) for row in run.rows()] == list(range(1, epochs + 1))
 
 
-def test_errors_are_one_line_and_an_exit_status(start_warm, data_flags, tmp_path):
+def test_errors_are_one_line_with_an_exit_status(start_warm, data_flags, tmp_path):
     missing = start_warm(*FLAGS, "-n", 0, "-d", tmp_path / "nothing")
     data = data_flags()
     root = Path(data[1])

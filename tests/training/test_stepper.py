@@ -1,4 +1,4 @@
-"""Steps that never wait for the device: on the meta device, which has nothing to wait for, and on a GPU."""
+"""Steps never wait for the device: tested on the meta device, which holds no data, and on a GPU."""
 
 import argparse
 import copy
@@ -73,7 +73,7 @@ def test_a_cpu_gives_its_results_at_once():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_changes_nothing(value):
+def test_a_loss_that_is_not_finite_changes_nothing(value):
     stepper, state = make_stepper(torch.device("cpu"))
     stepper.step(torch.rand(1, 24, 4, 4), 1.0)
     before = copy.deepcopy((state.model.state_dict(), state.optimizer.state_dict()["state"]))
@@ -87,7 +87,7 @@ def test_what_is_not_finite_changes_nothing(value):
 @pytest.mark.parametrize("name", ["cae1d", "sscnet_1bpppc", "cae3d_1bpppc"])
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"precision": "fp16"}, {"compile": True}])
 def test_a_graph_does_what_single_steps_do(name, changes):
-    """Losses and weights of steps that are replayed, of a changed learning rate and a short batch in between."""
+    """Losses and weights agree, also after a short batch and a changed learning rate."""
     configure_backends(deterministic=False, tf32=False)
     device, runs = torch.device("cuda", 0), []
     generator = torch.Generator().manual_seed(0)

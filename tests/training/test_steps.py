@@ -1,4 +1,4 @@
-"""Chunked training steps: the gradients of the whole batch, in the memory of a chunk."""
+"""Chunked training steps give the gradients of the whole batch, in the memory of a chunk."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def model(monkeypatch):
 @pytest.mark.parametrize("loss", losses)
 @pytest.mark.parametrize("shape", [(2, 12, 13, 11), (1, 12, 25, 12)])
 def test_gradients_are_those_of_the_whole_batch(model, loss, shape):
-    """286 pixels, the last chunk of them short, and 300."""
+    """286 pixels end with a short chunk, 300 with a full one."""
     x, criterion = torch.rand(shape, dtype=torch.float64), losses[loss]()
     expected_hat = model(x)["x_hat"]
     expected = criterion(expected_hat, x)
@@ -58,7 +58,7 @@ def test_a_rank_without_a_sample_takes_part_with_no_gradient(model):
 
 
 @pytest.mark.parametrize("name", ["sscnet_1bpppc", "cae3d_1bpppc"])
-def test_models_that_see_neighbors_take_the_batch_as_one(name):
+def test_models_that_see_neighbors_take_the_whole_batch(name):
     torch.manual_seed(0)
     model = models[name](src_channels=24).train()
     x, sizes = torch.rand(2, 24, 16, 16), []
@@ -67,8 +67,8 @@ def test_models_that_see_neighbors_take_the_batch_as_one(name):
     assert sizes == [x.shape] and loss.isfinite()
 
 
-def test_a_loss_of_ones_own_is_taken_over_the_whole_batch(model):
-    """Whether it is a mean over pixels, only its `pixelwise` tells."""
+def test_a_custom_loss_is_taken_over_the_whole_batch(model):
+    """Only `pixelwise` marks a loss as a mean over pixels."""
     shapes = []
 
     class Own(torch.nn.Module):
@@ -84,9 +84,9 @@ def test_a_loss_of_ones_own_is_taken_over_the_whole_batch(model):
 
 
 @pytest.mark.parametrize("loss", ["mse", "ssim"])
-def test_half_precision_is_the_network_alone(model, loss, monkeypatch):
+def test_half_precision_covers_only_the_network(model, loss, monkeypatch):
     model.float()
-    for parameter in model.parameters():  # fresh weights give next to a constant, and SSIM one to rounding
+    for parameter in model.parameters():  # x_hat of fresh weights, and so its SSIM, is almost constant
         if parameter.dim() > 1:
             torch.nn.init.kaiming_normal_(parameter)
     x, gradients = torch.rand(1, 12, 12, 12), []

@@ -1,7 +1,7 @@
 """Fork processes that have imported train.py and torch already: a fresh interpreter takes seconds for that.
 
-Reads one JSON object a line and answers by one: a request with "code" starts a process and is answered by its id, one
-with "poll" by the exit status of that process, null while it runs.
+Each line of input is a request in JSON, answered by a line of JSON: "code" starts a process and gives its id, "poll"
+gives the exit status of a process, null while it runs.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What each device may run in, and how torch is set."""
+"""Precisions that devices support, and the settings of torch's backends."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_fp16_is_for_gpus():
 @pytest.mark.parametrize(
     ("flags", "warns"), [("fpu avx2", True), ("avx2 avx512_bf16", False), ("amx_bf16", False), ("asimd bf16", False)]
 )
-def test_a_cpu_without_bf16_is_warned_of(monkeypatch, capsys, flags, warns):
+def test_bf16_on_a_cpu_without_it_gives_a_warning(monkeypatch, capsys, flags, warns):
     monkeypatch.setattr(Path, "read_text", lambda self: f"model name : x\nflags : {flags}\n")
     check_precision("bf16", GPU)
     check_precision("fp32", CPU)
@@ -41,7 +41,7 @@ def test_a_cpu_without_bf16_is_warned_of(monkeypatch, capsys, flags, warns):
 
 @pytest.fixture
 def backends(monkeypatch):
-    """Leaves torch as it was."""
+    """Leave torch as it was."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     yield
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -1,4 +1,4 @@
-"""What the scripts say when they fail: one line and a status."""
+"""What failing scripts print and return: one line and a status."""
 
 import pytest
 import torch
@@ -48,12 +48,12 @@ def test_one_line_and_a_status(error, status, line, capsys):
     assert err == line + "\n"
 
 
-def test_a_process_of_many_says_which_it_is(monkeypatch, capsys):
+def test_a_process_of_many_names_its_rank(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "3")
     assert outcome(ProjectError("it broke"), capsys)[1] == "error in process 3: it broke\n"
 
 
-def test_faults_of_the_program_keep_their_traceback():
+def test_bugs_keep_their_traceback():
     def main(_argv):
         raise RuntimeError("a bug")
 

@@ -16,7 +16,7 @@ from utils import metrics
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3, 5, 12, 14, generator=generator)
-    # another error in every image, so that pooling over the batch would show
+    # a different error in every image, so that pooling over the batch would show
     scale = torch.tensor([0.1, 0.01, 0.001]).reshape(3, 1, 1, 1)
     return x + scale * torch.randn(x.shape, generator=generator), x
 
@@ -25,7 +25,7 @@ def spectrum(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
 
 
-def test_mse_and_psnr_are_those_of_each_image(pair):
+def test_mse_and_psnr_are_computed_for_each_image(pair):
     x_hat, x = (t.double().numpy() for t in pair)
     expected = ((x_hat - x) ** 2).reshape(3, -1).mean(axis=1)
     np.testing.assert_allclose(metrics.mse(*pair), expected, rtol=1e-12)
@@ -121,7 +121,7 @@ def test_spectral_angle_of_huge_float64_spectra_does_not_overflow():
     assert metrics.spectral_angle(x_hat, x).item() == pytest.approx(45, rel=1e-12)
 
 
-def test_spectral_angle_of_nearly_equal_float32_spectra_is_no_nan():
+def test_spectral_angle_of_nearly_equal_float32_spectra_is_not_nan():
     # One in five of these has a float32 cosine over 1.
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 202, 16, 16, generator=generator)
@@ -220,14 +220,14 @@ def test_gaps_count_for_nothing(pair):
     found = metrics.valid_metrics(x_hat, x, valid)
     for key in ("mse", "psnr", "sa"):
         assert found[key] == pytest.approx(expected[key], rel=1e-12)
-    assert found["ssim"] == pytest.approx(expected["ssim"], abs=1e-6)  # in float32 and float64
+    assert found["ssim"] == pytest.approx(expected["ssim"], abs=1e-6)  # in float32 and in float64
 
 
 def test_gaps_of_single_bands(pair):
     x_hat, x = pair[0][0], pair[1][0]
     valid = torch.ones_like(x, dtype=bool)
     valid[0] = False
-    valid[1:, 3, 3] = False  # so that no band has a window of 11 x 11 in rows 0 to 10 without it
+    valid[1:, 3, 3] = False  # every window of 11 x 11 contains it
     found = metrics.valid_metrics(x_hat, x, valid)
     assert found["mse"] == pytest.approx(float((x_hat - x)[valid].double().square().mean()), rel=1e-6)
     mask = valid.any(dim=0)

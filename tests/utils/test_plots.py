@@ -1,4 +1,4 @@
-"""The figures: what they show, and that odd images draw without a warning."""
+"""Figures of images: what they show, and that odd images are drawn without a warning."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_constant_image_and_its_noise_below_the_data_step_are_black(value):
     assert plots.false_color(noisy).max() < 0.02
 
 
-def test_false_color_takes_what_a_diverged_model_makes(cube):
+def test_false_color_takes_the_output_of_a_diverged_model(cube):
     limits = plots.stretch_limits(cube)
     broken = cube.copy()
     broken[:, 0, 0], broken[:, 0, 1], broken[:, 0, 2] = np.nan, np.inf, -np.inf
@@ -118,7 +118,7 @@ def test_the_comparison_shows_errors_in_reflectance_and_decibels(cube):
     assert [text.get_text() for text in best["PSNR per band"].texts] == ["no band has a finite PSNR"]
 
 
-def test_the_scale_of_the_error_map_is_that_of_its_finite_errors():
+def test_the_error_map_is_scaled_by_its_finite_errors():
     x = np.zeros((3, 4, 4))
     broken = x.copy()
     broken[:, 0, 0], broken[:, 0, 1], broken[:, 0, 2] = 0.5, np.nan, np.inf
@@ -154,7 +154,7 @@ ODD = {
 
 @pytest.mark.parametrize("error", [0, np.nan])
 @pytest.mark.parametrize("name", ODD)
-def test_odd_images_draw_without_a_warning(name, error):
+def test_odd_images_are_drawn_without_a_warning(name, error):
     x = ODD[name]
     draw(plots.comparison_figure([(name, x, x + error)]))
     draw(plots.spectra_figure(x, x + error, [(0, 0)]))

@@ -1,4 +1,4 @@
-"""Functions in processes of their own, and signals."""
+"""Functions in fresh processes, and signals."""
 
 import os
 import signal
@@ -25,11 +25,11 @@ def wrong():
     raise KeyError("a name")
 
 
-@pytest.mark.skipif(not processes.PROCESS.exists(), reason="Linux tells a process's peak")
+@pytest.mark.skipif(not processes.PROCESS.exists(), reason="only Linux reports the peak memory of a process")
 def test_memory_of_a_fresh_process(monkeypatch):
-    # The processes find this file as a module.
+    # The processes import this file as a module.
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    large = torch.ones(2**26)  # the peak of this process is none of theirs
+    large = torch.ones(2**26)  # the peak of this process must not count
     assert 64e6 < in_fresh_process("test_processes:grow", 64, preload=["torch"]) < 90e6
     del large
     with pytest.raises(OutOfMemory):
@@ -38,12 +38,12 @@ def test_memory_of_a_fresh_process(monkeypatch):
         in_fresh_process("test_processes:wrong", preload=["torch"])
 
 
-def test_an_impatient_second_signal_ends_at_once(monkeypatch):
+def test_a_later_second_signal_stops_at_once(monkeypatch):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # a launcher passing it on
         assert stop.signum == signal.SIGINT
-        monkeypatch.setattr(processes, "IMPATIENCE", 0.0)
+        monkeypatch.setattr(processes, "SAME_SIGNAL_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)

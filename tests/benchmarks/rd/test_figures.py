@@ -1,4 +1,4 @@
-"""The figures of `benchmark.py rd`: what is drawn, what is told apart, and what is not joined."""
+"""The figures of `benchmark.py rd`: what they draw, and how they tell codecs apart."""
 
 import math
 import warnings
@@ -44,7 +44,7 @@ def means_of(codecs):
 def draw(monkeypatch, tmp_path):
     """draw(means, bands={}, published=no points, save=False) -> the figures by the name of their file.
 
-    Warnings are errors. Only where `save` says so is a figure laid out, which takes most of the time.
+    Warnings are errors. Figures are laid out, which takes most of the time, only with `save`.
     """
     saved = {}
 
@@ -83,7 +83,7 @@ def test_codecs_are_told_apart():
     assert list(styles) == CODECS
 
 
-def test_a_color_is_a_group():
+def test_codecs_of_a_group_share_its_color():
     styles = codec_styles([*CODECS, "another"])
     groups = (
         {"klt-jpegxl", "klt-sperr", "pca-float32"},
@@ -100,7 +100,7 @@ def test_a_style_does_not_depend_on_the_order():
 
 
 def test_all_codecs_fit(draw, tmp_path):
-    """Nothing is squeezed, and the legend, in the order given, lies beside the axes and within the figure."""
+    """Nothing is squeezed, and legends lie next to the axes and within the figure, with codecs in the order given."""
     bands = {codec: [50.0 + band for band in range(40)] for codec in CODECS[:3]}
     figures = draw(means_of(CODECS), bands, PUBLISHED, save=True)
     assert set(figures) == set(NAMES)
@@ -133,7 +133,7 @@ def test_lossless_rates_have_a_strip_of_their_own(draw):
     assert len(drawn(axes)) == 1
 
 
-def test_published_points_are_hollow_gray_and_joined_with_nothing(draw):
+def test_published_points_are_hollow_gray_markers_without_lines(draw):
     figures = draw(means_of(["sperr"]), published=PUBLISHED)
     marks = figures["psnr"].axes[1].get_lines()[1:]
     assert sorted(point for line in marks for point in map(tuple, line.get_xydata())) == sorted(

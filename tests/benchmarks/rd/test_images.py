@@ -1,4 +1,4 @@
-"""Images for codecs: what of a file they are given."""
+"""Images as codecs get them from files."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_patches_of_either_kind_are_the_same_numbers(tmp_path):
     assert read_image(tmp_path / "a.npy", original=False).valid.all()
 
 
-def test_floats_that_are_no_digital_numbers(tmp_path):
+def test_floats_that_are_no_digital_numbers_stay_floats(tmp_path):
     cube = np.random.default_rng(0).random((3, 4, 5), dtype=np.float32)
     cube[0, 1, 1] = np.nan
     np.save(tmp_path / "a.npy", cube)
@@ -68,12 +68,12 @@ def test_floats_that_are_no_digital_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("cube", "original", "text"),
     [
-        (np.full((1, 2, 2), 1.5, np.float32), False, "outside"),
+        (np.full((1, 2, 2), 1.5, np.float32), False, r"in \[0, 1\], got 1.5 to 1.5"),
         (np.full((1, 2, 2), 0.5, np.float32), True, "floats"),
         (np.full((1, 2, 2), np.nan, np.float32), False, "no sample"),
     ],
 )
-def test_images_that_cannot_be_taken(tmp_path, cube, original, text):
+def test_unusable_images_are_refused(tmp_path, cube, original, text):
     np.save(tmp_path / "a.npy", cube)
     with pytest.raises(DatasetError, match=text):
         read_image(tmp_path / "a.npy", original)

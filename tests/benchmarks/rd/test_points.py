@@ -1,4 +1,4 @@
-"""Points of codecs on images: wanted rates, gaps, what is kept, and what fails."""
+"""Points of codecs on images: target rates, gaps, stored points, and failures."""
 
 import functools
 import math
@@ -55,25 +55,25 @@ def bench_of(cube, valid=None):
 def test_a_rate_is_found(cube):
     curve = curve_of(Rounding, cube)
     for rate in (0.5, 1, 2, 4, 0.25):
-        assert curve.seek(rate).rate == pytest.approx(rate, rel=rd.TOLERANCE)
+        assert curve.seek(rate).rate == pytest.approx(rate, rel=rd.RATE_TOLERANCE)
     assert len(curve.trials) < 5 * 6
 
 
-def test_the_nearest_rate_of_a_coarse_codec(cube):
+def test_a_coarse_codec_gets_its_nearest_rate(cube):
     """Steps by factors of two: neighbors in rate are about a bit apart."""
     curve = curve_of(lambda step: Rounding(2.0 ** round(math.log2(step))), cube)
     near = curve.seek(5.0)
     assert abs(near.rate - 5.0) == min(abs(trial.rate - 5.0) for trial in curve.trials.values())
 
 
-def test_a_rate_out_of_reach(cube):
+def test_a_rate_out_of_reach_is_refused(cube):
     curve = curve_of(lambda step: Rounding(step, least=1000), cube)
     with pytest.raises(CodingError, match=r"no rate near 0\.25 bpppc, the nearest is 1\.2"):
         curve.seek(0.25)
-    assert curve.seek(2).rate == pytest.approx(2, rel=rd.TOLERANCE)
+    assert curve.seek(2).rate == pytest.approx(2, rel=rd.RATE_TOLERANCE)
 
 
-def test_steps_that_a_codec_refuses(cube):
+def test_steps_that_a_codec_refuses_are_avoided(cube):
     def make(step):
         if step < 50 or step > 500:
             raise CodingError("no such step")
@@ -81,14 +81,14 @@ def test_steps_that_a_codec_refuses(cube):
 
     for factor in (1, 20, 1000):  # the first step is refused, or taken
         curve = curve_of(lambda step, factor=factor: make(step * factor), cube)
-        assert curve.seek(2).rate == pytest.approx(2, rel=rd.TOLERANCE)
+        assert curve.seek(2).rate == pytest.approx(2, rel=rd.RATE_TOLERANCE)
         with pytest.raises(CodingError, match="nearest"):
             curve.seek(12)
     with pytest.raises(CodingError, match="no such step"):
         curve_of(lambda step: make(1), cube).seek(1)
 
 
-def test_gaps_are_not_measured_and_the_mask_is_paid_for(cube):
+def test_gaps_are_not_measured_and_the_mask_counts_in_the_rate(cube):
     valid = np.ones(cube.shape, bool)
     valid[:, :, :9] = False
     valid[0] = False
@@ -105,7 +105,7 @@ def test_gaps_are_not_measured_and_the_mask_is_paid_for(cube):
     assert point["band_psnr"][0] is None and point["band_psnr"][1] is not None
 
 
-def test_without_gaps_the_metrics_are_those_of_test_py(cube):
+def test_without_gaps_the_metrics_equal_those_of_test_py(cube):
     bench = bench_of(cube)
     trial = bench.encode(lambda samples: Rounding(100.0), 100.0, "lossy")
     point = bench.point(trial)
@@ -145,7 +145,7 @@ def test_every_mode_of_a_factory_is_measured(cube):
     wanted = [("fixed", None), ("lossy", 1.0), ("bounded", 5), ("lossless", None)]
     found = {(kind, target): point for kind, target, point in rd.measured(lambda _: factory, bench_of(cube), wanted)}
     assert list(found) == wanted
-    assert found["lossy", 1.0]["bpppc"] == pytest.approx(1, rel=rd.TOLERANCE)
+    assert found["lossy", 1.0]["bpppc"] == pytest.approx(1, rel=rd.RATE_TOLERANCE)
     assert found["fixed", None]["setting"] is None
     assert found["bounded", 5] == "" and found["lossless", None] == "takes no cube"
 
@@ -172,7 +172,7 @@ def make_job(cube, tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_are_measured_and_kept(make_job):
+def test_jobs_are_measured_and_stored(make_job):
     said = []
     jobs = [make_job("jpegls"), make_job("aec")]
     rows = rd.run_jobs(jobs, 2, said.append)
@@ -192,18 +192,18 @@ def test_jobs_are_measured_and_kept(make_job):
     assert again == [row for row in rows if row["codec"] == "jpegls"]
 
 
-def test_a_killed_run_goes_on_after_its_last_whole_line(make_job):
+def test_a_killed_run_resumes_after_its_last_complete_line(make_job):
     job = make_job()
     rows = rd.run_jobs([job], 1, print)
     lines = job.path.read_bytes().splitlines(keepends=True)
     job.path.write_bytes(b"".join(lines[:3]) + lines[3][:30])
     again = rd.run_jobs([job], 1, print)
-    assert again[:3] == rows[:3]  # with their times: kept, not measured again
+    assert again[:3] == rows[:3]  # times included: they were not measured again
     assert [row["kind"] for row in again] == [row["kind"] for row in rows]
-    assert again[3]["bpppc"] == pytest.approx(5, rel=rd.TOLERANCE)
+    assert again[3]["bpppc"] == pytest.approx(5, rel=rd.RATE_TOLERANCE)
 
 
-def test_more_rates_later(make_job):
+def test_rates_can_be_added_later(make_job):
     rd.run_jobs([make_job()], 1, print)
     rows = rd.run_jobs([make_job(rates=(3.0, 5.0, 4.0))], 1, print)
     assert [row["target"] for row in rows if row["kind"] == "lossy"] == [3.0, 5.0, 4.0]

@@ -69,7 +69,7 @@ def make_report(folder, rows, anchors, rate, codecs, **settings):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Folder, folder for CompressAI, and text; drawing takes seconds, so that nobody may change them."""
+    """Folder, folder for CompressAI, and text; shared and read-only, as drawing takes seconds."""
     folder = tmp_path_factory.mktemp("report")
     report, text = make_report(folder / "tiny", make_rows(), ["plain", "good"], 0.9, ["plain", "good", "net", "aec"])
     report.export(folder / "codecs")
@@ -78,7 +78,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Drawing takes seconds."""
+    """Skip drawing, which takes seconds."""
     monkeypatch.setattr(rd_report, "write_figures", lambda *args: [])
 
 
@@ -109,7 +109,7 @@ def test_means_over_images(made):
     assert good["psnr-rgb"] == good["psnr"]
 
 
-def test_a_rate_that_an_image_does_not_reach_is_no_mean(made):
+def test_a_rate_that_an_image_does_not_reach_is_not_averaged(made):
     _, codecs, text = made
     assert read_json(codecs / "plain.json")["target"] == [0.5, 1, 2, 3]
     assert "- plain, lossy 4, 1 images: no rate near" in text
@@ -145,7 +145,7 @@ def test_deltas_of_every_image(made):
     against_plain, against_good = text.split("### Against ")[1:]
     against_good, against_best = against_good.split("### On each image against the best of plain, good")
     assert saved in against_plain and saved not in against_good
-    # Nothing is left to gain on the better one of both, which itself is one of them.
+    # `good` is itself the better anchor.
     line = next(line for line in against_best.splitlines() if line.startswith("| good"))
     assert "+0.0 %" in line
 
@@ -167,7 +167,7 @@ def test_the_best_is_bold_and_first(made):
     assert lines[1].count("**") == 10 and "**" not in lines[2]
 
 
-def test_published_figures_stand_beside_reflectances_only(made, rows, without_figures, tmp_path):
+def test_published_results_are_listed_for_reflectances_only(made, rows, without_figures, tmp_path):
     assert "HyCoT" in made[2] and "| hycot         |      HyCoT |  1.11 |   50.26 |" in made[2]
     _, text = make_report(tmp_path, rows, ["plain"], 0.9, ["plain", "good"], is_reflectance=False)
     assert "HyCoT" not in text
@@ -206,7 +206,7 @@ def test_points_of_each_image(made, without_figures, tmp_path):
     assert "| aec         |   lossless | 6.000 |       ∞ |" in two and "| net         |  quantized |" in two
 
 
-def test_a_run_of_which_nothing_came(tmp_path):
+def test_a_run_without_points_has_no_figures(tmp_path):
     note = {"codec": "aec", "image": "one", "kind": "lossless", "target": None, "note": "takes no floats"}
     report, text = make_report(tmp_path / "tiny", [note], ["aec"], 0.5, ["aec"], images=["one"])
     report.export(tmp_path / "codecs")
@@ -214,14 +214,14 @@ def test_a_run_of_which_nothing_came(tmp_path):
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"rd.md", "rd.json"}
 
 
-def test_a_figure_that_an_image_lacks_is_no_mean(rows, tmp_path):
+def test_a_metric_that_an_image_lacks_is_not_averaged(rows, tmp_path):
     rows[0]["ssim"] = None
     means = write_report(tmp_path, rows, SETTINGS, ["plain"], 0.5, ["plain", "good"]).means
     (mean,) = means[(means["codec"] == "good") & (means["target"] == 0.5)].to_dict("records")
     assert math.isnan(mean["ssim"]) and mean["psnr"] == 36
 
 
-def test_notes_that_differ_in_figures_only_are_one_without_folders(without_figures, tmp_path):
+def test_notes_that_differ_only_in_decimals_are_merged_and_lose_folders(without_figures, tmp_path):
     row = {"codec": "aec", "kind": "lossy", "target": 0.5}
     rows = [
         row | {"image": "one", "note": "no rate near 0.5 bpppc at 9 MB/s, the nearest is 0.6100"},
@@ -235,10 +235,10 @@ def test_notes_that_differ_in_figures_only_are_one_without_folders(without_figur
 
 
 def test_a_point_of_some_images_only_is_named(made):
-    assert "- plain, lossy 4: on 1 of 2 images only, in no mean" in made[2]
+    assert "- plain, lossy 4: on 1 of 2 images only, not averaged" in made[2]
 
 
-def test_figures_of_before_do_not_stay(made, tmp_path):
+def test_old_figures_are_deleted(made, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "copy")
     note = {"codec": "aec", "image": "one", "kind": "lossless", "target": None, "note": "takes no floats"}
     make_report(folder, [note], ["aec"], 0.5, ["aec"], images=["one"])
@@ -257,14 +257,14 @@ def test_a_rate_too_high_is_not_the_best(without_figures, tmp_path):
     assert rates_of(text, "near") == ["**40.00**"] and rates_of(text, "dear") == ["41.00 at 1.1"]
 
 
-def test_a_lossy_point_that_is_exact_is_above_all(without_figures, tmp_path):
+def test_an_exact_lossy_point_is_the_best(without_figures, tmp_path):
     rows = [point("good", "one", "lossy", 8, 8.0, 90.0), point("exact", "one", "lossy", 8, 8.0, None)]
     _, text = make_report(tmp_path, rows, ["good"], 8, ["good", "exact"], images=["one"])
     assert rates_of(text, "exact") == ["**∞**"] and rates_of(text, "good") == ["90.00"]
     assert text.index("| exact") < text.index("| good")
 
 
-def test_images_of_different_bands(without_figures, tmp_path):
+def test_images_of_different_bands_have_no_psnr_by_band(without_figures, tmp_path):
     rows = [point("good", "one", "lossy", 1, 1.0, 40.0), point("good", "two", "lossy", 1, 2.0, 40.0)]
     rows[1] |= {"bands": 5, "band_psnr": [40.0] * 5}
     report = write_report(tmp_path, rows, SETTINGS, ["good"], 1, ["good"])

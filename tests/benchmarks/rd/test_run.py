@@ -13,7 +13,7 @@ from utils.errors import DatasetError, UsageError
 
 @pytest.fixture
 def cubes(tmp_path):
-    """Paths of two small cubes of digital numbers whose spectra are multiples of one line."""
+    """Return the paths of two small cubes of digital numbers whose spectra are multiples of one line, with noise."""
     rng = np.random.default_rng(0)
     paths = []
     for name in ("a", "b"):
@@ -25,7 +25,7 @@ def cubes(tmp_path):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Drawing takes seconds."""
+    """Skip drawing, which takes seconds."""
     monkeypatch.setattr("benchmarks.rd.report.write_figures", lambda *args: [])
 
 
@@ -62,7 +62,7 @@ def test_rd_writes_a_report(cubes, tmp_path, capsys, monkeypatch):
     content = json.loads((folder / "rd.json").read_text())
     deltas = pd.DataFrame(**content["deltas"]).set_index(["anchor", "codec", "image"])
     assert set(deltas.index.levels[0]) == {"sperr", "jpegls"}
-    assert deltas.loc[("sperr", "klt-jpegxl", "a"), "bd_rate"] < 0  # the transform is made for lines in spectra
+    assert deltas.loc[("sperr", "klt-jpegxl", "a"), "bd_rate"] < 0  # its transform suits such spectra
     names = ("psnr", "ssim", "spectral_angle", "encoding", "decoding", "bands")
     assert {path.name for path in folder.iterdir()} == {
         *(".points", "rd.md", "rd.json"),
@@ -108,7 +108,7 @@ def test_a_killed_rd_keeps_its_points(cubes, without_figures, tmp_path, start, w
 
 @pytest.mark.slow
 def test_rd_of_a_learned_model(make_dataset, without_figures, tmp_path):
-    """The weights of the bundled sample on floats, which codecs of integers cannot take, by two coders of latents."""
+    """Use the bundled weights with two coders of latents, on floats, which codecs of integers refuse."""
     root = make_dataset(test=1, bands=202, side=8)
     flags = ["--codecs", "jpegls", "--rates", "0.5", "--bounds", "--coder", "context,jpegxl", "--name", "tiny"]
     assert benchmark.main(["rd", "-d", str(root), *flags, "--save-dir", str(tmp_path / "out")]) == 0
@@ -136,7 +136,7 @@ def test_rd_of_a_learned_model(make_dataset, without_figures, tmp_path):
         (["--redraw", "tiny"], ["rd.json", "no such file"]),
     ],
 )
-def test_rd_refuses_what_cannot_be(cubes, tmp_path, flags, words):
+def test_rd_refuses_invalid_flags(cubes, tmp_path, flags, words):
     given = ["rd", *map(str, cubes), "--save-dir", str(tmp_path / "out"), "--checkpoints", *flags]
     with pytest.raises(UsageError) as error:
         benchmark.main(given)

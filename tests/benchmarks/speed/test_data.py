@@ -1,4 +1,4 @@
-"""Preprocessing and loading beside reading the files: patches to read, and rates. No time is asserted."""
+"""Preprocessing and loading compared with reading: generated patches, and rates. No time is asserted."""
 
 import time
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def test_both_types_of_patches_hold_the_same_reflectances(tmp_path):
     assert patches[0].equal(patches[1])
 
 
-def test_steady_rate_leaves_the_start_out(monkeypatch):
+def test_steady_rate_does_not_count_the_start(monkeypatch):
     clock = iter([50.0, 60.0, 60.5, 61.0, 61.5])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     assert speed.steady_rate(range(5), skipped=2) == 3 / 1.5

@@ -1,4 +1,4 @@
-"""Models beside their textbook form: what is measured, and what is not. No time is asserted."""
+"""Models compared with their textbook form: what is measured, and what is not. No time is asserted."""
 
 from types import SimpleNamespace
 
@@ -32,7 +32,7 @@ def fitting(monkeypatch):
 
 
 @pytest.mark.parametrize("work", ["encode", "decode", "encode+decode", "train"])
-def test_what_does_not_fit_is_measured_smaller(fitting, work):
+def test_work_that_does_not_fit_is_measured_on_smaller_images(fitting, work):
     fitting(8)
     row = speed.measure_work("cae1d", 16, work, CPU, LIMITS, 1)
     assert (row["side"], row["batch"]) == (8, 2 if work == "train" else 1)
@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_measured_smaller(fitting, work):
     assert (row["baseline_peak_bytes"], row["peak_bytes"], row["peak_ratio"]) == (100, 25, 0.25)
 
 
-def test_what_never_fits_has_no_figures(fitting):
+def test_work_that_never_fits_has_no_figures(fitting):
     fitting(4)
     row = speed.measure_work("cae1d", 16, "encode", CPU, LIMITS, 1)
     assert row == {
@@ -49,12 +49,12 @@ def test_what_never_fits_has_no_figures(fitting):
     }
 
 
-def test_figures_are_of_one_image(fitting):
+def test_figures_are_per_image(fitting):
     fitting(8)
     row = speed.measure_work("sscnet", 8, "train", CPU, LIMITS, 3)
     model = speed.contenders("sscnet", "train", CPU, "fp32")[1].net
     weights = sum(parameter.numel() for parameter in model.parameters())
-    assert row["limited_by"] == "memory"  # of so slow a one
+    assert row["limited_by"] == "memory"  # LIMITS has a slow one
     assert row["limit_seconds"] == pytest.approx((4 * 2 * 202 * 8 * 8 + 24 * weights) / 2 / 1e6)
     assert row["megabytes_per_second"] == pytest.approx(4 * 202 * 8 * 8 / 1e6 * row["images_per_second"])
     assert len(row["all_seconds"]) == len(row["all_baseline_seconds"]) == row["repeats"] == 3
@@ -69,7 +69,7 @@ def test_both_forms_have_the_same_weights_every_time():
         ]
 
     (baseline, ours), (_, again) = weights(), weights()
-    assert torch.equal(baseline.sort()[0], ours.sort()[0])  # in an order of their own
+    assert torch.equal(baseline.sort()[0], ours.sort()[0])  # each form has an order of its own
     assert torch.equal(ours, again)
 
 
@@ -115,7 +115,7 @@ def test_compulsory_bytes():
         ("cuda", "bf16", "avx2", None),
     ],
 )
-def test_what_is_left_out(monkeypatch, tmp_path, device, name, flags, reason):
+def test_unsupported_precisions_are_left_out(monkeypatch, tmp_path, device, name, flags, reason):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"flags\t\t: fpu {flags}\n")
     monkeypatch.setattr(precision, "CPUINFO", cpuinfo)

@@ -1,4 +1,4 @@
-"""The report of the speed benchmark: what is on the disk after every row, and how it reads."""
+"""The report of the speed benchmark: what is written after every row, and how it reads."""
 
 import json
 
@@ -33,7 +33,7 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_every_row_is_on_the_disk(report):
+def test_every_row_is_written_at_once(report):
     for count in (1, 2):
         report.add("scripts", {"command": f"python {count}", "seconds": 0.5})
         assert [row["command"] for row in content(report)["scripts"]] == ["python 1", "python 2"][:count]
@@ -44,12 +44,12 @@ def test_every_row_is_on_the_disk(report):
     assert content(report)["settings"] == SETTINGS
 
 
-def test_head_and_nothing_else_of_an_empty_report(report):
+def test_an_empty_report_has_only_a_head(report):
     report.write()
     assert lines(report) == ["# Speed: tiny", "", "cpu: a processor; torch 2.0; commit abc"]
 
 
-def test_models_below_the_limits_they_were_measured_with(report):
+def test_models_are_listed_below_the_limits_of_their_precision(report):
     report.add("limits", LIMITS)
     report.add("limits", LIMITS | {"precision": "bf16"})
     report.add("models", ROW)
@@ -67,7 +67,7 @@ def test_models_below_the_limits_they_were_measured_with(report):
     assert second.endswith("\n\nsscnet, train: a note")
 
 
-def test_a_model_that_did_not_fit(report):
+def test_a_model_that_did_not_fit_has_dashes_and_a_note(report):
     report.add("limits", LIMITS)
     keys = {key: ROW[key] for key in ("model", "work", "device", "precision")}
     report.add("models", {**keys, "note": "64 px needs more memory than there is"})
@@ -94,7 +94,7 @@ def test_shares_are_percentages(report):
     ]
 
 
-def test_rows_of_gpus(report):
+def test_rows_of_gpus_have_a_table_and_notes(report):
     row = {"device": "0", "model": "cae1d", "work": "train", "batch": 2, "side": 128, "note": None}
     figures = {"deviation": 1e-3, "first_seconds": 8.0, "first_peak_bytes": 3e9, "peak_bytes": 2e9}
     report.add("gpu", {**row, "form": "textbook, TF32", "seconds": 0.116, "speedup": 1.0, **figures})

@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_models(run, capsys, tmp_path, monkeypatch):
-    """Memory is measured for one model only: each measurement takes a process of its own."""
+    """Measure memory for one model only, as each measurement starts a process."""
     peak = models.peak
     monkeypatch.setattr(models, "peak", lambda name, *args: peak(name, *args) if name == "cae1d" else 100)
     works = ("encode", "train")
@@ -93,15 +93,15 @@ def test_scaling(run, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_rate_of_a_training(tmp_path):
-    """By one process; tests/training/test_distributed.py has two."""
+def test_training_rate(tmp_path):
+    """Train with one process; tests/training/test_distributed.py uses two."""
     make_patches(tmp_path, 8, "uint16", 8)
     flags = ["-m", "cae1d", "-d", str(tmp_path), "-e", "2", "-n", "0"]
     assert speed.training_rate(tmp_path / "runs", 1, flags) > 0
 
 
-def test_a_dataset_that_is_not_there(run, tmp_path):
-    with pytest.raises(DatasetError, match="-d names one with TIFs"):
+def test_a_missing_dataset_is_refused(run, tmp_path):
+    with pytest.raises(DatasetError, match="give -d a folder with TIFs"):
         run("--only", "data", "-d", tmp_path / "nothing")
 
 

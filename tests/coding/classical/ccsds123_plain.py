@@ -1,14 +1,14 @@
-"""CCSDS 123.0-B-2 once more, slowly: the equations of the standard one by one, over integers and bit strings.
+"""A second, slow implementation of CCSDS 123.0-B-2: the equations of the standard, with integers and bit strings.
 
-A second opinion on what the codec writes, so it shares nothing with it but the names of the parameters. Every quantity
-of the standard is an array over (z, y, x); nothing is fused, moved in place or remembered from the sample before.
+The codec is compared with it, so it shares only the names of the parameters with the codec. Every quantity of the
+standard is an array over (z, y, x); nothing is fused, updated in place or kept from the preceding sample.
 """
 
 import numpy as np
 
 
 class PlainImage:
-    """An image (C, H, W) of uint16 or int16, and what the standard makes of it with the parameters of a codec."""
+    """An image (C, H, W) of uint16 or int16, and its quantities in the standard for the parameters of a codec."""
 
     def __init__(self, cube, codec):
         self.codec, self.m, self.cube = codec, codec.max_error, cube.astype(object)
@@ -86,13 +86,13 @@ class PlainImage:
         w_min, w_max = -(2 ** (codec.weight_resolution + 2)), 2 ** (codec.weight_resolution + 2) - 1
         updated = []
         for w, u in zip(weights, vector, strict=True):
-            # floor((sign * 2^-rho * u + 1) / 2), in whole numbers
+            # floor((sign * 2^-rho * u + 1) / 2), with integers
             step = (sign * u + 2**rho) // 2 ** (rho + 1) if rho >= 0 else (sign * u * 2**-rho + 1) // 2
             updated.append(max(w_min, min(w + step, w_max)))
         return updated
 
     def predict(self):
-        """Return delta of every sample, and the samples that a decoder gets."""
+        """Return delta of every sample, and the decoded samples."""
         codec, m, s_min, s_max = self.codec, self.m, self.s_min, self.s_max
         Omega, Theta, phi = codec.weight_resolution, codec.representative_resolution, codec.damping
         self.representatives = np.zeros(self.cube.shape, object)
@@ -143,7 +143,7 @@ class PlainImage:
     # -- sample-adaptive entropy coder -------------------------------------------------------------
 
     def codewords(self, deltas):
-        """Return the bits of one band, from its deltas in order of t."""
+        """Return the bits of one band, given its deltas in the order of t."""
         codec, D = self.codec, self.D
         bits = f"{deltas[0]:0{D}b}"
         for t in range(1, len(deltas)):
@@ -186,7 +186,7 @@ class PlainImage:
 
 
 def plain_encode(cube, codec):
-    """Return the compressed image of `cube`, and the cube that a decoder makes of it."""
+    """Return the compressed image of `cube`, and the decoded cube."""
     image = PlainImage(cube, codec)
     deltas, decoded = image.predict()
     bits = image.header() + "".join(image.codewords(band.ravel()) for band in deltas)

@@ -1,4 +1,4 @@
-"""CCSDS 123.0-B-2: bytes as the equations have them, errors within the bound, damage that ends in one line."""
+"""CCSDS 123.0-B-2: bytes that follow from the equations, errors within the bound, damage that ends in one line."""
 
 from dataclasses import fields
 
@@ -13,7 +13,7 @@ from tests.coding.classical.ccsds123_plain import plain_encode
 
 
 def smooth(shape, dtype="int16", seed=0, noise=3.0):
-    """Bands that are alike, each a ramp with waves and noise."""
+    """Return similar bands, each a ramp with waves and noise."""
     rng = np.random.default_rng(seed)
     z, y, x = np.indices(shape)
     image = 900 + 7 * z + 200 * np.sin(x / 9 + y / 13) * (1 + 0.02 * z) + rng.normal(0, noise, shape)
@@ -69,7 +69,7 @@ def cubes(draw):
 
 @settings(max_examples=120, deadline=None)
 @given(cube=cubes(), codec=codecs())
-def test_bytes_and_samples_of_the_equations(cube, codec):
+def test_bytes_and_samples_match_the_equations(cube, codec):
     data, decoded = plain_encode(cube, codec)
     assert codec.encode(cube) == data
     assert np.array_equal(Ccsds123().decode(data), decoded)
@@ -80,8 +80,8 @@ def test_bytes_and_samples_of_the_equations(cube, codec):
 @pytest.mark.parametrize("local_sums", LOCAL_SUMS)
 @pytest.mark.parametrize("full_prediction", [True, False])
 @pytest.mark.parametrize("prediction_bands", [0, 1, 3])
-def test_bytes_of_the_equations_in_every_mode(prediction_bands, full_prediction, local_sums, max_error):
-    """Long enough bands that weights and counters are rescaled."""
+def test_bytes_match_the_equations_in_every_mode(prediction_bands, full_prediction, local_sums, max_error):
+    """Bands are long enough for weights and counters to be rescaled."""
     cube = smooth((5, 9, 14), noise=20)
     codec = Ccsds123(max_error, prediction_bands, full_prediction, local_sums, damping=1)
     data, decoded = plain_encode(cube, codec)
@@ -89,20 +89,20 @@ def test_bytes_of_the_equations_in_every_mode(prediction_bands, full_prediction,
     assert np.array_equal(codec.decode(data), decoded)
 
 
-def test_two_samples_by_hand():
+def test_two_samples_match_bytes_by_hand():
     """D = 2 and s_mid = 2: the first delta is 0 in two bits; for the second s~ = 5, theta = 1, so 1 in unary."""
     header = bytes.fromhex("00 0002 0001 0001 05 0000 08 00  0c 00 f2 6b 00  92 20")
     assert Ccsds123().encode(np.array([[[2, 3]]], np.uint16)) == header + bytes([0b0001_0000])
 
 
-def test_an_escaped_sample_by_hand():
+def test_an_escaped_sample_matches_bytes_by_hand():
     """D = 16, Sigma = 95 and Gamma = 2, so k = 5; delta = 65535 has more zeros than U_max = 18 and stands as it is."""
     header = bytes.fromhex("00 0002 0001 0001 81 0000 08 00  0c 00 f2 6b 00  92 2a")
     body = (0xFFFF << 6).to_bytes(7, "big")  # 16 zeros, 18 zeros, 16 ones, 6 to fill
     assert Ccsds123().encode(np.array([[[0, -32768]]], np.int16)) == header + body
 
 
-def test_the_bound_by_hand():
+def test_a_bound_matches_bytes_by_hand():
     """D = 3, m = 1: a residual of 2 is one step of 3; Sigma = 5 and Gamma = 2, so its delta 1 takes k = 1."""
     data = Ccsds123(max_error=1).encode(np.array([[[0, 2]]], np.int16))
     predictor = "4c 00 f2 6b 00" + "01 80" + "03 00 06"  # D_A and the limit; Theta, phi and psi
@@ -116,7 +116,7 @@ def test_the_bound_by_hand():
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (1, 20, 30), (4, 1, 9), (4, 9, 1), (7, 1, 1), (426, 2, 3), (3, 40, 2), (2, 3, 300)]
 )
-def test_shapes_and_limits_of_the_types(shape, dtype, max_error):
+def test_bounds_hold_for_all_shapes_and_limits_of_types(shape, dtype, max_error):
     for codec in (Ccsds123(max_error), Ccsds123(max_error, local_sums="narrow neighbor", damping=3)):
         assert error(extremes(shape, dtype), codec) <= max_error
         assert error(smooth(shape, dtype), codec) <= max_error
@@ -129,7 +129,7 @@ def test_constant_cubes_take_a_bit_a_sample(value):
     assert 8 * len(Ccsds123().encode(cube)) < 1.2 * cube.size
 
 
-def test_the_longest_sides():
+def test_the_longest_sides_are_restored():
     for shape in [(2**16, 1, 1), (1, 2**16, 1), (1, 1, 2**16)]:
         assert error(np.arange(2**16).astype(np.uint16).reshape(shape), Ccsds123()) == 0
 
@@ -146,13 +146,13 @@ def test_preceding_bands_help():
     assert 2 * len(Ccsds123().encode(cube)) < len(Ccsds123(prediction_bands=0).encode(cube))
 
 
-def test_views_are_taken():
+def test_views_are_restored():
     cube = smooth((40, 30, 6)).transpose(2, 0, 1)[:, ::2, ::-1]
     assert error(cube, Ccsds123()) == 0
 
 
 @pytest.mark.parametrize("codec", [Ccsds123(), Ccsds123(max_error=2, local_sums="narrow column", unary_limit=32)])
-def test_damaged_bytes_end_in_one_line_or_in_samples(codec):
+def test_damaged_bytes_raise_one_line_or_give_samples(codec):
     rng = np.random.default_rng(0)
     data = codec.encode(smooth((4, 10, 12)))
     refused = 0
@@ -215,7 +215,7 @@ def test_other_options_of_the_standard_are_refused(byte, value):
         np.zeros((1, 1, 2**16 + 1), np.int16),
     ],
 )
-def test_cubes_that_it_cannot_take(cube):
+def test_unsupported_cubes_are_refused(cube):
     with pytest.raises(CodingError):
         Ccsds123().encode(cube)
 
@@ -236,12 +236,12 @@ def test_cubes_that_it_cannot_take(cube):
         {"accumulator_exponent": 15},
     ],
 )
-def test_parameters_out_of_range(parameters):
+def test_parameters_out_of_range_are_refused(parameters):
     with pytest.raises(CodingError, match=r"must be a whole number|must be one of"):
         Ccsds123(**parameters)
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numpy_integers_are_accepted():
     cube = smooth((3, 8, 9))
     assert Ccsds123(max_error=np.int32(3)).encode(cube) == Ccsds123(max_error=3).encode(cube)
 

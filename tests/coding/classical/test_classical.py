@@ -1,4 +1,4 @@
-"""Every classical codec under the same tests: what comes back, how far it is off, what it costs, what it refuses."""
+"""The same tests for every classical codec: errors, rates, and what is refused."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ FLOATS = ["jpegxl", "sperr", "sz3", "zfp"]
 
 
 def settings():
-    """Name, mode and argument of one codec of each mode of each factory."""
+    """Yield name, mode and arguments of one codec for each mode of each factory."""
     for name in CLASSICAL:
         for mode, arguments in (("lossy", (50.0,)), ("bounded", (2,)), ("lossless", ())):
             if getattr(factory(name), mode):
@@ -41,7 +41,7 @@ def decode(codec, data, shape):
 
 
 def smooth(dtype="int16", shape=(10, 48, 48), noise=15.0):
-    """Smooth surfaces whose spectra are alike, with noise: a range of about 4000, around zero where there is a sign."""
+    """Return smooth surfaces of similar spectra with noise: a range of about 4000, around 0 for signed types."""
     bands, rows, columns = (np.linspace(0, 1, length) for length in shape)
     surface = np.sin(5 * rows)[:, None] * np.cos(4 * columns)[None] + columns
     cube = 1000 * np.cos(2 * bands)[:, None, None] * surface + np.random.default_rng(0).normal(0, noise, shape)
@@ -49,7 +49,7 @@ def smooth(dtype="int16", shape=(10, 48, 48), noise=15.0):
 
 
 def edges():
-    """Cubes that break assumptions: flat, rough, tiny, thin, at the limits of the types."""
+    """Yield cubes that break assumptions: flat, rough, tiny, thin, at the limits of the types."""
     rng = np.random.default_rng(1)
     for dtype in ("uint16", "int16"):
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
@@ -65,7 +65,7 @@ EDGES = dict(edges())
 
 
 def coded(codec, cube):
-    """Return what the codec makes of the cube; skip the test if it refuses."""
+    """Return the decoded cube; skip the test if the codec refuses the cube."""
     try:
         data = encode(codec, cube)
     except CodingError as error:
@@ -82,7 +82,7 @@ def largest_error(first, second):
 
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_nothing_is_lost(name, edge):
+def test_lossless_codecs_restore_the_cube(name, edge):
     cube = EDGES[edge]
     assert np.array_equal(coded(factory(name, cube.dtype.name).lossless(), cube), cube)
 
@@ -97,8 +97,8 @@ def test_no_error_exceeds_the_bound(name, edge):
 
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("name", LOSSY)
-def test_a_lossy_codec_survives(name, edge):
-    """Errors of a step that the noise is far above: some eight steps at most, as far as any transform spreads one."""
+def test_lossy_codecs_take_edge_cases(name, edge):
+    """The noise is far above the step; a transform spreads an error to eight steps at most."""
     cube = EDGES[edge]
     assert largest_error(coded(factory(name, cube.dtype.name).lossy(100.0), cube), cube) <= 800
 
@@ -112,7 +112,7 @@ def test_steps_set_the_squared_error_and_the_rate(name, dtype):
         codec = factory(name, dtype).lossy(step)
         data = encode(codec, cube)
         squared_error = np.square(decode(codec, data, cube.shape).astype(np.float64) - cube).mean()
-        # A component more or less, all that pca-float32 has to choose, may change the error tenfold.
+        # pca-float32 can only choose the number of components, and one more may lower the error tenfold.
         assert (0 if name == "pca-float32" else 0.2) <= squared_error / (step**2 / 12) < 3
         sizes.append(len(data))
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.6 * sizes[0]
@@ -127,14 +127,14 @@ def test_bounds_set_the_rate(name):
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_smooth_cubes_become_smaller(name):
-    """Noise of a deviation of 15 has 6 bits, whatever predicts the rest."""
+    """Noise of a standard deviation of 15 takes 6 bits with any prediction."""
     cube = smooth()
     assert 5.5 < 8 * len(encode(factory(name).lossless(), cube)) / cube.size < 14.5
 
 
 @pytest.mark.parametrize(("name", "mode", "arguments"), settings())
-def test_neither_the_type_nor_its_sign_costs_much(name, mode, arguments):
-    """ZFP, whose blocks have exponents, loses most."""
+def test_signed_and_unsigned_cubes_take_about_the_same_size(name, mode, arguments):
+    """ZFP differs most, since its blocks have exponents."""
     signed = smooth("int16")
     unsigned = (signed.astype(np.int32) + 30000).astype("uint16")
     sizes = [
@@ -144,19 +144,19 @@ def test_neither_the_type_nor_its_sign_costs_much(name, mode, arguments):
 
 
 @pytest.mark.parametrize(("name", "mode", "arguments"), settings())
-def test_a_codec_takes_no_other_types(name, mode, arguments):
+def test_other_types_are_refused(name, mode, arguments):
     for dtype in ("uint8", "float64"):
         with pytest.raises(CodingError, match=f"samples must be .*, got {dtype}"):
             getattr(factory(name, dtype), mode)(*arguments)
 
 
-def test_a_mode_that_a_codec_does_not_have():
+def test_a_missing_mode_is_refused():
     with pytest.raises(CodingError, match="has no lossy mode"):
         type(factory("aec").lossless())("int16", 5.0)
 
 
 class Failing(ClassicalCodec):
-    """A codec whose library fails, in lines."""
+    """A codec whose library fails with messages of several lines."""
 
     modes = factory("aec").lossless().modes
 
@@ -176,8 +176,8 @@ def test_errors_of_libraries_become_one_line():
 
 @pytest.mark.parametrize("mode", ["lossy", "lossless"])
 @pytest.mark.parametrize("name", ["jpeg2000", "jpeg2000-mc", "htj2k", "jpegls", "jpegxl"])
-def test_sound_bytes_with_other_images_in_them(name, mode):
-    """What no checksum can find: the library's own errors, and images of another size."""
+def test_streams_with_other_images_are_damage(name, mode):
+    """No checksum notices these: bytes that the library refuses, and images of another size."""
     codec = getattr(factory(name), mode)(*((50.0,) if mode == "lossy" else ()))
     small = smooth(shape=(2, 9, 14))
     body = encode(codec, small)
@@ -195,7 +195,7 @@ def test_sound_bytes_with_other_images_in_them(name, mode):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_floats(name):
+def test_floats_have_the_squared_error_of_the_step(name):
     cube = (smooth("uint16") / 10000).astype(np.float32)
     step = 0.005
     codec = factory(name, "float32").lossy(step)
@@ -205,7 +205,7 @@ def test_floats(name):
 
 
 @pytest.mark.parametrize("name", ["sperr", "sz3", "zfp"])
-def test_bounds_of_floats(name):
+def test_floats_keep_their_bound(name):
     rng = np.random.default_rng(3)
     for cube in (rng.normal(0, 1000, (4, 20, 20)), rng.random((3, 2, 3)), np.full((2, 9, 9), 0.1)):
         cube = cube.astype(np.float32)
@@ -213,14 +213,14 @@ def test_bounds_of_floats(name):
             assert largest_error(coded(factory(name, "float32").bounded(bound), cube), cube) <= bound
 
 
-def test_floats_without_loss():
+def test_zfp_restores_floats():
     cube = np.random.default_rng(4).normal(0, 1, (3, 10, 11)).astype(np.float32)
     codec = factory("zfp", "float32").lossless()
     assert np.array_equal(decode(codec, encode(codec, cube), cube.shape), cube)
 
 
 @pytest.mark.parametrize("name", ["sperr", "sz3"])
-def test_floats_have_no_bound_of_0(name):
+def test_a_bound_of_0_is_refused_for_floats(name):
     with pytest.raises(CodingError, match="largest error above 0"):
         encode(factory(name, "float32").bounded(0), np.ones((2, 8, 8), np.float32))
 
@@ -230,20 +230,20 @@ def test_floats_have_no_bound_of_0(name):
 
 @pytest.mark.parametrize("name", LOSSY)
 @pytest.mark.parametrize("step", [0, -1, float("nan"), float("inf")])
-def test_no_such_step(name, step):
+def test_invalid_steps_are_refused(name, step):
     with pytest.raises(CodingError):
         factory(name).lossy(step)
 
 
 @pytest.mark.parametrize("name", BOUNDED)
 @pytest.mark.parametrize("bound", [-1, float("nan"), 65536])
-def test_no_such_bound(name, bound):
+def test_invalid_bounds_are_refused(name, bound):
     with pytest.raises(CodingError, match="the largest error must be a number from 0 to"):
         factory(name).bounded(bound)
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_the_whole_part_of_a_bound_counts_for_integers(name):
+def test_bounds_of_integers_are_rounded_down(name):
     assert factory(name).bounded(2.9).max_error == 2
 
 
@@ -259,7 +259,7 @@ def test_jpegls_has_no_bounds_above_255():
         factory("jpegls").lossy(513)
 
 
-def test_jpegxl_has_a_finest_step():
+def test_jpegxl_refuses_too_fine_steps():
     codec = factory("jpegxl").lossy(0.5)
     with pytest.raises(CodingError, match="the step must be at least"):
         encode(codec, smooth())
@@ -267,7 +267,7 @@ def test_jpegxl_has_a_finest_step():
 
 
 def test_htj2k_needs_room_for_its_errors():
-    """Just within the range that it takes, no sample may come back from the other end."""
+    """At the largest range that it takes, no sample may wrap around."""
     rng = np.random.default_rng(5)
     cube = np.where(rng.random((2, 64, 64)) < 0.5, 0, 65534 - 16 * 50).astype("uint16")
     codec = factory("htj2k", "uint16").lossy(50.0)
@@ -277,7 +277,7 @@ def test_htj2k_needs_room_for_its_errors():
 
 
 def test_components_share_the_rate():
-    """Bands of noise between smooth ones: one slope, the same squared error over the cube, a lower rate."""
+    """Noisy bands between smooth ones: with one slope, about the same squared error takes fewer bytes."""
     cube = smooth(noise=1.0)
     cube[::2] += np.random.default_rng(6).normal(0, 200, cube[::2].shape).round().astype("int16")
     sizes, squared_errors = [], []
@@ -289,13 +289,13 @@ def test_components_share_the_rate():
     assert sizes[1] < sizes[0] and squared_errors[1] < 1.2 * squared_errors[0]
 
 
-def test_components_are_limited():
+def test_too_many_components_are_refused():
     with pytest.raises(CodingError, match="16384"):
         encode(factory("jpeg2000-mc", "uint16").lossless(), np.zeros((16385, 1, 1), np.uint16))
 
 
 def test_aec_finds_the_better_order():
-    """Noise that is alike along the spectrum, and noise that is alike within a band: each has 13 bits the other way."""
+    """Noise that is constant along the spectrum, or within a band: in the other order, it takes 13 bits per sample."""
     rng = np.random.default_rng(7)
     by_pixel = np.broadcast_to(rng.integers(0, 5000, (1, 20, 20)), (40, 20, 20)).astype("uint16")
     by_band = np.broadcast_to(rng.integers(0, 5000, (40, 1, 1)), (40, 20, 20)).astype("uint16")

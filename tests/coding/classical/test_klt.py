@@ -1,4 +1,4 @@
-"""Karhunen-Loeve transform and coders of images: the error that was asked for, on any cube."""
+"""Karhunen-Loeve transform and image codecs: the requested error on any cube."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def decode(codec, data, shape):
 
 
 def image(dtype="int16"):
-    """60 bands of 48x40 pixels: eight smooth components with noise."""
+    """Return 60 bands of 48x40 pixels: eight smooth components with noise."""
     rng = np.random.default_rng(1)
     y, x = np.mgrid[:48, :40] / 20
     maps = np.stack([np.sin((k + 1) * x + k) * np.cos(k * y) + 0.05 * rng.normal(size=x.shape) for k in range(8)])
@@ -50,14 +50,14 @@ def squared_error(cube, decoded):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_they_are_lossy_alone(name):
+def test_klt_codecs_have_only_a_lossy_mode(name):
     factory = codecs[name].make_factory(Samples("int16"))
     assert factory.lossy and not factory.bounded and not factory.lossless
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("edge", EDGES)
-def test_edges(name, edge):
+def test_edge_cases_keep_the_squared_error(name, edge):
     cube = EDGES[edge]
     codec = lossy(name, 64, cube.dtype.name)
     decoded = decode(codec, encode(codec, cube), cube.shape)
@@ -80,13 +80,13 @@ def test_squared_error_and_rate_follow_the_step(name, dtype):
 
 
 @pytest.mark.parametrize("name", CODERS)
-def test_less_than_a_quarter_of_principal_components(name):
+def test_components_take_less_than_a_quarter_of_float32(name):
     cube = image()
     floats, coded = (len(encode(lossy(other, 32), cube)) for other in ("pca-float32", name))
     assert coded < floats / 4
 
 
-def test_principal_components_are_the_fewest_that_do():
+def test_pca_stores_as_few_components_as_the_step_allows():
     cube = image()
     _, variances, _ = principal_components(cube)
     for step in (40, 100, 300):
@@ -99,7 +99,7 @@ def test_principal_components_are_the_fewest_that_do():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_steps_and_cubes_that_cannot_be(name):
+def test_invalid_steps_and_nan_are_refused(name):
     for step in (0, -1, float("nan"), float("inf")):
         with pytest.raises(CodingError):
             lossy(name, step)
@@ -114,8 +114,8 @@ def test_a_step_too_fine_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parts_of_other_lengths_are_refused(name):
-    """As if a checksum had been repaired."""
+def test_cut_and_lengthened_bytes_are_refused(name):
+    """Such bytes reach a codec only if the checksum was repaired."""
     cube = image()[:20, :16, :16]
     codec = lossy(name, 64)
     data = encode(codec, cube)

@@ -1,4 +1,4 @@
-"""Kernels run where nothing can be kept on disk, and hold what they inline."""
+"""Compilation of kernels: without a cache folder, and with inlined functions."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ import pytest
 from coding.entropy.compiled import compiled, inlined
 
 
-def test_no_folder_for_compiled_code(monkeypatch):
+def test_kernels_compile_without_a_cache_folder(monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
     monkeypatch.setattr(numba.config, "CACHE_DIR", "/proc/no/such/folder")
     with pytest.raises(RuntimeError):
@@ -29,7 +29,7 @@ def add_to(array, value):
 
 
 def test_inlined_functions_count_no_references():
-    """Counting them, which is atomic, can take longer than all the rest of a kernel."""
+    """Atomic counting can take longer than all the rest of a kernel."""
     kernel = numba.njit(lambda array: add_to(array, 1))
     array = np.zeros(3)
     kernel(array)

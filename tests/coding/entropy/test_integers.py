@@ -1,4 +1,4 @@
-"""Arrays of integers: they come back, in about as many bits as they are worth."""
+"""Arrays of integers: restored exactly, at about their entropy."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from coding.entropy.integers import decode_integers, encode_integers
 
 
 def entropy(values):
-    """Return the bits of a sample, if each value is as probable as it is frequent."""
+    """Return the empirical entropy in bits per value."""
     _, counts = np.unique(values, return_counts=True)
     shares = counts / values.size
     return -(shares * np.log2(shares)).sum()
@@ -23,20 +23,20 @@ def entropy(values):
     spread=st.sampled_from([0, 1, 2, 30, 1000, 2**20, 2**32 - 1]),
     seed=st.integers(0, 99),
 )
-def test_the_same_numbers_come_back(shape, low, spread, seed):
+def test_arrays_are_restored_exactly(shape, low, spread, seed):
     high = min(low + spread, 2**31 - 1)
     values = np.random.default_rng(seed).integers(low, high + 1, shape)
     decoded = decode_integers(encode_integers(values), shape)
     assert decoded.dtype == np.int32 and np.array_equal(decoded, values)
 
 
-def test_no_numbers_take_no_bytes():
+def test_empty_arrays_take_no_bytes():
     for shape in [(0,), (0, 5), (5, 0)]:
         assert encode_integers(np.zeros(shape, np.int32)) == b""
         assert decode_integers(b"", shape).shape == shape
 
 
-def test_the_bytes_of_an_array_stay_as_they_are():
+def test_the_bytes_of_an_array_never_change():
     values = np.array([[0, 1, -1, 300, 301, 305], [7, -70, 700, -7000, 2**31 - 1, -(2**31)]])
     assert encode_integers(values).hex() == "79566e34305c7931b3c01e515b7e3107ec6404ed7ba285e4f06d4b77e7c568"
 
@@ -51,7 +51,7 @@ def test_laplacian_numbers_take_their_entropy(scale):
 
 
 def test_rows_of_different_sizes_take_their_own_entropy():
-    """One distribution for all would take about a bit more for each number."""
+    """One distribution for all rows would take about one bit more for each number."""
     scales = 3000 * 0.9 ** np.arange(80)
     values = np.rint(np.random.default_rng(0).normal(0, scales[:, None], (80, 200))).astype(np.int64)
     own = np.mean([np.maximum(0.5 * np.log2(2 * np.pi * np.e * scale**2), 0) for scale in scales])
@@ -71,7 +71,7 @@ def test_zeros_take_almost_nothing():
 
 
 @pytest.mark.parametrize("scale", [1, 3000, 10**9])
-def test_damaged_bytes_end_in_one_line_or_in_numbers(scale):
+def test_damaged_bytes_raise_one_line_or_give_numbers(scale):
     rng = np.random.default_rng(1)
     values = np.clip(rng.laplace(0, scale, (6, 30)), -(2**31), 2**31 - 1).astype(np.int64)
     data = encode_integers(values)
@@ -89,7 +89,7 @@ def test_damaged_bytes_end_in_one_line_or_in_numbers(scale):
     assert refused or scale < 10**9
 
 
-def test_bytes_too_many_are_refused():
+def test_extra_bytes_are_refused():
     values = np.arange(12).reshape(3, 4)
     with pytest.raises(DamagedError):
         decode_integers(encode_integers(values) + b"\1" * 12, values.shape)

@@ -1,4 +1,4 @@
-"""Mixed contexts: decisions come back, in about as many bits as they are worth, and damage stays inside the arrays."""
+"""Mixed contexts: decisions are restored at about their entropy, and damage never leads out of the arrays."""
 
 import math
 
@@ -49,7 +49,7 @@ def decoded(walk, stream, count):
 
 
 @pytest.mark.parametrize("probability", [0, 0.0005, 0.02, 0.3, 0.5, 0.9, 1])
-def test_decisions_come_back_in_about_their_entropy(probability):
+def test_decisions_are_restored_and_take_about_their_entropy(probability):
     bits = np.random.default_rng(0).random(50_000) < probability
     stream = encoded(walk_decisions, bits, 10_000)
     assert np.array_equal(decoded(walk_decisions, stream, bits.size), bits)
@@ -57,16 +57,16 @@ def test_decisions_come_back_in_about_their_entropy(probability):
     assert 8 * len(stream) < bits.size * (1.02 * entropy + 0.0005) + 100
 
 
-def test_what_depends_on_the_past_costs_what_it_costs_there():
+def test_contexts_exploit_preceding_decisions():
     rng = np.random.default_rng(1)
     bits = np.zeros(40_000, np.int64)
-    for t in range(2, bits.size):  # the second last decision comes again, nine times in ten
+    for t in range(2, bits.size):  # nine decisions in ten repeat the one before the last
         bits[t] = bits[t - 2] ^ (rng.random() < 0.1)
     assert 8 * len(encoded(walk_decisions, bits, 10_000)) < 1.03 * bits.size * 0.469
 
 
 @pytest.mark.parametrize("scale", [0.05, 1, 6, 400, 1e6])
-def test_numbers_come_back_in_about_their_entropy(scale):
+def test_numbers_are_restored_and_take_about_their_entropy(scale):
     share = math.exp(-1 / scale)
     numbers = np.minimum(np.random.default_rng(2).geometric(1 - share, 20_000) - 1, 2**MAGNITUDE_BITS - 1)
     stream = encoded(walk_numbers, numbers, 60_000)
@@ -75,7 +75,7 @@ def test_numbers_come_back_in_about_their_entropy(scale):
     assert 8 * len(stream) < numbers.size * (1.03 * entropy + 0.1) + 200
 
 
-def test_the_largest_numbers_come_back():
+def test_the_largest_numbers_are_restored():
     numbers = np.array([2**MAGNITUDE_BITS - 1, 0, 2**MAGNITUDE_BITS - 2, 2**MAGNITUDE_BITS - 1])
     assert np.array_equal(decoded(walk_numbers, encoded(walk_numbers, numbers, 200), 4), numbers)
 

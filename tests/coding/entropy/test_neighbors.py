@@ -1,4 +1,4 @@
-"""Sizes of numbers and sums of neighbors, by their definitions."""
+"""Sizes of numbers and sums of neighbors, compared with their definitions."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def surround(plane, stride):
     surround_below(plane, stride)
 
 
-def test_sizes_by_their_definitions():
+def test_sizes_match_their_definitions():
     numbers = np.array([*range(5000), *(2**bits + d for bits in range(13, 62) for d in (-1, 0, 2 ** (bits - 1)))])
     halves, bits = np.zeros_like(numbers), np.zeros_like(numbers)
     sizes(numbers, halves, bits)
@@ -47,10 +47,10 @@ def test_sizes_by_their_definitions():
         )
 
 
-def test_sums_by_their_definitions():
+def test_sums_match_their_definitions():
     plane, found = np.array([10**i for i in range(15)], np.int64), np.zeros(2, np.int64)
     sums(plane, 8, 4, found)
-    # Rows of 4: the place 8 has 7 and 6 to its left, 4 above, 3 and 5 beside that, 0 two rows above, 9 and 12 behind.
+    # Rows of 4: place 8 has 7 and 6 to its left, 4 above, 3 and 5 next to 4, 0 two rows above, 9 right and 12 below.
     assert found.tolist() == [2 * (10**7 + 10**4) + 10**6 + 10**3 + 10**5 + 1, 10**7 + 10**9 + 10**4 + 10**12]
 
 

@@ -1,4 +1,4 @@
-"""The range coder: decisions and plain numbers come back in about as many bits as they are worth."""
+"""The range coder: decisions and plain numbers are restored, at about their entropy."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def code_numbers(coder, numbers, counts):
         numbers[t] = code_bits(coder, numbers[t], counts[t])
 
 
-def test_decisions_come_back_in_about_their_entropy():
+def test_decisions_are_restored_and_take_about_their_entropy():
     rng = np.random.default_rng(0)
     probabilities = rng.choice([1, 400, 20_000, 2**15, 65_000, 2**16 - 1], 20_000)
     bits = (rng.random(20_000) < probabilities / 2**16).astype(np.int64)
@@ -48,7 +48,7 @@ def test_decisions_come_back_in_about_their_entropy():
     assert 8 * len(stream) < -np.log2(p).sum() * 1.001 + 64
 
 
-def test_plain_numbers_take_their_room():
+def test_plain_numbers_take_their_number_of_bits():
     rng = np.random.default_rng(3)
     counts = rng.integers(0, 41, 20_000)
     numbers = rng.integers(0, 1 << counts)
@@ -63,8 +63,8 @@ def test_plain_numbers_take_their_room():
 
 @pytest.mark.parametrize("shrunk", [15, 20, 30, 31, 32, 33, 50])
 @pytest.mark.parametrize("count", [0, 1, 7, 16, 40])
-def test_an_interval_that_shrank_around_a_carry(shrunk, count):
-    """Around 2^47 the highest bits of both ends stay different, however small the interval gets."""
+def test_plain_numbers_are_restored_when_the_interval_is_small_around_a_carry(shrunk, count):
+    """Around 2^47 the highest bits of both ends differ, however small the interval is."""
     coder, decisions = new_encoder(1000), np.zeros(1, np.int64)
     bits = []
     for _ in range(shrunk):
@@ -81,7 +81,7 @@ def test_an_interval_that_shrank_around_a_carry(shrunk, count):
     assert decoded.tolist() == bits and np.array_equal(found, numbers)
 
 
-def test_bytes_that_are_taken_as_they_come_are_the_stream():
+def test_taken_parts_make_up_the_stream():
     rng = np.random.default_rng(1)
     bits, probabilities = rng.integers(0, 2, 5000), np.full(5000, 2**15)
     whole, parted, parts = new_encoder(1000), new_encoder(100), []
@@ -101,7 +101,7 @@ def test_an_encoder_without_room_says_how_much_it_needs():
         finish_encoder(coder)
 
 
-def test_bytes_too_many_are_damage():
+def test_extra_bytes_are_damage():
     bits, probabilities = np.zeros(100, np.int64), np.full(100, 2**15)
     coder = new_encoder(100)
     code_decisions(coder, probabilities, bits)

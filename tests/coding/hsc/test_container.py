@@ -1,4 +1,4 @@
-"""Made-up headers and records of arbitrary bytes, put together and taken apart as docs/format.md says."""
+"""Made-up headers and arbitrary records, joined and split as docs/format.md says."""
 
 import copy
 import dataclasses
@@ -97,7 +97,7 @@ def split(data: bytes) -> Parts:
 
 
 def pack(text: bytes) -> bytes:
-    """Return a header's text as docs/format.md wants it stored."""
+    """Return a header's text, stored as docs/format.md says."""
     stored = zlib.compress(text, 9)
     return stored if len(text) <= 2**16 + 32 * len(stored) else zlib.compress(text, 0)
 
@@ -111,7 +111,7 @@ def index_of(entries) -> bytes:
 
 
 def join(parts: Parts, old_start: int | None = None) -> bytes:
-    """Parts to a file with the right lengths and checksums; records that began at `old_start` are followed."""
+    """Return a file with correct lengths and checksums; offsets of records that began at `old_start` are adjusted."""
     start = 12 + 36 + len(parts.header) + len(parts.shared) + 20 * len(parts.entries)
     shift = 0 if old_start is None else start - old_start
     entries = [((offset + shift) % 2**64, length, crc) for offset, length, crc in parts.entries]
@@ -152,7 +152,7 @@ def with_value(path: str, value) -> bytes:
 
 
 def refusal(data: bytes) -> str:
-    """Return the message with which a file is not opened."""
+    """Return the message with which a file is refused."""
     with pytest.raises(DamagedError) as info:
         read(data)
     message = str(info.value)
@@ -161,7 +161,7 @@ def refusal(data: bytes) -> str:
 
 
 def damaged_tiles(data: bytes) -> set[int]:
-    """Return the tiles that are reported as damaged; the others, and the header, are as they were written."""
+    """Return the tiles that are reported as damaged; assert that the others and the header are unchanged."""
     reader, damaged = read(data), set()
     assert reader.header == a_header() and reader.shared == SHARED
     for number, payload in enumerate(PAYLOADS):
@@ -252,7 +252,7 @@ def test_nodata_that_json_has_no_number_for():
 
 
 def test_equal_headers_are_equal_bytes():
-    """Sorted, without spaces, and with every character as itself."""
+    """Keys are sorted, there are no spaces, and no character is escaped."""
     one = write(a_header(scene=a_scene(tags={"a": "µ", "b": "1"})))
     assert one == write(a_header(scene=a_scene(tags={"b": "1", "a": "µ"})))
     header = zlib.decompress(split(one).header)
@@ -261,13 +261,13 @@ def test_equal_headers_are_equal_bytes():
 
 
 def test_header_written_by_another_program():
-    """White space, another order of fields, whole numbers for floats, escapes: the same header."""
+    """White space, another order of fields, integers for floats and escapes give the same header."""
     fields = dict(reversed(FIELDS.items())) | {"scale": 10000, "max_error": 5}
     assert read(with_header(json.dumps(fields, indent=3).encode())).header == a_header()
 
 
-def test_records_pass_through_to_the_file(tmp_path):
-    """Of 64 records of 1 MiB, one at a time is in memory, when written and when read."""
+def test_only_one_record_is_in_memory_at_a_time(tmp_path):
+    """There are 64 records of 1 MiB, written and read."""
     header = a_header(scene=a_scene(height=64, width=64), tile_size=8)
     with open(tmp_path / "large.hsc", "w+b") as file:
         tracemalloc.start()
@@ -305,7 +305,7 @@ def test_windows_cover_every_pixel_once_in_raster_order(height, width, tile_size
     assert header.tile_count == header.tile_rows * header.tile_columns == number_of.max() + 1
 
 
-def test_no_such_tile():
+def test_missing_tile_numbers_are_refused():
     for number in (-1, 4):
         for function in (a_header().window, read(GOOD).tile):
             with pytest.raises(ValueError, match=f"^tile {number} of 4, counted from 0$"):
@@ -342,9 +342,9 @@ def test_writer_takes_each_tile_once():
         ({"parameters": {"x": "x" * 2**22}}, "limit 4194304"),
     ],
 )
-def test_header_that_could_not_be_read_is_not_written(changes, expected):
+def test_invalid_headers_are_not_written(changes, expected):
     file = io.BytesIO()
-    with pytest.raises(CodingError, match=r"^no \.hsc file can hold this scene: ") as info:
+    with pytest.raises(CodingError, match=r"^a \.hsc file cannot hold this scene: ") as info:
         Writer(file, a_header(**changes))
     assert expected in str(info.value) and "\n" not in str(info.value)
     assert not file.getvalue()
@@ -363,7 +363,7 @@ def test_header_that_could_not_be_read_is_not_written(changes, expected):
         (GOOD[:8] + b"\7" + GOOD[9:], "format version 7, this program reads version 2: update it"),
         (GOOD[:8] + b"\1" + GOOD[9:], "format version 1, this program reads version 2: compress the scene again"),
         (GOOD[:8] + b"\0" + GOOD[9:], "format version 0, this program reads version 2: there is no such version"),
-        (GOOD + b"\0" * 3, f"3 bytes too many: cut it to {len(GOOD)}"),
+        (GOOD + b"\0" * 3, f"3 bytes too many: cut the file to {len(GOOD)} bytes"),
     ],
 )
 def test_other_files_are_refused(data, expected):
@@ -499,13 +499,13 @@ def test_tiles_must_be_neither_too_large_nor_too_many():
     ],
     ids=lambda header: header[:20].decode("latin-1") + f" {len(header)}",
 )
-def test_json_that_is_no_header(header):
+def test_invalid_json_is_refused(header):
     start = time.monotonic()
     assert refusal(with_header(header)).startswith("header")
     assert time.monotonic() - start < 1
 
 
-def test_json_at_its_limits():
+def test_json_at_its_limits_is_accepted():
     nested = HEADER.replace(b"[1,0.5,null]", b"[" * 14 + b"7" + b"]" * 14)
     assert read(with_header(nested)).header.tile_count == 4
     assert read(with_value("codec", "x" * 64)).header.codec == "x" * 64
@@ -526,7 +526,7 @@ def test_header_takes_less_than_its_text():
     assert f": header {12 + 12 + len(stored)}, shared " in read(data).info()
 
 
-def test_deflated_header_that_is_cut():
+def test_truncated_headers_are_refused():
     for size in range(len(DEFLATED)):
         assert refusal(with_stored_header(DEFLATED[:size])).startswith("header is damaged: ")
 
@@ -544,7 +544,7 @@ def test_deflated_header_that_is_cut():
     ],
     ids=["plain", "raw", "gzip", "a byte behind", "twice", "Adler-32", "dictionary"],
 )
-def test_header_that_is_not_deflated_as_it_should_be(stored):
+def test_wrongly_deflated_headers_are_refused(stored):
     assert refusal(with_stored_header(stored)).startswith("header is damaged: ")
 
 
@@ -554,7 +554,7 @@ def test_header_deflated_by_another_program(level):
 
 
 def lengthened(text: bytes, blocks: int) -> bytes:
-    """Text deflated, with empty stored blocks of 5 bytes, which hold nothing of it."""
+    """Return the deflated text with additional empty blocks of 5 bytes."""
     stored = zlib.compress(text, 9)
     stored = stored[:2] + b"\0\0\0\xff\xff" * blocks + stored[2:]
     assert zlib.decompress(stored) == text
@@ -573,14 +573,14 @@ def test_text_is_limited_whatever_is_stored():
     assert refusal(with_stored_header(lengthened(HEADER.ljust(2**22 + 1), 30_000))).startswith("header is damaged: ")
 
 
-def test_bomb_of_100_megabytes():
-    """More than 1032:1 zlib cannot do: 97 kB. What these allow is held twice, when it is put together."""
+def test_decompression_bombs_take_little_memory():
+    """The bomb has 97 kB, since zlib's ratio is at most 1032:1. The text that these allow is in memory twice."""
     bomb = zlib.compress(HEADER.ljust(10**8), 9)
     assert peak_of_refusal(with_stored_header(bomb)) < 2 * (2**16 + 32 * len(bomb)) + 2**20
 
 
-def test_repetitive_header():
-    """It could be deflated to less than the rule against bombs allows."""
+def test_repetitive_headers_are_written_and_read():
+    """With zlib's best ratio they would break the rule against bombs."""
     scene = a_scene(bands=65535, **dict.fromkeys(NO_ITEMS, ()) | {"descriptions": ("a band like any other",) * 65535})
     header = a_header(scene=scene, parameters={})
     stored = split(write(header)).header
@@ -626,7 +626,7 @@ def test_records_leave_neither_gaps_nor_overlap():
     assert damaged_tiles(with_entries(*entries)) == set()
 
 
-def test_records_end_where_files_can():
+def test_records_end_before_the_largest_file_size():
     first, _, *others = split(GOOD).entries
     length = 2**63 - len(GOOD)
     assert damaged_tiles(with_entries(first, (len(GOOD), length - 1, 0), *others)) == {1}
@@ -634,7 +634,7 @@ def test_records_end_where_files_can():
     assert refusal(data) == f"tile index is damaged: records end at byte {2**63}"
 
 
-def test_index_of_another_length():
+def test_an_index_of_another_length_is_refused():
     entries = split(GOOD).entries
     assert refusal(with_entries(*entries[:3])) == "tile index of 60 bytes, expected 80 for 4 tiles"
     assert refusal(with_entries(*entries, entries[0])) == "tile index of 100 bytes, expected at most 80"
@@ -643,7 +643,7 @@ def test_index_of_another_length():
 # Damage
 
 
-def test_truncation_damages_only_tiles_that_are_cut():
+def test_truncation_damages_only_the_tiles_cut_off():
     ends = [offset + length for offset, length, _ in split(GOOD).entries]
     for size in range(len(GOOD)):
         if size < START:
@@ -666,13 +666,13 @@ def test_message_about_a_tile():
     assert str(read(GOOD).damaged_tile(3, "no latent")) == where + "no latent"
 
 
-def test_damaged_tile_survives_the_way_out_of_a_worker():
+def test_damaged_tile_can_be_pickled():
     error = pickle.loads(pickle.dumps(read(GOOD).damaged_tile(3, "why")))
     assert type(error) is DamagedTile and error.number == 3 and str(error).endswith("is damaged: why")
 
 
 def test_every_flipped_bit_is_noticed():
-    """There is no padding: opening fails, or one tile does."""
+    """There is no padding: opening the file fails, or reading one tile."""
     owner = {
         at: number
         for number, (offset, length, _) in enumerate(split(GOOD).entries)
@@ -718,7 +718,7 @@ def test_absurd_sizes_allocate_nothing(data):
 
 
 def peak_of_refusal(data: bytes) -> int:
-    """Bytes of memory that it takes to find the damage."""
+    """Return the peak memory in bytes until the damage is found."""
     tracemalloc.start()
     try:
         with pytest.raises(DamagedError):
@@ -759,7 +759,7 @@ ODD_NUMBERS = (0, 1, 19, 20, 255, 2**16, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**
 
 
 def places(value) -> list[tuple]:
-    """(container, key) of everything within a JSON value."""
+    """Return (container, key) of everything within a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place for key, child in items for place in ((value, key), *places(child))]
 

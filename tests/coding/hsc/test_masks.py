@@ -1,4 +1,4 @@
-"""Masks and what stands in gaps."""
+"""Masks, and the filling of gaps."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ from coding.hsc.masks import decode_mask, encode_mask, fill_gaps
     share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
     seed=st.integers(0, 999),
 )
-def test_a_mask_comes_back(shape, share, seed):
+def test_masks_are_restored(shape, share, seed):
     rng = np.random.default_rng(seed)
     valid = rng.random(shape) >= share
     valid[rng.integers(shape[0])] = rng.random() < 0.5  # a band of its own kind
     assert np.array_equal(decode_mask(encode_mask(valid), shape), valid)
 
 
-def test_plain_masks_cost_next_to_nothing():
+def test_simple_masks_take_few_bytes():
     valid = np.ones((200, 128, 128), bool)
     assert encode_mask(valid) == b""
     valid[:, :64, 64:] = False
@@ -42,7 +42,7 @@ def test_a_mask_of_more_bands_is_refused():
         decode_mask(encode_mask(valid), (3, 8, 8))
 
 
-def test_gaps_get_the_nearest_value():
+def test_gaps_are_filled_with_the_nearest_value():
     planes = np.array([[[1.0, 99.0, 99.0, 4.0]], [[5.0, 99.0, 7.0, 8.0]], [[99.0] * 4]])
     valid = np.array([[[1, 0, 0, 1]], [[1, 0, 1, 1]], [[0] * 4]], bool)
     filled = fill_gaps(planes, valid)

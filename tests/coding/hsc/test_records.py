@@ -1,4 +1,4 @@
-"""Records, made in one way for every codec: gaps stay, nothing valid becomes nodata, damage is found before a codec."""
+"""Records of every codec: gaps are kept, valid samples never become nodata, damage is noticed before decoding."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from coding.samples import Samples
 from datasets.base import SceneInfo
 from tests.coding import roundtrip
 
-NAMES = [name for name in codecs if name != "learned"]  # whose tests need a network
+NAMES = [name for name in codecs if name != "learned"]  # its tests need a network
 
 
 class Constant(Codec):
@@ -51,8 +51,8 @@ def test_samples_move_off_nodata_towards_the_original(dtype, nodata):
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("int16", -32768), ("int16", 32767), ("uint16", 0), ("uint16", 65535)])
-def test_nodata_at_an_end_of_the_type(dtype, nodata):
-    """There is one way off it, whatever a damaged record says."""
+def test_samples_move_off_nodata_at_an_end_of_the_type(dtype, nodata):
+    """There is only one direction, even if a damaged record says otherwise."""
     cube = np.full((1, 2, 4), 100, dtype)
     valid = np.ones(cube.shape, bool)
     codec = Constant(nodata, dtype)
@@ -71,7 +71,7 @@ def test_the_codec_sees_no_gaps():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_are_refused(value):
+def test_nan_and_infinity_are_refused(value):
     cube = np.ones((1, 2, 3), np.float32)
     cube[0, 1, 1] = value
     with pytest.raises(CodingError, match="samples must be finite, got NaN or infinity"):
@@ -81,19 +81,19 @@ def test_numbers_that_are_not_finite_are_refused(value):
     assert np.array_equal(np.isnan(result), ~np.isfinite(cube))
 
 
-def test_other_moves_than_the_record_says():
-    """Damage with a bound; without one another machine's rounding, which must not stop a decoder."""
+def test_a_wrong_number_of_moves_is_damage_with_a_bound_only():
+    """Without a bound, another machine may round otherwise, which must not stop a decoder."""
     cube = np.full((1, 2, 8), 5, np.int16)
     valid = np.ones(cube.shape, bool)
     record, _ = encode_record(Constant(7), cube, valid, None)
     info = info_of(cube, 7)
-    with pytest.raises(DamagedError, match="other samples at its nodata value"):
+    with pytest.raises(DamagedError, match="must have 1 bytes of moves off nodata, got 0"):
         decode_record(Constant(7), record, cube.shape, info, True)
     assert (decode_record(Constant(7), record, cube.shape, info, False) == 6).all()
     with pytest.raises(BoundNotGuaranteed) as caught:
         decode_record(Constant(7, guaranteed=False), record, cube.shape, info, True)
     assert (caught.value.samples == 6).all()
-    # Without a nodata value nothing is at it, whatever a damaged record says.
+    # Without a nodata value no sample is moved, even if a damaged record says so.
     damaged = join_blocks([b"", b"\xff"]) + b"bytes"
     assert (decode_record(Constant(7), damaged, cube.shape, info_of(cube, None), False) == 7).all()
 
@@ -118,7 +118,7 @@ def cases():
 
 
 def holed(dtype, nodata):
-    """Return a cube of a coarse grid of values, so that many are decoded as nodata, with gaps of several shapes."""
+    """Return a cube with gaps of several shapes, and with few different values, so that many are decoded as nodata."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:20, :18]
     cube = 600 + 40 * np.rint(2 * np.sin(y / 5) + 2 * np.cos(x / 4))[None] + 20 * np.arange(5)[:, None, None]
@@ -131,7 +131,7 @@ def holed(dtype, nodata):
 
 
 @pytest.mark.parametrize(("name", "dtype", "mode", "max_error"), cases())
-def test_gaps_stay_bounds_hold_and_threads_change_nothing(name, dtype, mode, max_error):
+def test_gaps_and_bounds_are_kept_with_any_number_of_threads(name, dtype, mode, max_error):
     nodata = 640
     cube = holed(dtype, nodata)
     header = roundtrip.header_of(cube, name, nodata, max_error=max_error, tile_size=10)
@@ -155,7 +155,7 @@ def test_gaps_stay_bounds_hold_and_threads_change_nothing(name, dtype, mode, max
 
 @pytest.mark.parametrize("name", NAMES)
 def test_damage_never_reaches_a_codec(name, monkeypatch):
-    """Cut, lengthened, or with flipped bits: the file is refused, or tiles are before the codec is asked."""
+    """Cut or lengthened files and flipped bits are noticed by the file's or the tile's checksum."""
     cube = holed("int16", 640)[:3]
     factory = codecs[name].make_factory(Samples("int16", 10000.0))
     max_error = 0 if factory.lossless else None

@@ -1,7 +1,7 @@
-"""A decoder of the codec `klt-cm`, written from the text of docs/format.md alone: plain Python, and slow.
+"""A decoder of the codec `klt-cm`, written from the text of docs/format.md alone, in plain, slow Python.
 
-It shares nothing with the codec. Its functions follow the text, section by section, and so do their names. Contexts
-and sets of weights are entries of dictionaries, by the names that the text gives them.
+It shares no code with the codec. Its functions and their names follow the text, section by section. Contexts and sets
+of weights are entries of dictionaries, under their names in the text.
 """
 
 import bisect
@@ -14,17 +14,17 @@ RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (
 
 
 class Damaged(Exception):
-    """Bytes that are not as the text says."""
+    """Bytes that contradict the text."""
 
 
 def decode_record(parameters, dtype, nodata, record, shape):
     """Return the samples of a tile as nested lists [band][row][column], nodata where there is no data.
 
     Args:
-        parameters: of the header.
+        parameters: parameters in the header.
         dtype: `scene.dtype`.
         nodata: `scene.nodata`, None or a number.
-        record: of the tile.
+        record: record of the tile.
         shape: N, H, W.
     """
     packed, rest = first_block(record)
@@ -62,13 +62,13 @@ def float_of_bits(number):
 
 
 def first_block(data):
-    """Split off a block with a short frame, and the bytes after it."""
+    """Return the first block with a short frame, and the bytes after it."""
     (length,) = struct.unpack_from("<I", data)
     return data[4 : 4 + length], data[4 + length :]
 
 
 def blocks(data, count):
-    """Split blocks with short frames."""
+    """Return `count` blocks with short frames."""
     found = []
     while data:
         block, data = first_block(data)
@@ -83,7 +83,7 @@ def clamp(value, least, most):
 
 
 def half(number):
-    """Size in half octaves."""
+    """Return the size in half octaves."""
     if number < 2:
         return number
     return 2 * number.bit_length() - 2 + (number >> (number.bit_length() - 2) & 1)
@@ -96,8 +96,8 @@ class Plane:
     """A plane of integers with a margin.
 
     Args:
-        before: the plane whose first row is above this one; None for the first.
-        outside: what is above the first plane.
+        before: the plane whose first row is above this one; None for the first plane.
+        outside: the value above the first plane.
     """
 
     def __init__(self, height, width, before=None, outside=0):
@@ -113,12 +113,12 @@ class Plane:
         return self.at(y - 1, 0) if x < 0 else self.values[y, min(x, self.width - 1)]
 
     def around(self, y, x):
-        """Return a function of (rows below, columns right), as the sums take it."""
+        """Return the function of (rows below, columns right) that the sums take."""
         return lambda dy, dx: self.at(y + dy, x + dx)
 
 
 class Everywhere(Plane):
-    """A plane that is the same everywhere."""
+    """A constant plane."""
 
     def __init__(self, value):
         self.value = value
@@ -150,7 +150,7 @@ def cross_sum(v):
 
 
 def squash_table():
-    """By x + 3072."""
+    """Return squash(x) at index x + 3072."""
     factor, term = 0, 2**64
     for j in range(1, 20):
         factor += term
@@ -304,7 +304,7 @@ def decode_remainder(stream, magnitudes, signs, y, x):
 
 
 def decode_transformed(first, second, shape):
-    """Values [band][row][column] before they are rounded."""
+    """Return values [band][row][column] before rounding."""
     bands, height, width = shape
     step, count = struct.unpack_from("<fI", first)
     if not 0 < step < math.inf or count > bands:
@@ -323,7 +323,7 @@ def decode_transformed(first, second, shape):
 
 
 def basis(vectors, bands):
-    """Columns of B."""
+    """Return the columns of B."""
     columns = [[0.0] * bands for _ in vectors]
     for k in reversed(range(len(vectors))):
         u = unit(vectors[k][k:])
@@ -356,7 +356,7 @@ class Subband:
 
 
 def sizes_of_levels(height, width):
-    """(H_l, W_l) for l = 0 to T."""
+    """Return (H_l, W_l) for l = 0 to T."""
     sizes = [(height, width)]
     while len(sizes) - 1 < 5 and max(sizes[-1]) >= 4:
         height, width = (height + 1) // 2, (width + 1) // 2
@@ -365,7 +365,7 @@ def sizes_of_levels(height, width):
 
 
 def subbands(sizes):
-    """In the order of coding."""
+    """Return the subbands in the order of coding."""
     levels = len(sizes) - 1
     found = [Subband(levels, 0, 0, 0, *sizes[levels])]
     for level in range(levels, 0, -1):
@@ -377,7 +377,7 @@ def subbands(sizes):
 
 
 class Coefficients(dict):
-    """Integers by (subband, y, x); 0 where nothing is."""
+    """Integers by (subband, y, x); 0 elsewhere."""
 
     def __missing__(self, key):
         return 0
@@ -400,7 +400,7 @@ def three(v):
 
 
 def decode_components(data, count, height, width):
-    """[component][row][column] in steps."""
+    """Return components [component][row][column] in steps."""
     if count == 0:
         if data:
             raise Damaged("components where there are none")
@@ -435,7 +435,7 @@ def decode_components(data, count, height, width):
 
 
 def decode_plane(stream, order, place, last, second, mean):
-    """Magnitudes in half steps and signs (1 positive, 2 negative) of a component."""
+    """Return the magnitudes of a component in half steps, and its signs (1 positive, 2 negative)."""
     by_name = {(subband.level, subband.orientation): subband for subband in order}
     lowest = order[0]
     v, signs, state = Coefficients(), Coefficients(), 0
@@ -486,7 +486,7 @@ def decode_plane(stream, order, place, last, second, mean):
 
 
 def reconstruct(v, signs, order, height, width):
-    """Coefficients [row][column] in steps."""
+    """Return coefficients [row][column] in steps."""
     coefficients = [[0.0] * width for _ in range(height)]
     for s in order:
         for y in range(s.height):
@@ -508,7 +508,7 @@ def synthesize(coefficients, sizes):
 
 
 def join(values):
-    """Return a row or column of its low and high halves."""
+    """Return a row or a column, given its low and high halves."""
     if len(values) == 1:
         return values
     count = (len(values) + 1) // 2
@@ -536,7 +536,7 @@ def join(values):
 
 
 def features_of(k):
-    """How many component k brings."""
+    """Return the number of features that component k adds."""
     return (4 if k < 8 else 0) + (k + 1 if k < 6 else 0) + (1 if k < 3 else 0)
 
 
@@ -545,7 +545,7 @@ def combine(function, *planes):
 
 
 def standardize(plane):
-    """Minus its mean, over the square root of the mean of its squares."""
+    """Return the plane minus its mean, divided by its standard deviation."""
     values = [value for row in plane for value in row]
     mean = sum(values) / len(values)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
@@ -555,7 +555,7 @@ def standardize(plane):
 
 
 def new_features(component, sources):
-    """Those of the next component, which is added to `sources`."""
+    """Return the features of the next component, and append it to `sources`."""
     k = len(sources)
     sources.append(standardize(component))
     if k >= 8:
@@ -582,7 +582,7 @@ OWN = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-1, 2),
 
 
 def regressors(band, pixels):
-    """(Bands before, row, column, kind) of each."""
+    """Return (bands before, row, column, kind) of each regressor."""
     lags = min(band, 32, pixels // 64)
     with_neighbors, on_all_sides = min(lags, 8, pixels // 256), min(lags, 2, pixels // 256)
     found = [(lag, 0, 0, 0 if lag == 1 else 1) for lag in range(1, lags + 1)]
@@ -593,7 +593,7 @@ def regressors(band, pixels):
 
 
 def decode_numbers(data, shape, bound):
-    """Numbers [band][row][column]."""
+    """Return numbers [band][row][column]."""
     bands, height, width = shape
     least, largest = struct.unpack_from("<ii", data)
     if not 0 <= largest - least < 2**22:
@@ -627,7 +627,7 @@ def decode_numbers(data, shape, bound):
 
 
 def decode_number(stream, y, x, planes, sizes, coefficients, limits, bound):
-    """Put the value and the error size at (y, x) of the last band into `planes` and `sizes`."""
+    """Decode the number at (y, x) of the last band: fill in its value in `planes` and its error size in `sizes`."""
     lowest, highest = limits
     here, before, second = sizes[-1], sizes[-2], sizes[-3]
     west, north, center = here.at(y, x - 1), here.at(y - 1, x), before.at(y, x)
@@ -676,7 +676,7 @@ def float32(number):
 
 
 def next_float32(number, up):
-    """Return the float32 next to another one, above or below it."""
+    """Return the next float32 above or below a float32."""
     if number == 0:
         return 2.0**-149 if up else -(2.0**-149)
     (bits,) = struct.unpack("<i", struct.pack("<f", number))
@@ -689,7 +689,7 @@ def sample(number, dtype, divisor):
 
 
 def round_sample(value, dtype):
-    """Without a bound; Python's `round` takes halves to the even number."""
+    """Return the sample of a value without a bound; Python's `round` rounds halves to even."""
     return float32(value) if dtype == "float32" else clamp(round(value), *RANGES[dtype])
 
 
@@ -697,7 +697,7 @@ def round_sample(value, dtype):
 
 
 def mask(packed, shape):
-    """Nested lists [band][row][column] of what is valid."""
+    """Return nested lists [band][row][column], True where there is data."""
     bands, height, width = shape
     if not packed:
         return [[[True] * width for _ in range(height)] for _ in range(bands)]

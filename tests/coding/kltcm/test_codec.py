@@ -1,4 +1,4 @@
-"""`klt-cm` on scenes: bounds, gaps, targets, and headers that it did not write."""
+"""The codec `klt-cm` on scenes: bounds, gaps, targets, and invalid headers."""
 
 import math
 from dataclasses import replace
@@ -30,13 +30,13 @@ def lossy(step):
     tile_size=st.sampled_from([16, 128]),
     seed=st.integers(0, 99),
 )
-def test_bounds_hold_and_gaps_stay(make_cube, size, bands, dtype, bound, share, tile_size, seed):
+def test_bounds_hold_and_gaps_are_kept(make_cube, size, bands, dtype, bound, share, tile_size, seed):
     check_round_trip(make_cube, (bands, *size), dtype, bound, share, tile_size, seed)
 
 
 @pytest.mark.parametrize("bound", [None, 0, 5])
-def test_tiles_with_all_their_regressors_and_levels(make_cube, bound):
-    """The larger sides that the property above leaves out."""
+def test_round_trip_of_tiles_with_all_regressors_and_levels(make_cube, bound):
+    """Larger sides than in the test above."""
     check_round_trip(make_cube, (4, 100, 64), "int16", bound, 0.1, 128, 0)
 
 
@@ -60,11 +60,11 @@ def check_round_trip(make_cube, shape, dtype, bound, share, tile_size, seed):
         squared = np.square(errors / header.scale).sum()
         assert math.isclose(written.distortion.squared_error, squared, rel_tol=1e-3, abs_tol=1e-9)
     else:
-        assert errors.max(initial=0) <= bound * unit * (1 + 1e-6) + 1e-7  # floats are rounded themselves
+        assert errors.max(initial=0) <= bound * unit * (1 + 1e-6) + 1e-7  # floats are rounded
 
 
-def test_floats_of_any_kind(make_cube):
-    """All come back to the bit, and within a bound that is not too fine; infinity is refused."""
+def test_floats_are_lossless_or_bounded_and_infinity_is_refused(make_cube):
+    """Integer multiples of 1e-4 are lossless, others keep a bound that is not too fine."""
     cube = make_cube(dtype="float32")
     data, _ = roundtrip.encode(cube, roundtrip.header_of(cube, scale=1.0, max_error=0))
     assert np.array_equal(roundtrip.decoded(data), cube)
@@ -79,7 +79,7 @@ def test_floats_of_any_kind(make_cube):
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-30, 1e30])
-def test_floats_come_back_to_the_bit(make_cube, spread):
+def test_floats_are_restored_bit_by_bit(make_cube, spread):
     generator = np.random.default_rng(0)
     cube = (make_cube((6, 40, 30)) * (spread / 3e3) + generator.normal(0, spread / 1e3, (6, 40, 30))).astype(np.float32)
     cube[0, :4, 0] = 0.0, -0.0, np.finfo(np.float32).max, -np.finfo(np.float32).tiny
@@ -98,7 +98,7 @@ def test_floats_come_back_to_the_bit(make_cube, spread):
 
 @pytest.mark.parametrize("target", [Target("psnr", 55.0), Target("bpppc", 2.0)])
 def test_targets_are_met(make_cube, target):
-    """On four tiles, all of which are looked at: nothing but header and index is not foreseen."""
+    """All four tiles are sampled, so only header and index are unknown to the search."""
     cube = make_cube((24, 48, 48))
     header = roundtrip.header_of(cube, tile_size=24)
     samples = roundtrip.samples_of(cube, header)
@@ -137,14 +137,14 @@ def test_other_headers_are_refused(make_cube, max_error, changes):
 
 
 @pytest.mark.parametrize(("numbers", "step"), [(Numbers("int16"), None), (Numbers("int16", 1, 3), 9.0)])
-def test_a_step_or_a_bound(numbers, step):
+def test_exactly_one_of_step_and_bound_is_required(numbers, step):
     with pytest.raises(CodingError, match="a step or a bound"):
         KltCm(numbers, step)
 
 
 @pytest.mark.parametrize("bound", [None, 0, 4])
-def test_damaged_bytes_end_in_an_error_or_in_samples(make_cube, bound):
-    """As if the checksums had been repaired."""
+def test_damaged_bytes_raise_an_error_or_give_samples(make_cube, bound):
+    """Such bytes reach the codec only if the checksums were repaired."""
     cube = make_cube((6, 19, 21))
     valid = np.ones(cube.shape, bool)
     codec = KltCm(Numbers("int16", 1, bound), 7.0 if bound is None else None)

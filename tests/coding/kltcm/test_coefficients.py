@@ -1,4 +1,4 @@
-"""The lossy planes of `klt-cm`: what the decoder returns, how near it is, what it costs, and damage."""
+"""The lossy planes of `klt-cm`: equal planes in encoder and decoder, errors, rates, and damage."""
 
 import contextlib
 import math
@@ -15,7 +15,7 @@ def encode(planes):
 
 
 def smooth_planes(shape, deviations, seed=0):
-    """Noise of these deviations, blurred along both axes."""
+    """Return noise of these standard deviations, blurred along both axes."""
     generator = np.random.default_rng(seed)
     planes = generator.standard_normal((len(deviations), *shape))
     for axis in (1, 2):
@@ -27,7 +27,7 @@ def smooth_planes(shape, deviations, seed=0):
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (3, 1, 1), (2, 1, 9), (2, 7, 1), (3, 2, 2), (4, 5, 3), (12, 16, 16), (2, 33, 50)]
 )
-def test_decoder_returns_what_the_encoder_says(shape):
+def test_decoder_returns_the_planes_of_the_encoder(shape):
     planes = smooth_planes(shape[1:], np.linspace(20, 0.5, shape[0])) if shape[1] * shape[2] > 1 else np.ones(shape)
     data, decoded = encode(planes)
     assert np.array_equal(decode_coefficients(data, shape), decoded)
@@ -35,14 +35,14 @@ def test_decoder_returns_what_the_encoder_says(shape):
     assert encode(planes)[0] == data
 
 
-def test_error_is_about_that_of_a_uniform_quantizer():
+def test_squared_error_is_about_that_of_a_uniform_quantizer():
     planes = smooth_planes((64, 64), [100, 50, 20])
     _, decoded = encode(planes)
     errors = np.square(decoded - planes).mean(axis=(1, 2)) * 12
     assert (errors > 0.8).all() and (errors < 1.15).all()
 
 
-def test_noise_takes_little_more_than_it_must():
+def test_noise_takes_little_more_than_the_rate_distortion_function():
     noise = np.random.default_rng(0).normal(0, 8, (4, 64, 64))
     data, decoded = encode(noise)
     error = np.square(decoded - noise).mean()
@@ -68,7 +68,7 @@ def test_planes_of_one_scene_are_predicted_from_one_another():
     assert len(encode(np.array([first, rough, derivative]))[0]) < 0.8 * alone
 
 
-def test_energy_at_one_place_of_all_planes_is_cheaper():
+def test_energy_at_the_same_place_in_all_planes_takes_fewer_bytes():
     generator = np.random.default_rng(0)
     scattered = generator.normal(0, 0.3, (20, 64, 64))
     gathered = scattered.copy()

@@ -1,4 +1,4 @@
-"""docs/format.md is enough to decode `klt-cm`: a plain decoder written from it returns what the codec does."""
+"""docs/format.md suffices to decode `klt-cm`: a plain decoder written from it decodes what the codec does."""
 
 import re
 import struct
@@ -22,7 +22,7 @@ FORMAT = Path(__file__).resolve().parents[3] / "docs/format.md"
 
 
 def smooth_cube(shape, dtype, seed=0, noise=6.0):
-    """Few spectra, mixed by smooth fields of which one is the square of another."""
+    """Return mixtures of three spectra by smooth fields; one field is the square of another."""
     generator = np.random.default_rng(seed)
     fields = generator.standard_normal((3, *shape[1:]))
     for axis in (1, 2):
@@ -68,7 +68,7 @@ def used_factors(data):
 
 
 SHAPES = [(1, 1, 1), (3, 1, 5), (3, 5, 1), (2, 64, 2), (2, 3, 3), (1, 7, 9), (5, 2, 40), (4, 33, 4)]
-"""Odd ones: no levels, five of them, sides of 1."""
+"""Unusual shapes: without wavelet levels, with all five, with sides of 1."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -122,7 +122,7 @@ def test_components_that_are_predicted_from_one_another(step):
 
 
 def test_features_of_all_kinds():
-    """Components of which the last ones follow from each kind of feature, those that come up last among them."""
+    """Each of the last components follows from one kind of feature, taken from the last components that have it."""
     planes = np.random.default_rng(0).normal(0, 40, (14, 16, 16))
     unit = planes / 40
     right, below = np.roll(unit, -1, 2), np.roll(unit, -1, 1)
@@ -132,7 +132,7 @@ def test_features_of_all_kinds():
     planes[13] = 15 * (right + np.roll(unit, 1, 2) - 2 * unit)[7] + 15 * (below - np.roll(unit, 1, 1))[6]
     data, expected = encode_coefficients(planes)
     factors = plain_decoder.array(plain_decoder.blocks(data, 2)[0], 14, 56)
-    # Where the features of each component end; its products are its last ones but for the cube.
+    # Where the features of each component end. Its products come last, before its cube if it has one.
     ends = [sum(plain_decoder.features_of(i) for i in range(k + 1)) for k in range(8)]
     wanted = {8: ends[5] - 6, 9: ends[5] - 1, 10: ends[2] - 1, 11: ends[6], 12: ends[6] + 3, 13: ends[6] + 2}
     assert all(factors[k][j] for k, j in wanted.items())
@@ -150,7 +150,7 @@ def test_components_that_are_large():
     assert np.allclose(decoded, expected, rtol=1e-6, atol=0)
 
 
-def test_no_components():
+def test_tiles_without_components():
     expected, decoded, data = decode_both(np.full((3, 5, 6), 1234, np.int16), step=10.0)
     assert not plain_decoder.blocks(data, 2)[1]
     assert np.array_equal(decoded, expected)
@@ -203,7 +203,7 @@ def test_floats(nodata, coding):
 
 @pytest.mark.parametrize("nodata", [-7, -(2**15), 2**15 - 1])
 def test_samples_without_a_bound_at_nodata(nodata):
-    """A tile that is all nodata but for its mask: what is decoded moves off it."""
+    """All samples are valid, but decoded as nodata, so all of them must move off it."""
     expected, decoded, _ = decode_both(np.full((2, 3, 4), nodata, np.int16), step=0.5, nodata=float(nodata))
     assert (decoded != nodata).all() and np.array_equal(decoded, expected)
 
@@ -224,14 +224,14 @@ def test_bytes_after_a_stream_are_damage():
         plain_decoder.decode_tile(codec.parameters, "int16", data[:8] + longer, cube.shape)
 
 
-def test_table_of_the_trellis():
+def test_documented_trellis_is_that_of_the_codec():
     rows = re.findall(r"^\| (\d) \| (\d) \| (\d) \| (\d) \|$", FORMAT.read_text(), re.MULTILINE)
     assert [(int(state), int(quantizer)) for state, quantizer, *_ in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
     assert [[int(after) for after in row[2:]] for row in rows] == NEXT_STATE.tolist()
 
 
-def test_checks_of_the_tables():
-    """What the text says for readers to check their tables by."""
+def test_documented_checks_match_the_tables():
+    """The values and checksums by which readers of the text can check their tables."""
     text = FORMAT.read_text().replace("\n", " ")
     values, places = re.search(r"squash is ([-\d, ]+) at ([-\d, ]+),", text).groups()
     assert [plain_decoder.SQUASH[3072 + int(x)] for x in places.split(",")] == [int(p) for p in values.split(",")]

@@ -1,4 +1,4 @@
-"""The wavelet of `klt-cm`: it can be undone, keeps energy, and its subbands cover a plane."""
+"""The wavelet of `klt-cm`: it is invertible, keeps the energy, and its subbands cover a plane."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ def test_synthesis_undoes_analysis(size):
     assert np.allclose(synthesize(analyze(planes)), planes)
 
 
-def test_errors_keep_their_size():
+def test_synthesis_keeps_the_size_of_errors():
     errors = np.random.default_rng(0).normal(size=(4, 128, 128))
     assert np.square(synthesize(errors)).mean() == pytest.approx(1, abs=0.1)
 
 
-def test_smooth_planes_gather_in_the_corner():
+def test_energy_of_smooth_planes_is_in_the_coarsest_subbands():
     y, x = np.mgrid[:64, :64] / 64
     coefficients = analyze((np.sin(3 * x) + y**2)[None])[0]
     outside = np.square(coefficients).sum() - np.square(coefficients[:8, :8]).sum()
@@ -54,7 +54,7 @@ def test_neighbors_beyond_the_edges_are_in_the_padding(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_parents_and_siblings_are_at_the_same_place(size):
-    """Checked by coordinates in a plane, of which each subband is a rectangle."""
+    """Compare with indices found by coordinates within each subband."""
     layout = subbands(*size)
     starts = np.append(0, layout.counts.cumsum())
     found = {}

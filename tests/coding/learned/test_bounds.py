@@ -1,4 +1,4 @@
-"""Rounding that other machines repeat, and residuals within their bound."""
+"""Rounding that is the same on all machines, and residuals within the bound."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from coding.learned.bounds import MARGIN, choose_grid, quantize, round_as_listed
     scale=st.sampled_from([0.3, 30, 3000]),
     seed=st.integers(0, 999),
 )
-def test_others_round_alike_within_the_margin(grid, size, scale, seed):
+def test_predictions_within_the_margin_round_alike(grid, size, scale, seed):
     rng = np.random.default_rng(seed)
     prediction = rng.normal(0, scale, (1, 1, size))
     near = rng.random(size) < 0.5  # many right at a boundary
@@ -28,8 +28,8 @@ def test_others_round_alike_within_the_margin(grid, size, scale, seed):
         assert np.array_equal(round_as_listed(other, grid, listed), rounded)
 
 
-def test_without_a_list_they_would_not():
-    """The test above would notice."""
+def test_predictions_round_differently_without_a_list():
+    """So the test above does test the list."""
     prediction = np.full((1, 1, 100), 0.5)
     rounded, listed = round_to_grid(prediction, 1)
     empty = round_to_grid(np.zeros((1, 1, 100)), 1)[1]
@@ -49,7 +49,7 @@ def test_quantized_residuals_are_within_the_bound(residuals, bound):
     assert np.abs(residuals - quantize(residuals, bound) * (2 * bound + 1)).max() <= bound
 
 
-def test_the_grid_follows_bound_and_errors():
+def test_the_grid_grows_with_bound_and_errors():
     samples, valid = np.zeros((1, 4, 4), np.int64), np.ones((1, 4, 4), bool)
     assert choose_grid(samples.astype(float), samples, valid, 0) == 1
     assert choose_grid(samples.astype(float), samples, valid, 20) == 6
@@ -63,7 +63,7 @@ def test_damaged_lists_are_refused(listed):
         round_as_listed(np.zeros((1, 2, 2)), 1, listed)
 
 
-def test_a_list_of_positions_outside_is_refused():
+def test_a_list_with_positions_outside_is_refused():
     listed = round_to_grid(np.full((1, 1, 9), 0.5), 1)[1]
     with pytest.raises(DamagedError):
         round_as_listed(np.full((1, 1, 8), 0.5), 1, listed)

@@ -1,4 +1,4 @@
-"""The learned codec on scenes: round trips, bounds, rates, and decoders that round otherwise."""
+"""The codec `learned` on scenes: round trips, bounds, rates, and decoders that round differently."""
 
 import functools
 from dataclasses import replace
@@ -14,7 +14,7 @@ from coding.base import BoundNotGuaranteed, CodingError, DamagedError
 from coding.hsc.tiling import Window, decompress_scene
 from coding.learned.bounds import MARGIN
 from coding.learned.codec import open_codec, open_with
-from coding.learned.factory import DEFAULT_LOSS, factory_of
+from coding.learned.factory import DEFAULT_LOSS_DB, factory_of
 from coding.learned.network import weights_sha256
 from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples
@@ -24,10 +24,10 @@ FINE = 2.0**-6
 
 
 class Coded:
-    """Cubes to files by a network, and back.
+    """Codes cubes to files with a network, and back.
 
     Args:
-        step: of the quantizer; None, with a bound, for the step of the smallest file.
+        step: quantizer step; None (with a bound only) for the step of the smallest file.
     """
 
     def __init__(self, network, step=FINE, max_error=None, nodata=None, scale=None, tile_size=128, coder="context"):
@@ -51,7 +51,7 @@ class Coded:
 
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
 @pytest.mark.parametrize("coder", PLANE_CODERS)
-def test_decoded_is_what_the_model_makes_of_quantized_latents(make_network, make_cube, dtype, coder):
+def test_decoded_cubes_are_near_the_model_reconstruction(make_network, make_cube, dtype, coder):
     network, cube = make_network(), make_cube(dtype=dtype)
     data = Coded(network, coder=coder).encode(cube)
     decoded = Coded(network).decode(data)
@@ -62,7 +62,7 @@ def test_decoded_is_what_the_model_makes_of_quantized_latents(make_network, make
         exact = network.model(torch.from_numpy(x)[None])["x_hat"][0].numpy()
     errors = [np.square(a - x).mean() for a in (exact, decoded.astype(np.float32) / scale)]
     assert errors[1] < 1.1 * errors[0]
-    assert 8 * len(data) / cube.size < 32  # not the float32 latents
+    assert 8 * len(data) / cube.size < 32  # less than float32 latents take
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -76,7 +76,9 @@ def test_decoded_is_what_the_model_makes_of_quantized_latents(make_network, make
     tile_size=st.sampled_from([16, 128]),
     seed=st.integers(0, 99),
 )
-def test_bounds_hold_and_gaps_stay(make_network, make_cube, size, bands, dtype, bound, share, step, tile_size, seed):
+def test_bounds_hold_and_gaps_are_kept(
+    make_network, make_cube, size, bands, dtype, bound, share, step, tile_size, seed
+):
     cube = make_cube((bands, *size), dtype, seed)
     rng = np.random.default_rng(seed)
     nodata = {"int16": -32768, "uint16": 2000, "float32": float("nan")}[dtype]
@@ -89,14 +91,14 @@ def test_bounds_hold_and_gaps_stay(make_network, make_cube, size, bands, dtype, 
     valid = ~np.isnan(cube) if dtype == "float32" else cube != nodata
     assert np.array_equal(~np.isnan(decoded) if dtype == "float32" else decoded != nodata, valid)
     difference = np.abs(decoded[valid].astype(np.float64) - cube[valid])
-    # Floats that stand for whole numbers are rounded themselves.
+    # Floats are rounded to float32.
     assert difference.max(initial=0) <= bound * unit + (1e-7 if dtype == "float32" else 0)
     if bound == 0:
         assert np.array_equal(decoded[valid], cube[valid])
 
 
 def test_a_bound_holds_in_tiles_of_many_blocks(make_network, make_cube):
-    """The larger sides that the property above leaves out."""
+    """Larger sides than in the test above."""
     cube = make_cube((12, 127, 70))
     coded = Coded(make_network(), 0.1, 5)
     assert np.abs(coded.decode(coded.encode(cube)).astype(int) - cube).max() == 5
@@ -112,8 +114,8 @@ def test_other_floats_keep_their_bound(make_network, make_cube):
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("int16", 0), ("uint16", 65535), ("float32", 0.0)])
-def test_no_valid_sample_comes_back_as_nodata(linear, dtype, nodata):
-    """Where the model would say just that, here at the ends of reflectance."""
+def test_valid_samples_are_never_decoded_as_nodata(linear, dtype, nodata):
+    """The model reconstructs nodata, here at the ends of the range of reflectance."""
     cube = np.full((12, 8, 8), nodata, dtype)
     cube[:, ::2] = 1 if nodata == 0 else nodata - 1
     if dtype == "float32":
@@ -124,7 +126,7 @@ def test_no_valid_sample_comes_back_as_nodata(linear, dtype, nodata):
     assert np.array_equal(decoded == nodata, cube == nodata)
 
 
-def test_values_at_the_ends_of_the_type(make_network):
+def test_bounds_hold_at_the_ends_of_the_type(make_network):
     for dtype in ("int16", "uint16"):
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         cube = np.random.default_rng(0).choice([low, low + 1, 0, high], (12, 9, 9)).astype(dtype)
@@ -135,7 +137,7 @@ def test_values_at_the_ends_of_the_type(make_network):
 
 
 @pytest.mark.parametrize("name", ["cae1d_2bpppc", "cae1da", "sscnet_1bpppc", "cae3d_1bpppc"])
-def test_every_family_codes_any_size(make_network, make_cube, name):
+def test_every_architecture_codes_any_size(make_network, make_cube, name):
     network, cube = make_network(name), make_cube((12, 13, 21))
     for bound in (None, 4):
         bounded = Coded(network, max_error=bound, tile_size=16)
@@ -167,7 +169,7 @@ def test_bands_that_the_model_does_not_take_are_coded_with_a_bound(make_network,
     reader = roundtrip.read(data)
     decoded = roundtrip.decoded(data, open_with(reader.header, reader.shared, make_network()))
     assert np.abs(decoded.astype(int) - cube).max() == 3
-    with pytest.raises(CodingError, match="need a bound"):
+    with pytest.raises(CodingError, match="needs a bound"):
         roundtrip.encode(cube, header, lambda factory: factory.lossy(FINE), make_factory)
 
 
@@ -202,7 +204,7 @@ def test_targets_are_met(linear, make_cube):
     controller = RateController(factory, samples, "linear")
     written, note = controller.write(write, Target("psnr", best - 3))
     assert written.distortion.psnr == pytest.approx(best - 3, abs=0.1) and note is None
-    assert psnr(factory.quantized().settings.step) == pytest.approx(best - DEFAULT_LOSS, abs=0.02)
+    assert psnr(factory.quantized().settings.step) == pytest.approx(best - DEFAULT_LOSS_DB, abs=0.02)
     written, note = controller.write(write, Target("bpppc", 4.0))
     assert written.rate == pytest.approx(4.0, rel=0.02) and note is None
 
@@ -221,14 +223,14 @@ def test_latents_of_the_sampled_tiles_are_computed_once(linear, make_cube):
     assert factory.lossy(0.1).encode(cube.copy(), tile.valid) == known[1] and len(encoded) == 2
 
 
-def test_the_smallest_file_for_a_bound_is_no_larger_than_that_of_any_step(make_network, make_cube):
+def test_the_default_step_with_a_bound_gives_the_smallest_file(make_network, make_cube):
     network, cube = make_network(), make_cube()
     sizes = {step: len(Coded(network, step, 0).encode(cube)) for step in (None, 1.0, 2.0**-3)}
     assert min(sizes.values()) == sizes[None]
 
 
-def test_latents_of_a_model_that_knows_nothing_are_left_out(make_network, make_cube):
-    """Bands of the cube predict one another, which random weights only make harder."""
+def test_latents_of_an_untrained_model_are_left_out(make_network, make_cube):
+    """Bands of the cube predict one another better than random weights do."""
     network, cube = make_network(), make_cube((12, 40, 40))
     data = Coded(network, None, 2).encode(cube)
     reader = roundtrip.read(data)
@@ -241,7 +243,7 @@ def test_latents_of_a_model_that_knows_nothing_are_left_out(make_network, make_c
         codec.decode(b"\1\0\0\0x" + record[4:], np.ones(cube.shape, bool))
 
 
-def test_tiles_without_data_do_not_judge_the_scene(linear, make_cube):
+def test_tiles_without_data_are_not_sampled(linear, make_cube):
     cube = make_cube((12, 32, 32))
     cube[:, 8:], cube[:, :, 8:] = -1, -1
     header = roundtrip.header_of(cube, "learned", -1, tile_size=8)
@@ -256,7 +258,7 @@ def test_tiles_without_data_do_not_judge_the_scene(linear, make_cube):
     assert (coded.decode(coded.encode(cube)) == -1).all()
 
 
-def test_steps_that_are_too_fine_end_no_search(linear):
+def test_too_fine_steps_do_not_stop_a_search(linear):
     cube = np.full((12, 8, 8), 500, np.int16)
     header = roundtrip.header_of(cube, "learned")
     samples = roundtrip.samples_of(cube, header)
@@ -271,7 +273,7 @@ def test_steps_that_are_too_fine_end_no_search(linear):
         Coded(linear(), 1e10).encode(cube)
 
 
-def test_nan_is_a_gap_where_nothing_else_is(linear, make_cube):
+def test_nan_is_a_gap_only_without_a_nodata_value(linear, make_cube):
     cube = make_cube(dtype="float32")
     cube[:, 2, 3:5] = np.nan
     coded = Coded(linear())
@@ -280,7 +282,7 @@ def test_nan_is_a_gap_where_nothing_else_is(linear, make_cube):
         Coded(linear(), nodata=-1.0).encode(cube)
 
 
-def test_latents_as_floats(linear, make_cube):
+def test_fixed_codec_stores_latents_as_float32(linear, make_cube):
     cube = make_cube()
     valid = np.ones(cube.shape, bool)
     codec = factory_of(CubeSamples(cube, valid, 10000.0), linear(channels=12)).fixed()
@@ -297,7 +299,7 @@ def test_latents_as_floats(linear, make_cube):
 
 
 def shaken(network, size):
-    """Return a network whose reconstructions differ by up to `size`, as another machine's would."""
+    """Return the network with reconstructions that differ by up to `size`, as on another machine."""
     original = network.decode
 
     def decode(y, height, width):
@@ -310,7 +312,7 @@ def shaken(network, size):
 
 
 @pytest.mark.parametrize("bound", [0, 1, 10])
-def test_a_decoder_within_the_margin_arrives_at_the_same_numbers(linear, make_cube, bound):
+def test_a_decoder_within_the_margin_decodes_the_same_numbers(linear, make_cube, bound):
     cube = make_cube((12, 40, 40))
     coded = Coded(linear(), max_error=bound)
     data = coded.encode(cube)
@@ -318,7 +320,7 @@ def test_a_decoder_within_the_margin_arrives_at_the_same_numbers(linear, make_cu
     assert np.array_equal(other.decode(data), coded.decode(data))
 
 
-def test_a_decoder_beyond_the_margin_says_so(linear, make_cube):
+def test_a_decoder_beyond_the_margin_reports_it(linear, make_cube):
     cube = make_cube((12, 40, 40))
     cube[:, :8] = -32768
     data = Coded(linear(), max_error=0, tile_size=32, nodata=-32768).encode(cube)
@@ -327,7 +329,7 @@ def test_a_decoder_beyond_the_margin_says_so(linear, make_cube):
     decoded, problems = roundtrip.decode(data, codec)
     assert len(problems.unguaranteed) == 4 and not problems.damaged
     assert all("bound not guaranteed" in line and "FILE: tile" in line for line in problems.unguaranteed)
-    # The samples are there all the same, near to what they were.
+    # The samples are decoded nevertheless, with small errors.
     assert np.array_equal(decoded == -32768, cube == -32768)
     assert 0 < np.abs(decoded.astype(int) - cube).max() < 300
 
@@ -361,7 +363,7 @@ def test_other_weights_are_refused_by_name_and_hash(make_network, make_cube):
         assert make_network().sha256[:12] in message and other.sha256[:12] in message and other.name in message
 
 
-def test_a_hash_is_of_the_tensors(make_network):
+def test_the_hash_depends_on_the_tensors_only(make_network):
     weights = make_network().model.state_dict()
     digest = weights_sha256(weights)
     assert digest == weights_sha256(dict(reversed(weights.items())))
@@ -374,8 +376,8 @@ def test_bands_that_no_model_takes_are_refused(make_network):
         Coded(make_network()).encode(np.zeros((13, 4, 4), np.int16))
 
 
-def test_damage_never_looks_like_data(make_network, make_cube):
-    """Files with bits flipped, bytes changed, cut out or put in: one line, and no cube."""
+def test_damage_is_always_noticed(make_network, make_cube):
+    """Flipped bits, and changed, deleted or inserted bytes, end in one line."""
     coded = Coded(make_network(), max_error=0, tile_size=8)
     data = coded.encode(make_cube((12, 8, 8)))
     rng = np.random.default_rng(0)
@@ -416,7 +418,7 @@ def test_damage_never_looks_like_data(make_network, make_cube):
         ("more", 1),
     ],
 )
-def test_parameters_that_cannot_be_are_named(make_network, make_cube, name, value):
+def test_invalid_parameters_are_named(make_network, make_cube, name, value):
     coded = Coded(make_network(), max_error=0)
     reader = roundtrip.read(coded.encode(make_cube((12, 8, 8))))
     header = replace(reader.header, parameters={**reader.header.parameters, name: value})
@@ -445,8 +447,8 @@ def test_models_that_are_not_known_are_refused(make_cube, model, words):
 @pytest.mark.parametrize(
     ("bound", "coder"), [(0, "jpegxl"), (None, "factorized"), (None, "jpegxl"), (None, "context"), (5, "context")]
 )
-def test_records_that_no_checksum_guards(make_network, make_cube, bound, coder):
-    """Mutations that repair the checksums: any cube or one line, no crash and no hang."""
+def test_damaged_records_raise_one_line_or_give_a_cube(make_network, make_cube, bound, coder):
+    """Damage with repaired checksums must neither crash nor hang."""
     network, cube = make_network(), make_cube((12, 8, 8))
     cube[:, :3, :3] = -32768
     rng = np.random.default_rng(0)
@@ -463,5 +465,5 @@ def test_records_that_no_checksum_guards(make_network, make_cube, bound, coder):
             assert "\n" not in str(error)
 
 
-def test_unguaranteed_samples_are_still_there():
+def test_error_without_guarantee_holds_the_samples():
     assert BoundNotGuaranteed(np.ones(3)).samples.sum() == 3

@@ -1,4 +1,4 @@
-"""The whole numbers of `klt-cm`: exact or within the bound, cheap where they can be predicted, and damage."""
+"""Prediction of samples as integers: errors within the bound, rates, and damage."""
 
 import math
 
@@ -12,7 +12,7 @@ from coding.prediction.samples import decode_samples, encode_samples
 
 
 def scene(shape, noise=3.0, seed=0):
-    """Bands that follow from a few pictures, with noise."""
+    """Return bands that are mixtures of three pictures, with noise."""
     bands, height, width = shape
     generator = np.random.default_rng(seed)
     pictures = generator.normal(0, 300, (3, height, width)).cumsum(axis=1).cumsum(axis=2) / 30
@@ -40,19 +40,19 @@ def test_no_error_exceeds_the_bound(shape, bound, spread, seed):
     assert encode_samples(cube, bound)[0] == data
 
 
-def test_noise_costs_what_it_is_worth():
+def test_noise_takes_about_its_entropy():
     noise = np.rint(np.random.default_rng(0).normal(0, 20, (4, 64, 64))).astype(np.int32)
     data, _ = encode_samples(noise, 0)
     entropy = 0.5 * math.log2(2 * math.pi * math.e * 400)
     assert entropy - 0.05 < 8 * len(data) / noise.size < entropy + 0.2
 
 
-def test_bands_that_follow_from_others_cost_their_noise():
+def test_predictable_bands_take_about_the_entropy_of_their_noise():
     cube = scene((30, 64, 64))
     data, _ = encode_samples(cube, 0)
     noise = 0.5 * math.log2(2 * math.pi * math.e * 9)
     apart = sum(len(encode_samples(band[None], 0)[0]) for band in cube)
-    # Of thirty bands three are the pictures, the others noise on what these predict; coefficients count.
+    # Three of the thirty bands determine the pictures, the others add noise only; coefficients take bytes, too.
     assert 8 * len(data) / cube.size < noise + 1.2
     assert len(data) < 0.75 * apart
 
@@ -63,13 +63,13 @@ def test_a_larger_bound_costs_less():
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 3
 
 
-def test_next_to_nothing_where_all_are_alike():
+def test_constant_bands_take_almost_nothing():
     assert len(encode_samples(np.full((50, 30, 30), -7), 0)[0]) == 8
     cube = np.arange(50)[:, None, None] * np.ones((1, 30, 30), np.int32)
     assert len(encode_samples(cube, 0)[0]) < 400
 
 
-def test_samples_too_far_apart_are_refused():
+def test_too_large_a_range_is_refused():
     with pytest.raises(CodingError, match="less than"):
         encode_samples(np.array([[[0, 1 << 22]]]), 0)
 
