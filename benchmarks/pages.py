@@ -6,6 +6,7 @@ function of that name in `BLOCKS`.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from benchmarks.ablation import tables as ablation_tables
 from benchmarks.curves import curves_table
 from benchmarks.rd.report import Report
 from benchmarks.report import DASH, NAMED_REPORTS, markdown_table, read_report
-from utils.errors import ProjectError
+from utils.errors import ProjectError, run_script
 from utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,13 +30,15 @@ SCENE_LABELS = ("water 1", "water 2", "land 1", "land 2", "land 3", "Indian Pine
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def main() -> None:
-    """Write the blocks of all pages."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the blocks of all pages, and return the exit status."""
+    argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__).parse_args(argv)
     for page in PAGES:
         text = fill_blocks((ROOT / page).read_text(encoding="utf-8"))
         with atomic_write(ROOT / page, "w") as file:
             file.write(text)
         print(f"written: {page}")
+    return 0
 
 
 def fill_blocks(text: str) -> str:
@@ -232,4 +235,4 @@ def _sections(name: str, titles: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
