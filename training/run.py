@@ -16,7 +16,8 @@ from models import models
 from training.checkpoints import Checkpoints
 from training.checks import check_run
 from training.data import SplitLoader, image_loader, open_splits
-from training.distributed import Process, check_share, is_worker, join, launch
+from training.distributed import Process, check_share, join, launch
+from training.launchers import find_place
 from training.losses import losses
 from training.progress import Totals
 from training.reporter import Reporter, SilentReporter
@@ -107,10 +108,11 @@ def launch_processes(args: argparse.Namespace, script: str, argv: Sequence[str])
         The exit status of `launch`; None if this process is to train itself.
 
     Raises:
-        UsageError: a device does not exist, or a batch size is not divisible by the number of devices.
+        UsageError: a device does not exist, a batch size is not divisible by the number of devices, or this process
+            is one of several and does not know its place.
     """
     devices = parse_devices(args.devices)
-    if len(devices) == 1 or is_worker():
+    if find_place(len(devices)) or len(devices) == 1:
         return None
     check_share(args.train_batch_size, len(devices), "--train-batch-size")
     check_share(args.val_batch_size, len(devices), "--val-batch-size")
