@@ -22,6 +22,25 @@ DTYPES = ("int16", "uint16", "float32")
 INTEGER_RANGES = {"int16": (-32768, 32767), "uint16": (0, 65535)}
 
 
+class GroundControlPoint(NamedTuple):
+    """A pixel whose place on the ground is known.
+
+    Attributes:
+        row, column: in pixels, from the upper left corner of the scene.
+        x, y, z: coordinates in `SceneInfo.gcps_crs`.
+        name: unique in the scene.
+        note: free text.
+    """
+
+    row: float
+    column: float
+    x: float
+    y: float
+    z: float = 0.0
+    name: str = ""
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class SceneInfo:
     """Metadata of a scene. Fields with one item per band are empty if no band has any.
@@ -30,16 +49,25 @@ class SceneInfo:
         height, width: size in pixels.
         bands: number of bands.
         dtype: one of `DTYPES`.
-        nodata: value that marks samples without data, possibly NaN; None if the file names none.
-        crs: coordinate reference system as WKT, None if there is none.
+        nodata: value that marks samples without data in all bands, possibly NaN; None if there is none, or if bands
+            differ.
+        band_nodata: one value or None per band, if bands differ.
+        masks: number of mask planes: 0, 1 for a mask of all bands, or one per band.
+        crs: coordinate reference system as WKT2:2019, None if there is none.
         transform: the six numbers (a, b, c, d, e, f) of the affine map from (column, row) to coordinates,
             None if there is none.
+        gcps: ground control points.
+        gcps_crs: their coordinate reference system as WKT2:2019.
         descriptions: text or None, one per band.
-        tags: tags of the file.
-        band_tags: one dictionary per band.
+        tags: tags of the file: GDAL's metadata domain -> name -> text. "" is the default domain; "RPC" holds rational
+            polynomial coefficients.
+        band_tags: one such dictionary per band. The domain "IMAGERY" holds `CENTRAL_WAVELENGTH_UM` and `FWHM_UM`.
         scales, offsets: one number per band: physical value = sample * scale + offset.
         units: units of the physical values, text or None, one per band.
+        colors: color interpretation, one GDAL name in lower case per band ("gray", "alpha", "undefined", ...).
+        color_tables: one per band: (value, red, green, blue, alpha) of each entry.
         compression: GDAL's name in lower case ("deflate", "lzw", ...), None for none.
+        interleave: order of the file's samples: "bsq", "bil" or "bip".
     """
 
     height: int
@@ -47,18 +75,27 @@ class SceneInfo:
     bands: int
     dtype: str
     nodata: float | None = None
+    band_nodata: tuple[float | None, ...] = ()
+    masks: int = 0
     crs: str | None = None
     transform: tuple[float, ...] | None = None
+    gcps: tuple[GroundControlPoint, ...] = ()
+    gcps_crs: str | None = None
     descriptions: tuple[str | None, ...] = ()
-    tags: dict[str, str] = field(default_factory=dict)
-    band_tags: tuple[dict[str, str], ...] = ()
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    band_tags: tuple[dict[str, dict[str, str]], ...] = ()
     scales: tuple[float, ...] = ()
     offsets: tuple[float, ...] = ()
     units: tuple[str | None, ...] = ()
+    colors: tuple[str, ...] = ()
+    color_tables: tuple[tuple[tuple[int, ...], ...], ...] = ()
     compression: str | None = None
+    interleave: str = "bsq"
 
     def window(self, row: int, column: int, height: int, width: int) -> SceneInfo:
-        """Return the info of a window of the scene, in pixels, with `transform` shifted to its upper left corner.
+        """Return the info of a window of the scene, in pixels.
+
+        The origin of `transform`, the ground control points and the rational polynomial coefficients move with it.
 
         Raises:
             ValueError: the window is empty or not inside the scene.
@@ -73,7 +110,12 @@ class SceneInfo:
         if transform is not None:
             a, b, c, d, e, f = transform
             transform = (a, b, c + a * column + b * row, d, e, f + d * column + e * row)
-        return replace(self, height=height, width=width, transform=transform)
+        gcps = tuple(point._replace(row=point.row - row, column=point.column - column) for point in self.gcps)
+        tags = {domain: dict(items) for domain, items in self.tags.items()}
+        for name, shift in (("LINE_OFF", row), ("SAMP_OFF", column)):
+            if name in tags.get("RPC", {}):
+                tags["RPC"][name] = repr(float(tags["RPC"][name]) - shift)
+        return replace(self, height=height, width=width, transform=transform, gcps=gcps, tags=tags)
 
     def select_bands(self, indices: Sequence[int]) -> SceneInfo:
         """Return the info of the bands with these 0-based indices, in this order."""
@@ -84,12 +126,34 @@ class SceneInfo:
         return replace(
             self,
             bands=len(indices),
+            band_nodata=select(self.band_nodata),
+            masks=len(indices) if self.masks > 1 else self.masks,
             descriptions=select(self.descriptions),
             band_tags=select(self.band_tags),
             scales=select(self.scales),
             offsets=select(self.offsets),
             units=select(self.units),
+            colors=select(self.colors),
+            color_tables=select(self.color_tables),
         )
+
+    def nodata_of(self, band: int) -> float | None:
+        """Return the nodata value of a band, counted from 0."""
+        return self.band_nodata[band] if self.band_nodata else self.nodata
+
+
+class Loss(NamedTuple):
+    """Something of a scene that a format, or this project, cannot keep.
+
+    Attributes:
+        name: short and without spaces, as `--drop` takes it, such as "overviews".
+        text: what is lost, for a message.
+        is_essential: whether it is data or georeference, which must not be lost without `--drop`.
+    """
+
+    name: str
+    text: str
+    is_essential: bool = False
 
 
 class SceneReader(ABC):
@@ -99,7 +163,10 @@ class SceneReader(ABC):
         path: the file.
         info: its metadata.
         block_height: rows of the blocks in which the file is stored. Windows of whole blocks are read fastest.
+        losses: what of the file is not in `info`, the samples and the masks.
     """
+
+    losses: tuple[Loss, ...] = ()
 
     def __init__(self, path: Path, info: SceneInfo, block_height: int = 1) -> None:
         self.path = path
@@ -116,8 +183,21 @@ class SceneReader(ABC):
         self.info.window(row, column, height, width)
         return self._read(row, column, height, width)
 
+    def read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        """Return the masks (`info.masks`, height, width) of a window: bool, False where samples are to be ignored.
+
+        Raises:
+            DatasetError: the file is damaged there, or was truncated since it was opened.
+            ValueError: the window is empty or not inside of the scene.
+        """
+        self.info.window(row, column, height, width)
+        return self._read_masks(row, column, height, width)
+
     @abstractmethod
     def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray: ...
+
+    def _read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        return np.ones((self.info.masks, height, width), bool)
 
     def _cannot_read(self, row: int, column: int, height: int, width: int) -> str:
         return f"{self.path}: {window_name(row, column, height, width)} cannot be read, unpack or download it again"
@@ -157,8 +237,24 @@ class SceneWriter(ABC):
         self.info.window(row, column, *cube.shape[1:])
         self._write(row, column, cube)
 
+    def write_masks(self, row: int, column: int, masks: np.ndarray) -> None:
+        """Write the masks (`info.masks`, height, width) of a window, as `SceneReader.read_masks` returns them.
+
+        Raises:
+            ProjectError, OSError: the disk is full, or fails.
+            ValueError: the masks do not fit into the scene.
+        """
+        if masks.ndim != 3 or len(masks) != self.info.masks or masks.dtype != bool:
+            raise ValueError(f"masks must be bool ({self.info.masks}, height, width), got {masks.dtype} {masks.shape}")
+        self.info.window(row, column, *masks.shape[1:])
+        if len(masks):
+            self._write_masks(row, column, masks)
+
     @abstractmethod
     def _write(self, row: int, column: int, cube: np.ndarray) -> None: ...
+
+    def _write_masks(self, row: int, column: int, masks: np.ndarray) -> None:
+        raise NotImplementedError
 
 
 class SceneFormat(NamedTuple):
@@ -170,11 +266,13 @@ class SceneFormat(NamedTuple):
             `<path>: <reason>`, for a file that is damaged or has no scene of one of `DTYPES`.
         create: (path, info) -> context manager of a writer. It replaces the file at `path` at the end, if the
             block raises no exception, and raises `ProjectError` or `OSError` if it cannot be written.
+        losses: (info) -> what of `info` a file of this format does not keep.
     """
 
     suffixes: tuple[str, ...]
     open: Callable[[Path], AbstractContextManager[SceneReader]]
     create: Callable[[Path, SceneInfo], AbstractContextManager[SceneWriter]]
+    losses: Callable[[SceneInfo], list[Loss]] = lambda info: []
 
 
 def window_name(row: int, column: int, height: int, width: int) -> str:

@@ -104,7 +104,7 @@ def _open(path: Path) -> Iterator[SceneReader]:
 
 def _read_info(tif: rasterio.DatasetReader) -> SceneInfo:
     dtype = tif.dtypes[0]
-    band_tags = tuple(tif.tags(band) for band in tif.indexes)
+    band_tags = tuple({"": tags} if (tags := tif.tags(band)) else {} for band in tif.indexes)
     compression = tif.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
     return SceneInfo(
         height=tif.height,
@@ -115,7 +115,7 @@ def _read_info(tif: rasterio.DatasetReader) -> SceneInfo:
         crs=tif.crs.to_wkt() if tif.crs else None,
         transform=None if tif.transform == rasterio.Affine.identity() else tuple(tif.transform)[:6],
         descriptions=tif.descriptions if any(tif.descriptions) else (),
-        tags=tif.tags(),
+        tags={"": tags} if (tags := tif.tags()) else {},
         band_tags=band_tags if any(band_tags) else (),
         scales=tif.scales if set(tif.scales) != {1.0} else (),
         offsets=tif.offsets if set(tif.offsets) != {0.0} else (),
@@ -176,8 +176,9 @@ def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
 
 
 def _write_metadata(tif: rasterio.io.DatasetWriter, info: SceneInfo) -> None:
-    for band, tags in enumerate((info.tags, *info.band_tags)):  # band 0 is the file
+    for band, domains in enumerate((info.tags, *info.band_tags)):  # band 0 is the file
         # rasterio cannot write tags with the names of its own arguments
+        tags = domains.get("", {})
         tif.update_tags(band, **{name: text for name, text in tags.items() if name not in ("bidx", "ns")})
     if info.descriptions:
         tif.descriptions = [text or "" for text in info.descriptions]

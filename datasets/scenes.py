@@ -92,4 +92,6 @@ def _format_of(path: Path) -> SceneFormat:
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise UsageError(f"{path}: unknown file format, the suffix must be one of {', '.join(FORMATS)}")
+    if form is not npy.FORMAT and any("\udc80" <= character <= "\udcff" for character in str(path)):
+        raise UsageError(f"{path}: GDAL only takes names in UTF-8: rename the file or the folder, or use a .npy file")
     return form

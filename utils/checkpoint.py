@@ -94,8 +94,15 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], path: str |
         path: their file, for the message.
 
     Raises:
-        CheckpointError: they belong to another model; the message lists missing and unexpected keys, and wrong shapes.
+        CheckpointError: they are not finite, or belong to another model; then the message lists missing and unexpected
+            keys, and wrong shapes.
     """
+    wrong = [key for key, tensor in state_dict.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {len(wrong)} of its {len(state_dict)} tensors hold NaN or infinite values, such as {wrong[0]}: "
+            "the training diverged; take an earlier checkpoint"
+        )
     try:
         model.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:

@@ -30,7 +30,7 @@ from coding.hsc.header import (
 
 MAGIC = b"\x89HSC\r\n\x1a\n"
 """As in PNG, a transfer as text, or through 7 bits, alters it."""
-VERSION = 2
+VERSION = 3
 
 MAX_SHARED_BYTES = 2**30
 MAX_FILE_BYTES = 2**63

@@ -14,7 +14,7 @@ from typing import Any
 
 from coding.base import DamagedError, deflate, inflate
 from coding.numbers import MAX_BOUND, MAX_DIVISOR
-from datasets.base import DTYPES, INTEGER_RANGES, SceneInfo
+from datasets.base import DTYPES, INTEGER_RANGES, GroundControlPoint, SceneInfo
 
 MIN_TILE_SIZE, MAX_TILE_SIZE = 8, 1024  # pixels
 MAX_SIDE = 2**24  # pixels
@@ -25,6 +25,8 @@ MAX_HEADER_BYTES = 2**22
 """Limit of the header's text and of its stored form: parsing hostile JSON takes 20 times its size in memory."""
 FREE_HEADER_BYTES, MAX_HEADER_RATIO = 2**16, 32
 """Header text longer than FREE_HEADER_BYTES + MAX_HEADER_RATIO x its stored bytes counts as a decompression bomb."""
+MAX_GCPS = 2**16
+INTERLEAVES = ("bsq", "bil", "bip")
 MAX_LABEL_LENGTH = 64  # characters
 MAX_NESTING = 16
 
@@ -173,10 +175,14 @@ def header_to_json(header: Header) -> bytes:
         ValueError: JSON or UTF-8 cannot represent a value.
     """
     fields = dataclasses.asdict(header)
-    nodata = header.scene.nodata
-    if nodata is not None and not math.isfinite(nodata):
-        fields["scene"]["nodata"] = str(float(nodata))
+    scene = fields["scene"]
+    scene["nodata"] = _nodata_field(scene["nodata"])
+    scene["band_nodata"] = [_nodata_field(value) for value in scene["band_nodata"]]
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _nodata_field(nodata: float | None) -> float | str | None:
+    return nodata if nodata is None or math.isfinite(nodata) else str(float(nodata))
 
 
 def header_from_json(text: bytes) -> Header:
@@ -222,7 +228,10 @@ def _scene(value: Any) -> SceneInfo:
     fields = _fields(value, "scene.", [field.name for field in dataclasses.fields(SceneInfo)])
     bands = _whole(fields["bands"], "scene.bands", 1, MAX_BANDS)
     dtype, transform, compression = fields["dtype"], fields["transform"], fields["compression"]
+    masks, interleave = fields["masks"], fields["interleave"]
     _check(dtype in DTYPES, "scene.dtype", dtype, f"one of {', '.join(DTYPES)}")
+    _check(type(masks) is int and masks in (0, 1, bands), "scene.masks", masks, f"0, 1 or {bands}")
+    _check(interleave in INTERLEAVES, "scene.interleave", interleave, f"one of {', '.join(INTERLEAVES)}")
 
     def for_each_band(name: str, check: Callable[[Any, str], Any]) -> tuple:
         return _tuple(fields[name], f"scene.{name}", (0, bands), check)
@@ -232,20 +241,44 @@ def _scene(value: Any) -> SceneInfo:
         width=_whole(fields["width"], "scene.width", 1, MAX_SIDE),
         bands=bands,
         dtype=dtype,
-        nodata=_nodata(fields["nodata"], dtype),
+        nodata=_nodata(fields["nodata"], "scene.nodata", dtype),
+        band_nodata=for_each_band("band_nodata", functools.partial(_nodata, dtype=dtype)),
+        masks=masks,
         crs=_text_or_none(fields["crs"], "scene.crs"),
         transform=None if transform is None else _tuple(transform, "scene.transform", (6,), _number),
+        gcps=_tuple(fields["gcps"], "scene.gcps", range(MAX_GCPS + 1), _gcp),
+        gcps_crs=_text_or_none(fields["gcps_crs"], "scene.gcps_crs"),
         descriptions=for_each_band("descriptions", _text_or_none),
-        tags=_tags(fields["tags"], "scene.tags"),
-        band_tags=for_each_band("band_tags", _tags),
+        tags=_domains(fields["tags"], "scene.tags"),
+        band_tags=for_each_band("band_tags", _domains),
         scales=for_each_band("scales", _number),
         offsets=for_each_band("offsets", _number),
         units=for_each_band("units", _text_or_none),
+        colors=for_each_band("colors", _label),
+        color_tables=for_each_band("color_tables", _color_table),
         compression=None if compression is None else _label(compression, "scene.compression"),
+        interleave=interleave,
     )
 
 
-def _nodata(value: Any, dtype: str) -> float | None:
+def _gcp(value: Any, field: str) -> GroundControlPoint:
+    length = len(GroundControlPoint._fields)
+    _check(isinstance(value, list) and len(value) == length, field, value, f"a list of length {length}")
+    return GroundControlPoint(
+        *(_number(item, field) for item in value[:-2]), *(_text(item, field) for item in value[-2:])
+    )
+
+
+def _color_table(value: Any, field: str) -> tuple[tuple[int, ...], ...]:
+    number = functools.partial(_whole, low=0, high=65535)
+    return _tuple(value, field, range(65537), lambda entry, name: _tuple(entry, name, (5,), number))
+
+
+def _domains(value: Any, field: str) -> dict[str, dict[str, str]]:
+    return {_text(name, field): _tags(tags, f"{field}.{name}") for name, tags in _object(value, field).items()}
+
+
+def _nodata(value: Any, field: str, dtype: str) -> float | None:
     if value is None:
         return None
     if dtype == "float32":
@@ -257,7 +290,7 @@ def _nodata(value: Any, dtype: str) -> float | None:
         low, high = INTEGER_RANGES[dtype]
         fits = _is_number(value) and low <= value <= high and value == int(value)
         expected = f"null or a whole number from {low} to {high}"
-    _check(fits, "scene.nodata", value, expected)
+    _check(fits, field, value, expected)
     return float(value)
 
 
