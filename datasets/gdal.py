@@ -7,6 +7,7 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import rasterio
 from rasterio.crs import CRS
@@ -14,7 +15,7 @@ from rasterio.env import GDALDataFinder, PROJDataFinder, set_gdal_config, set_pr
 from rasterio.errors import NotGeoreferencedWarning
 
 from datasets.base import DTYPES
-from utils.errors import ProjectError, one_line
+from utils.errors import DatasetError, ProjectError, one_line
 
 GDAL_DTYPES = tuple(dtype for dtype in DTYPES if dtype != "float16")
 """Sample types that rasters have: GDAL 3.10 has no float16."""
@@ -57,8 +58,24 @@ use_own_data_folders()
 os.environ["GDAL_SKIP"] = ",".join(WEB_DRIVERS)  # read when rasterio registers the drivers
 
 
+def check_gdal(path: Path) -> None:
+    """Check that GDAL can open a file of this name, and that PROJ can read its database.
+
+    Raises:
+        DatasetError: the name is not in UTF-8.
+        ProjectError: PROJ cannot.
+    """
+    try:
+        is_utf8 = os.fsencode(path) == str(path).encode()
+    except UnicodeEncodeError:
+        is_utf8 = False
+    if not is_utf8:
+        raise DatasetError(f"{path}: GDAL only opens files whose names are in UTF-8: rename the file, or its folder")
+    _check_proj()
+
+
 @functools.cache
-def check_proj() -> None:
+def _check_proj() -> None:
     """Check that PROJ can read its database.
 
     Raises:

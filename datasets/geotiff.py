@@ -17,7 +17,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from datasets.base import FLOATS, Loss, SceneFormat, SceneInfo, SceneWriter
-from datasets.gdal import GDAL_DTYPES, calling_gdal, check_proj
+from datasets.gdal import GDAL_DTYPES, calling_gdal, check_gdal
 from datasets.gdal_info import read_info
 from datasets.losses import losses_by_trial
 from datasets.rasters import BLOCK, open_raster
@@ -72,7 +72,7 @@ def _silence_libtiff() -> None:
 
 @contextlib.contextmanager
 def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
-    check_proj()
+    check_gdal(path)
     _silence_libtiff()
     with atomic_folder(path) as folder, contextlib.ExitStack() as stack:
         file = folder / path.name
@@ -88,7 +88,7 @@ def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
             _check_blocks(file)
             with rasterio.open(file, driver="GTiff") as tif:
                 write_leftovers(file, info, read_info(tif))
-        remove_side_files(path, folder, "GTiff")
+            remove_side_files(path, folder, "GTiff")
 
 
 def _close(path: Path, tif: rasterio.io.DatasetWriter) -> None:
@@ -130,7 +130,7 @@ def _write_metadata(tif: rasterio.io.DatasetWriter, info: SceneInfo) -> None:
                 tif.update_tags(band, ns=domain or None, **writable)
     if info.gcps:
         points = [GroundControlPoint(p.row, p.column, p.x, p.y, p.z, p.name, p.note) for p in info.gcps]
-        tif.gcps = (points, CRS.from_wkt(info.gcps_crs) if info.gcps_crs else None)
+        tif.gcps = (points, CRS.from_wkt(info.gcps_crs) if info.gcps_crs else CRS())
     if info.descriptions:
         tif.descriptions = [text or "" for text in info.descriptions]
     if info.units:
