@@ -15,7 +15,7 @@ from rasterio.env import GDALDataFinder, PROJDataFinder, set_gdal_config, set_pr
 from rasterio.errors import NotGeoreferencedWarning
 
 from datasets.base import DTYPES
-from utils.errors import DatasetError, ProjectError, one_line
+from utils.errors import ProjectError, UsageError, one_line
 
 GDAL_DTYPES = tuple(dtype for dtype in DTYPES if dtype != "float16")
 """Sample types that rasters have: GDAL 3.10 has no float16."""
@@ -62,7 +62,7 @@ def check_gdal(path: Path) -> None:
     """Check that GDAL can open a file of this name, and that PROJ can read its database.
 
     Raises:
-        DatasetError: the name is not in UTF-8.
+        UsageError: the name is not in UTF-8.
         ProjectError: PROJ cannot.
     """
     try:
@@ -70,7 +70,7 @@ def check_gdal(path: Path) -> None:
     except UnicodeEncodeError:
         is_utf8 = False
     if not is_utf8:
-        raise DatasetError(f"{path}: GDAL only opens files whose names are in UTF-8: rename the file, or its folder")
+        raise UsageError(f"{path}: GDAL only takes names in UTF-8: rename the file or the folder, or use a .npy file")
     _check_proj()
 
 

@@ -226,13 +226,6 @@ def test_neither_network_nor_pipes_are_opened(tmp_path):
         refused(name, "no such file")
 
 
-def test_names_that_gdal_cannot_open_are_refused(tmp_path):
-    path = tmp_path / os.fsdecode(b"sc\xe8ne.tif")
-    save_tif(tmp_path / "a.tif")
-    shutil.copy(tmp_path / "a.tif", path)
-    refused(path, "GDAL only opens files whose names are in UTF-8")
-
-
 @pytest.mark.parametrize("axes", ["brc", "rcb", "rbc", "crb"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_axes_of_an_npy(tmp_path, axes, order):

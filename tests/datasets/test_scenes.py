@@ -573,3 +573,14 @@ def test_tall_blocks_are_cached(tmp_path, monkeypatch):
         monkeypatch.setattr(rasters, "MAX_BLOCK_ROW_BYTES", most)
         with rasterio.open(tmp_path / "a.tif") as tif:
             assert rasters.cache_bytes_of(tif) - CACHE_BYTES == expected
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_gdal_s_formats_only(tmp_path):
+    cube = random_cube(2, 4, 5, "int16")
+    name = os.fsdecode(b"sc\xe8ne")
+    save(tmp_path / f"{name}.npy", cube)
+    np.testing.assert_array_equal(load(tmp_path / f"{name}.npy")[0], cube)
+    (tmp_path / f"{name}.tif").write_bytes(b"")
+    for use in (lambda path: load(path), lambda path: save(path, cube)):
+        with pytest.raises(UsageError, match="GDAL only takes names in UTF-8"):
+            use(tmp_path / f"{name}.tif")
