@@ -19,6 +19,8 @@ from utils.errors import ProjectError, UsageError, one_line
 
 GDAL_DTYPES = tuple(dtype for dtype in DTYPES if dtype != "float16")
 """Sample types that rasters have: GDAL 3.10 has no float16."""
+BLOCK = 128
+"""Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 CACHE_BYTES = 64 * 2**20
 """Size of GDAL's cache; its default is 5 % of the machine's memory."""
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # a VRT may name sources on other machines
@@ -36,6 +38,13 @@ WEB_DRIVERS = (
     "STACIT",
     "NGW",
 )
+
+
+def block_options(height: int, width: int) -> dict[str, int | str | bool]:
+    """Return the options for the blocks of a GeoTIFF of this size."""
+    if max(height, width) > BLOCK:
+        return {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
+    return {"blockysize": height}
 
 
 def use_own_data_folders() -> None:

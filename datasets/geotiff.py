@@ -17,10 +17,10 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from datasets.base import FLOATS, Loss, SceneFormat, SceneInfo, SceneWriter
-from datasets.gdal import GDAL_DTYPES, calling_gdal, check_gdal
+from datasets.gdal import GDAL_DTYPES, block_options, calling_gdal, check_gdal
 from datasets.gdal_info import read_info
 from datasets.losses import losses_by_trial
-from datasets.rasters import BLOCK, open_raster
+from datasets.rasters import open_raster
 from datasets.side_files import MaskFile, remove_side_files, write_leftovers
 from utils.errors import ProjectError
 from utils.files import atomic_folder
@@ -97,9 +97,7 @@ def _close(path: Path, tif: rasterio.io.DatasetWriter) -> None:
 
 
 def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
-    options: dict[str, int | str] = {"blockysize": info.height}
-    if max(info.height, info.width) > BLOCK:
-        options = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
+    options = block_options(info.height, info.width)
     if info.compression is not None:
         options["compress"] = info.compression if info.compression in LOSSLESS else "deflate"
         if options["compress"] in WITH_PREDICTOR:

@@ -15,13 +15,11 @@ import rasterio
 from rasterio.windows import Window
 
 from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
-from datasets.gdal import CACHE_BYTES, calling_gdal, check_gdal
+from datasets.gdal import BLOCK, CACHE_BYTES, calling_gdal, check_gdal
 from datasets.gdal_info import find_losses, read_info, read_masks
 from datasets.pages import check_stack, list_names, losses_of_stack, open_pages, page_names, without_stack
 from utils.errors import DatasetError, one_line
 
-BLOCK = 128
-"""Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 MAX_BLOCK_ROW_BYTES = 512 * 2**20
 """Largest row of blocks for which the cache grows, if blocks are taller than the windows that are read. Without room
 for a row of blocks (352 MB in an EnMAP scene with blocks of 512 x 512), each block is decompressed four times."""

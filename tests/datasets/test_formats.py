@@ -305,6 +305,11 @@ def test_what_a_format_does_not_keep_has_a_name():
     assert losses_of_writing("a.npy", info_of(CUBE, compression="lzw", interleave="bip")) == []
 
 
+def test_metadata_that_cannot_be_stored_name_the_output():
+    with pytest.raises(ProjectError, match=r"^out\.tif: cannot be created \("):
+        losses_of_writing("out.tif", info_of(CUBE, crs="garbage"))
+
+
 def test_statistics_are_left_out():
     band_tags = ({"": {"STATISTICS_MINIMUM": "0"}},) * 4
     info = info_of(CUBE, tags={"": {"STATISTICS_MEAN": "1", "a": "b"}}, band_tags=band_tags)
