@@ -33,7 +33,7 @@ from datasets.enmap import (
     NUM_BANDS,
     NUM_CHANNELS,
     TIF_SUFFIX,
-    find_files,
+    find_tifs,
     npy_path_of,
     to_digital_numbers,
     to_reflectance,
@@ -131,7 +131,7 @@ def find_jobs(root: Path) -> list[Job]:
     """
     if not root.exists():
         raise UsageError(f"{root}: no such folder or file")
-    tif_paths = [root] if root.is_file() else find_files(root, TIF_SUFFIX)
+    tif_paths = [root] if root.is_file() else find_tifs(root)
     if not tif_paths:
         raise DatasetError(f"{root}: no *{TIF_SUFFIX} in it or below; give the folder that holds patches/")
     return [Job(tif_path, npy_path_of(tif_path)) for tif_path in tif_paths]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from datasets import geotiff, npy
 from datasets.base import SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
+from datasets.enmap import with_enmap_metadata
 from utils.errors import DatasetError, UsageError
 
 FORMATS = {suffix: form for form in (geotiff.FORMAT, npy.FORMAT) for suffix in form.suffixes}
@@ -28,7 +29,8 @@ FORMATS = {suffix: form for form in (geotiff.FORMAT, npy.FORMAT) for suffix in f
 def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator[SceneReader]:
     """Open a scene: a GeoTIFF (`.tif`, `.tiff`) or a cube (`.npy`, (bands, rows, columns)) of one of `DTYPES`.
 
-    A nodata value of the file that its type cannot hold is ignored.
+    A nodata value of the file that its type cannot hold is ignored. The image of an EnMAP or DESIS product gets what
+    the metadata beside it says of its bands.
 
     Args:
         path: the file; its suffix, in upper or lower case, selects the format.
@@ -47,6 +49,8 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator
     if not path.is_file():  # also keeps GDAL from the network and numpy from waiting for a pipe
         raise DatasetError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     with form.open(path) as scene:
+        scene.info, losses = with_enmap_metadata(path, scene.info)
+        scene.losses = (*scene.losses, *losses)
         if nodata is not None:
             sample = as_sample(nodata, scene.info.dtype)
             if sample is None:

@@ -40,6 +40,7 @@ TRAIN = {
     "--prefetch": 2,
     "--pin-memory/--no-pin-memory": True,
     "--persistent-workers/--no-persistent-workers": True,
+    "--allow-overlap/--no-allow-overlap": False,
 }
 TEST = {
     "--device": "0",
@@ -55,6 +56,7 @@ TEST = {
     "-m/--model": "cae1d",
     "--num-channels": 202,
     "--split": "test",
+    "--allow-overlap": False,
 }
 COMPRESS = {
     "scene": "?",
@@ -300,13 +302,14 @@ def run_shell(tmp_path):
 def test_shell_files_set_every_flag(script, run_shell):
     """The shell files have the defaults of the scripts; environment and arguments override them."""
     table = TRAIN if script == "train.sh" else TEST
+    unset = {"train.sh": "--checkpoint", "test.sh": "--allow-overlap"}
     words = run_shell(script)
     assert words[0] == script.replace(".sh", ".py")
     for flags, default in table.items():
         flag = long_form(flags)
         if flags.endswith(f"/--no-{flag[2:]}"):
             assert (flag if default else f"--no-{flag[2:]}") in words
-        elif flag in ("--half", "--early-stopping") or (flag == "--checkpoint" and script == "train.sh"):
+        elif flag in ("--half", "--early-stopping") or flag == unset[script]:
             assert flag not in words
         elif flag == "--checkpoint":
             assert words[words.index(flag) + 1] == "./results/weights/cae1d_8bpppc.pth.tar"
@@ -321,7 +324,7 @@ def test_shell_files_set_every_flag(script, run_shell):
         assert flag in words
         if flags.endswith(f"/--no-{flag[2:]}"):
             assert f"--no-{flag[2:]}" in run_shell(script, **{name: "0"})
-        elif flag != "--half":
+        elif flag not in ("--half", "--allow-overlap"):
             assert words[words.index(flag) + 1] == "a value"
     assert run_shell(script, "--further", "argument")[-2:] == ["--further", "argument"]
 
