@@ -144,9 +144,25 @@ PREPROCESS = {
     "--num-workers": num_cores(),
     "--overwrite": False,
     "--dtype": "float32",
+    "--num-bands": 224,
     "--dry-run": False,
 }
 SPLIT = {"root": None, "--seed": 10587, "--ratios": [70, 20, 10], "--overwrite": False}
+TILE = {
+    "products": "+",
+    "-o/--output": "./datasets/my-patches/",
+    "--size": 128,
+    **{f"--max-{name}": 10.0 for name in ("cloud", "shadow", "haze", "cirrus", "snow")},
+    "--num-workers": num_cores(),
+}
+CONVERT = {
+    "input": None,
+    "output": None,
+    "--variable": None,
+    "--order": "hwc",
+    "--ortho": False,
+    "--overwrite": False,
+}
 ZOO = {"names": "*", "--save-dir": Path("results/weights/"), "--overwrite": False}
 COMMANDS = {
     "train": TRAIN,
@@ -158,6 +174,8 @@ COMMANDS = {
     "benchmark rd": RD,
     "datasets.preprocess": PREPROCESS,
     "datasets.split": SPLIT,
+    "datasets.tile": TILE,
+    "datasets.convert": CONVERT,
     "models.zoo": ZOO,
 }
 
