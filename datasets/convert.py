@@ -26,6 +26,8 @@ from datasets.scenes import FORMATS, create_scene
 from utils.errors import UsageError, run_script
 from utils.files import check_output
 
+BLOCK = 128
+"""Side in pixels of the blocks of a written GeoTIFF."""
 ORDERS = ["".join(letters) for letters in itertools.permutations("hwc")]
 
 
@@ -77,9 +79,13 @@ def write(product: Product, output: Path) -> None:
     """
     info = product.info
     rows = max(1, WINDOW_BYTES // (info.bands * info.width * np.dtype(info.dtype).itemsize))
+    rows -= rows % BLOCK if rows > BLOCK else 0
     with create_scene(output, info) as target:
         for row in range(0, info.height, rows):
-            target.write(row, 0, np.ascontiguousarray(product.read(row, min(rows, info.height - row))))
+            height = min(rows, info.height - row)
+            target.write(row, 0, np.ascontiguousarray(product.read(row, height)))
+            if product.read_masks:
+                target.write_masks(row, 0, product.read_masks(row, height))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -121,7 +120,7 @@ def find_files(folder: Path, suffix: str | tuple[str, ...]) -> list[Path]:
     return sorted(found)
 
 
-def with_enmap_metadata(path: Path, info: SceneInfo) -> tuple[SceneInfo, list[Loss]]:
+def with_enmap_metadata(path: Path, info: SceneInfo) -> SceneInfo:
     """Add what the `*-METADATA.XML` beside the image of an EnMAP or DESIS product says of its bands.
 
     The TIFs themselves say nothing of wavelengths. The bands get `CENTRAL_WAVELENGTH_UM` and `FWHM_UM` in their domain
@@ -133,18 +132,11 @@ def with_enmap_metadata(path: Path, info: SceneInfo) -> tuple[SceneInfo, list[Lo
         info: its metadata.
 
     Returns:
-        The info, unchanged for other files, and what could not be added, if the metadata cannot be read or is of
-        another number of bands.
+        The info, unchanged for other files, and where the metadata do not fit: see `losses_of_metadata`.
     """
-    xml_path = metadata_path_of(path)
-    if xml_path is None:
-        return info, []
-    try:
-        bands = list(_read_bands(xml_path))
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        return info, [Loss("metadata", f"the wavelengths in {xml_path.name}, which cannot be read ({error})")]
-    if len(bands) != info.bands:
-        return info, [Loss("metadata", f"the wavelengths in {xml_path.name}: {len(bands)} bands, not {info.bands}")]
+    bands = _read_bands(path, info)
+    if isinstance(bands, Loss) or not bands:
+        return info
     domains = info.band_tags or ({},) * info.bands
     gains = tuple(band.get("gain", 1.0) for band in bands)
     offsets = tuple(band.get("offset", 0.0) for band in bands)
@@ -153,7 +145,13 @@ def with_enmap_metadata(path: Path, info: SceneInfo) -> tuple[SceneInfo, list[Lo
         band_tags=tuple(_with_imagery(tags, band) for tags, band in zip(domains, bands, strict=True)),
         scales=info.scales or (gains if set(gains) != {1} else ()),
         offsets=info.offsets or (offsets if set(offsets) != {0} else ()),
-    ), []
+    )
+
+
+def losses_of_metadata(path: Path, info: SceneInfo) -> tuple[Loss, ...]:
+    """Return what `with_enmap_metadata` cannot add, as the file is damaged or of another number of bands."""
+    bands = _read_bands(path, info)
+    return (bands,) if isinstance(bands, Loss) else ()
 
 
 def metadata_path_of(path: Path) -> Path | None:
@@ -165,14 +163,28 @@ def metadata_path_of(path: Path) -> Path | None:
     return next((path.with_name(other) for other in found), None)
 
 
-def _read_bands(xml_path: Path) -> Iterator[dict[str, float]]:
-    """Yield the fields of each band in the order of their numbers: wavelength and fwhm in nm, gain, offset."""
-    # DESIS has elements named band outside of bandCharacterisation, too.
-    elements = list(ElementTree.parse(xml_path).iterfind(".//{*}bandCharacterisation/*"))
-    for element in sorted(elements, key=lambda each: int(each.get("number") or each.findtext("{*}bandNumber") or 0)):
-        texts = {child.tag.rpartition("}")[2].lower(): (child.text or "").strip() for child in element}
-        found = {field: next(filter(None, map(texts.get, names)), None) for field, names in BAND_FIELDS.items()}
-        yield {field: float(text) for field, text in found.items() if text}
+def _read_bands(path: Path, info: SceneInfo) -> list[dict[str, float]] | Loss:
+    """Return the fields of each band of an image: wavelength and fwhm in nm, gain, offset; nothing without metadata."""
+    xml_path = metadata_path_of(path)
+    if xml_path is None:
+        return []
+    try:
+        # DESIS has elements named band outside of bandCharacterisation, too.
+        elements = list(ElementTree.parse(xml_path).iterfind(".//{*}bandCharacterisation/*"))
+        elements.sort(key=lambda each: int(each.get("number") or each.findtext("{*}bandNumber") or 0))
+        bands = list(map(_fields_of, elements))
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        return Loss("metadata", f"wavelengths and gains in {xml_path.name}, which is damaged ({error})")
+    if len(bands) != info.bands:
+        text = f"wavelengths and gains in {xml_path.name}, which has {len(bands)} bands, not {info.bands}"
+        return Loss("metadata", text)
+    return bands
+
+
+def _fields_of(element: ElementTree.Element) -> dict[str, float]:
+    texts = {child.tag.rpartition("}")[2].lower(): (child.text or "").strip() for child in element}
+    found = {field: next(filter(None, map(texts.get, names)), None) for field, names in BAND_FIELDS.items()}
+    return {field: float(text) for field, text in found.items() if text}
 
 
 def _with_imagery(domains: dict[str, dict[str, str]], band: dict[str, float]) -> dict[str, dict[str, str]]:

@@ -69,12 +69,14 @@ class Product(NamedTuple):
     Attributes:
         info: metadata of the scene.
         read: reads its samples.
+        read_masks: reads its masks; None if there are none.
         notes: what a user must know of the conversion, such as what is not converted.
     """
 
     info: SceneInfo
     read: Read
     notes: list[str]
+    read_masks: Read | None = None
 
 
 @contextlib.contextmanager
@@ -105,7 +107,12 @@ def open_product(path: Path, options: Options) -> Iterator[Product]:
         with open_scene(_image_of(path) if path.name.upper().endswith(METADATA_SUFFIX) else path) as scene:
             width = scene.info.width
             notes = [f"not converted: {loss.text}" for loss in scene.losses]
-            yield Product(scene.info, lambda row, height: scene.read(row, 0, height, width), notes)
+            yield Product(
+                scene.info,
+                lambda row, height: scene.read(row, 0, height, width),
+                notes,
+                lambda row, height: scene.read_masks(row, 0, height, width),
+            )
 
 
 def _reading(path: Path, function: Callable[..., Result], *args: Any) -> Result:
@@ -202,14 +209,13 @@ def _control_points(latitudes: Any, longitudes: Any) -> tuple[GroundControlPoint
     rows, columns = (
         np.unique(np.linspace(0, length - 1, GCPS_PER_SIDE).round().astype(int)) for length in latitudes.shape
     )
-    points = []
+    points: list[GroundControlPoint] = []
     for row in rows:
         line = zip(columns, longitudes[int(row), :][columns], latitudes[int(row), :][columns], strict=True)
         for column, x, y in line:
             if abs(x) <= 360 and abs(y) <= 90:  # neither NaN nor -9999
-                points.append(
-                    GroundControlPoint(row + 0.5, column + 0.5, float(x), float(y), name=str(len(points) + 1))
-                )
+                name = str(len(points) + 1)
+                points.append(GroundControlPoint(row + 0.5, column + 0.5, float(x), float(y), name=name))
     return tuple(points)
 
 
@@ -322,10 +328,7 @@ def _open_emit(path: Path, file: Any, ortho: bool) -> Product:
     used = ["reflectance", *(f"sensor_band_parameters/{name}" for name in ("wavelengths", "fwhm", "good_wavelengths"))]
     if not ortho:
         gcps = _control_points(location["lat"], location["lon"])
-        notes = [
-            _note_on_control_points(len(gcps)),
-            "--ortho arranges the pixels by the product's lookup table instead",
-        ]
+        notes = [f"{_note_on_control_points(len(gcps))}; --ortho arranges the pixels as a map instead"]
         info = replace(info, gcps=gcps, gcps_crs=_wkt(4326))
         return Product(info, lambda row, rows: cube[row : row + rows].transpose(2, 0, 1), [*_rest(file, used), *notes])
 

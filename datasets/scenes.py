@@ -49,8 +49,7 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator
     if not path.is_file():  # also keeps GDAL from the network and numpy from waiting for a pipe
         raise DatasetError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     with form.open(path) as scene:
-        scene.info, losses = with_enmap_metadata(path, scene.info)
-        scene.losses = (*scene.losses, *losses)
+        scene.info = with_enmap_metadata(path, scene.info)
         if nodata is not None:
             sample = as_sample(nodata, scene.info.dtype)
             if sample is None:
