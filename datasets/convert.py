@@ -4,7 +4,7 @@
     python -m datasets.convert EMIT_L2A_RFL_....nc SCENE.tif --ortho         # EMIT L2A
     python -m datasets.convert NEON_D02_SERC_....h5 SCENE.tif                # NEON AOP reflectance
     python -m datasets.convert DESIS-HSI-L2A-...-METADATA.xml SCENE.tif      # DESIS, EnMAP
-    python -m datasets.convert Indian_pines.mat SCENE.npy --variable indian_pines --order hwc
+    python -m datasets.convert Indian_pines.mat SCENE.npy --variable indian_pines --order rcb
 
 Samples keep their type and values. Wavelengths, widths, scales, offsets and coordinates are kept where the format of
 the output can hold them. Notes say what of the product is not converted.
@@ -22,13 +22,13 @@ import numpy as np
 
 from datasets.preprocess import WINDOW_BYTES
 from datasets.products import Options, Product, open_product
-from datasets.scenes import FORMATS, create_scene
+from datasets.scenes import FORMATS, create_scene, settle_losses
 from utils.errors import UsageError, run_script
 from utils.files import check_output
 
 BLOCK = 128
 """Side in pixels of the blocks of a written GeoTIFF."""
-ORDERS = ["".join(letters) for letters in itertools.permutations("hwc")]
+ORDERS = ["".join(letters) for letters in itertools.permutations("rcb")]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,10 +45,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--order",
         choices=ORDERS,
-        default="hwc",
-        help="dimensions of that array: h rows, w columns, c bands (default: %(default)s)",
+        default="rcb",
+        metavar="ORDER",
+        help="dimensions of that array: r rows, c columns, b bands (default: %(default)s)",
     )
     add("--ortho", action="store_true", help="arrange the pixels of EMIT by its lookup table: a map, north at the top")
+    add("--drop", nargs="+", default=[], metavar="NAME", help="lose what an error names and the output cannot keep")
     add("--overwrite", action="store_true", help="replace the output if it exists")
     return parser.parse_args(argv)
 
@@ -61,9 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if form is None:
         raise UsageError(f"{output}: unknown file format, the suffix must be one of {', '.join(FORMATS)}")
     with open_product(Path(args.input), Options(args.variable, args.order, args.ortho)) as product:
-        lost = [f"{output.suffix} does not keep: {loss.text}" for loss in form.losses(product.info)]
-        for note in [*product.notes, *lost]:
-            print(f"note: {note}", file=sys.stderr)
+        settle_losses(args.input, product.losses, args.drop)
+        settle_losses(args.output, form.losses(product.info), args.drop)
+        for note in product.notes:
+            print(f"note: {args.input}: {note}", file=sys.stderr)
         write(product, output)
     info = product.info
     print(f"{output}: {info.height} x {info.width} pixels, {info.bands} bands of {info.dtype}")

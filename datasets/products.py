@@ -20,7 +20,7 @@ import numpy as np
 import scipy.io
 from rasterio.crs import CRS
 
-from datasets.base import DTYPES, INTEGER_RANGES, GroundControlPoint, SceneInfo
+from datasets.base import DTYPES, INTEGER_RANGES, GroundControlPoint, Loss, SceneInfo
 from datasets.enmap import METADATA_SUFFIX, TIF_SUFFIX, find_tifs, product_of
 from datasets.scenes import open_scene
 from utils.errors import DatasetError, UsageError, one_line
@@ -54,12 +54,12 @@ class Options:
 
     Attributes:
         variable: name of the array; None for the only one with three dimensions.
-        order: what the dimensions of the array are: "h" rows, "w" columns, "c" bands.
+        order: what the dimensions of the array are: "r" rows, "c" columns, "b" bands.
         ortho: whether to arrange pixels by the lookup table of an EMIT product.
     """
 
     variable: str | None = None
-    order: str = "hwc"
+    order: str = "rcb"
     ortho: bool = False
 
 
@@ -69,14 +69,16 @@ class Product(NamedTuple):
     Attributes:
         info: metadata of the scene.
         read: reads its samples.
-        read_masks: reads its masks; None if there are none.
         notes: what a user must know of the conversion, such as what is not converted.
+        read_masks: reads its masks; None if there are none.
+        losses: what of the file is not read.
     """
 
     info: SceneInfo
     read: Read
     notes: list[str]
     read_masks: Read | None = None
+    losses: Sequence[Loss] = ()
 
 
 @contextlib.contextmanager
@@ -106,12 +108,12 @@ def open_product(path: Path, options: Options) -> Iterator[Product]:
     else:
         with open_scene(_image_of(path) if path.name.upper().endswith(METADATA_SUFFIX) else path) as scene:
             width = scene.info.width
-            notes = [f"not converted: {loss.text}" for loss in scene.losses]
             yield Product(
                 scene.info,
                 lambda row, height: scene.read(row, 0, height, width),
-                notes,
+                [],
                 lambda row, height: scene.read_masks(row, 0, height, width),
+                scene.losses,
             )
 
 
@@ -148,10 +150,9 @@ def _open_hdf5(path: Path, file: Any, options: Options) -> Product:
         for site in file:
             if f"{site}/Reflectance/Reflectance_Data" in file:
                 return _open_neon(path, file[f"{site}/Reflectance"])
-    arrays = {name: array for name, array in _arrays_of(file).items() if len(array.shape) == 3}
-    array = _choose(path, arrays, options.variable)
-    is_matlab = path.suffix.lower() == ".mat"  # MATLAB stores arrays with the dimensions in reverse order
-    return _open_array(path, array, options.order[::-1] if is_matlab else options.order)
+    step = -1 if path.suffix.lower() == ".mat" else 1  # MATLAB stores arrays with the dimensions in reverse order
+    shapes = {name: array.shape[::step] for name, array in _arrays_of(file).items()}
+    return _open_array(path, file[_choose(path, shapes, options.variable)], options.order[::step])
 
 
 def _arrays_of(file: Any) -> dict[str, Any]:
@@ -418,24 +419,30 @@ def _map_info_transform(path: Path, text: str) -> tuple[float, ...]:
 def _open_matlab(path: Path, options: Options) -> Product:
     """Open a MATLAB file of a version before 7.3."""
     try:
-        arrays = {
-            name: array
-            for name, array in scipy.io.loadmat(path, variable_names=options.variable).items()
-            if isinstance(array, np.ndarray) and array.ndim == 3
-        }
+        shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+        name = _choose(path, shapes, options.variable)
+        array = scipy.io.loadmat(path, variable_names=[name])[name]
+    except UsageError:
+        raise
     except Exception as error:  # what scipy raises for damaged files is not documented
         raise DatasetError(f"{path}: damaged, or no MATLAB file ({one_line(error)})") from error
-    return _open_array(path, _choose(path, arrays, options.variable), options.order)
+    return _open_array(path, array, options.order)
 
 
-def _choose(path: Path, arrays: Mapping[str, Any], variable: str | None) -> Any:
-    if variable is not None and variable in arrays:
-        return arrays[variable]
-    if variable is None and len(arrays) == 1:
-        return next(iter(arrays.values()))
-    names = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()) or "none"
-    missing = "give --variable" if variable is None else f"no --variable {variable}"
-    raise UsageError(f"{path}: {missing}; arrays of three dimensions: {names}")
+def _choose(path: Path, shapes: Mapping[str, Sequence[int]], variable: str | None) -> str:
+    """Return the name of the array to convert.
+
+    Raises:
+        UsageError: there is no such array with three dimensions, or no `variable` is given and there are several.
+    """
+    cubes = {name: tuple(shape) for name, shape in shapes.items() if len(shape) == 3}
+    if variable is None and len(cubes) == 1:
+        return next(iter(cubes))
+    if variable is None or variable not in cubes:
+        names = ", ".join(f"{name} {shape}" for name, shape in cubes.items()) or "none"
+        problem = "give --variable" if variable is None else f"no --variable {variable}"
+        raise UsageError(f"{path}: {problem}; arrays of three dimensions: {names}")
+    return variable
 
 
 def _open_array(path: Path, array: Any, order: str) -> Product:
@@ -453,11 +460,11 @@ def _open_array(path: Path, array: Any, order: str) -> Product:
         dtype = np.dtype(fitting[0]) if fitting else dtype
     if dtype.name not in DTYPES:
         raise DatasetError(f"{path}: samples of type {array.dtype}, expected one of {', '.join(DTYPES)}")
-    height, width, bands = (array.shape[order.index(axis)] for axis in "hwc")
+    height, width, bands = (array.shape[order.index(axis)] for axis in "rcb")
 
     def read(row: int, rows: int) -> np.ndarray:
-        window = array[tuple(slice(row, row + rows) if axis == "h" else slice(None) for axis in order)]
-        return window.transpose([order.index(axis) for axis in "chw"]).astype(dtype, copy=False)
+        window = array[tuple(slice(row, row + rows) if axis == "r" else slice(None) for axis in order)]
+        return window.transpose([order.index(axis) for axis in "brc"]).astype(dtype, copy=False)
 
     notes = ["the file names neither wavelengths nor coordinates: there are none in the output"]
     return Product(SceneInfo(height, width, bands, dtype.name), read, notes)

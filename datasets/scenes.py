@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from datasets import geotiff, npy
-from datasets.base import SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
+from datasets.base import Loss, SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
 from datasets.enmap import with_enmap_metadata
 from utils.errors import DatasetError, UsageError
 
@@ -91,6 +92,25 @@ def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWrit
         if error.errno is not None and error.filename is None:  # a failed write does not name its file
             error.filename = str(path)
         raise
+
+
+def settle_losses(name: str, losses: Sequence[Loss], dropped: Sequence[str]) -> None:
+    """Name in notes what will be lost, before anything is written.
+
+    Args:
+        name: file that is read or written.
+        losses: what will be lost.
+        dropped: names of essential losses that are permitted.
+
+    Raises:
+        UsageError: an essential loss is not permitted.
+    """
+    refused = [loss for loss in losses if loss.is_essential and loss.name not in dropped]
+    if refused:
+        names = " ".join(dict.fromkeys(loss.name for loss in refused))
+        raise UsageError(f"{name}: would lose {'; '.join(loss.text for loss in refused)}: permit it by --drop {names}")
+    for loss in losses:
+        print(f"note: {name}: not kept: {loss.text}", file=sys.stderr)
 
 
 def _format_of(path: Path) -> SceneFormat:
