@@ -23,7 +23,7 @@ from rasterio.crs import CRS
 from datasets.base import DTYPES, INTEGER_RANGES, GroundControlPoint, Loss, SceneInfo
 from datasets.enmap import METADATA_SUFFIX, TIF_SUFFIX, find_tifs, product_of
 from datasets.scenes import open_scene
-from utils.errors import DatasetError, UsageError, one_line
+from utils.errors import DatasetError, ProjectError, UsageError, one_line
 from utils.processes import available_memory
 
 try:
@@ -121,7 +121,9 @@ def _reading(path: Path, function: Callable[..., Result], *args: Any) -> Result:
     """Call a function that reads HDF5; turn what h5py raises for damaged and unknown files into one line."""
     try:
         return function(*args)
-    except (OSError, KeyError, RuntimeError) as error:
+    except (ProjectError, MemoryError):
+        raise
+    except Exception as error:  # which exceptions h5py raises is not documented
         raise DatasetError(f"{path}: damaged, or not a known product ({one_line(error)})") from error
 
 
@@ -422,7 +424,7 @@ def _open_matlab(path: Path, options: Options) -> Product:
         shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
         name = _choose(path, shapes, options.variable)
         array = scipy.io.loadmat(path, variable_names=[name])[name]
-    except UsageError:
+    except (ProjectError, MemoryError):
         raise
     except Exception as error:  # what scipy raises for damaged files is not documented
         raise DatasetError(f"{path}: damaged, or no MATLAB file ({one_line(error)})") from error

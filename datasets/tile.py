@@ -215,8 +215,10 @@ def process(job: Job) -> Outcome:
         return Outcome(job, error=str(error))
 
 
-def find_scenes(products: Sequence[Path]) -> list[Path]:
+def find_scenes(products: Sequence[Path], output: Path) -> list[Path]:
     """Return the images that `products` name: files, or folders with EnMAP or DESIS products; each product once.
+
+    What lies in `output`, which may be in one of the folders, is left out.
 
     Raises:
         UsageError: a file or folder does not exist, a folder has no images, or two other scenes have the same name.
@@ -226,6 +228,7 @@ def find_scenes(products: Sequence[Path]) -> list[Path]:
         if not product.exists():
             raise UsageError(f"{product}: no such file or folder")
         paths = find_tifs(product) if product.is_dir() else [product]
+        paths = [path for path in paths if output.resolve() not in path.resolve().parents]
         if not paths:
             raise UsageError(f"{product}: no *{TIF_SUFFIX} in it or below; give other scenes one by one")
         for path in paths:
@@ -321,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit status."""
     args = parse_args(argv)
     percents = {name: getattr(args, f"max_{name}") for name in LAYERS}
-    paths = find_scenes(args.products)
+    paths = find_scenes(args.products, args.output)
     args.output.mkdir(parents=True, exist_ok=True)
     busy = f"{args.output}: another process is cutting scenes for it: wait for it, or give another --output"
     with locked(args.output / f".{TILES_CSV}.lock", busy):

@@ -291,6 +291,11 @@ def test_unusable_files_and_flags_are_one_line(tmp_path, save_prisma, emit, monk
         (tmp_path / f"{len(content)}.mat").write_bytes(content)
         cases += [([tmp_path / f"{len(content)}.h5", tmp_path / "a.tif"], rf"{len(content)}\.h5: damaged")]
         cases += [([tmp_path / f"{len(content)}.mat", tmp_path / "a.tif"], rf"{len(content)}\.mat: damaged")]
+    with h5py.File(tmp_path / "short.he5", "w") as file, h5py.File(path) as whole:
+        whole.copy("HDFEOS", file)
+        file.attrs.update(whole.attrs)
+        file.attrs["List_Fwhm_Vnir"] = np.ones(2)
+    cases.append(([tmp_path / "short.he5", tmp_path / "a.tif"], r"short\.he5: damaged, or not a known product"))
     with h5py.File(emit[0], "r+") as file:
         del file.attrs["geotransform"]
     cases.append(

@@ -154,6 +154,8 @@ def test_scenes_are_added_and_settings_kept(tmp_path, save_product, capsys):
     save_product(3)
     assert run(root) == 0
     assert "6 patches of 1 scenes, 1 scenes skipped, 0 failed" in capsys.readouterr().out
+    assert main([str(tmp_path), "-o", str(root), "--size", "16"]) == 0
+    assert "0 patches of 0 scenes, 2 scenes skipped" in capsys.readouterr().out, "patches are no scenes"
     assert before.items() <= {path: path.stat().st_mtime_ns for path in patches(root)}.items()
     table = pd.read_csv(root / "tiles.csv")
     assert table["product"].tolist() == [NAME.format(5), NAME.format(3)]
