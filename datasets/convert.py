@@ -22,8 +22,8 @@ import numpy as np
 
 from datasets.preprocess import WINDOW_BYTES
 from datasets.products import Options, Product, open_product
-from datasets.scenes import FORMATS, create_scene, settle_losses
-from utils.errors import UsageError, run_script
+from datasets.scenes import FORMATS, create_scene, losses_of_writing, settle_losses
+from utils.errors import run_script
 from utils.files import check_output
 
 BLOCK = 128
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("input", help="the product")
-    add("output", help=f"the file to write: {', '.join(FORMATS)}")
+    add("output", help=f"the file to write: {', '.join(filter(None, FORMATS))}")
     add("--variable", help="name of the array in a .mat or in HDF5 of another product, if there are several")
     add(
         "--order",
@@ -59,12 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit status."""
     args = parse_args(argv)
     output = check_output(args.output, args.input, args.overwrite)
-    form = FORMATS.get(output.suffix.lower())
-    if form is None:
-        raise UsageError(f"{output}: unknown file format, the suffix must be one of {', '.join(FORMATS)}")
     with open_product(Path(args.input), Options(args.variable, args.order, args.ortho)) as product:
         settle_losses(args.input, product.losses, args.drop)
-        settle_losses(args.output, form.losses(product.info), args.drop)
+        settle_losses(args.output, losses_of_writing(output, product.info), args.drop)
         for note in product.notes:
             print(f"note: {args.input}: {note}", file=sys.stderr)
         write(product, output)

@@ -249,7 +249,7 @@ def _open_prisma(path: Path, file: Any) -> Product:
         tags=_texts_of(file.attrs),
         band_tags=tuple(tags for arm in arms for tags in arm.tags),
         scales=tuple(arm.scale for arm in arms for _ in arm.bands),
-        offsets=tuple(arm.offset for arm in arms for _ in arm.bands),
+        offsets=tuple(arm.offset for arm in arms for _ in arm.bands) if any(arm.offset for arm in arms) else (),
     )
     notes = _rest(file, [arm.cube.name.lstrip("/") for arm in arms])
     dropped = sum(arm.cube.shape[1] - len(arm.bands) for arm in arms)

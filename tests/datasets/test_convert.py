@@ -283,7 +283,7 @@ def test_unusable_files_and_flags_are_one_line(tmp_path, save_prisma, emit, monk
     path, _ = save_prisma()
     cases = [
         ([tmp_path / "none.he5", "a.tif"], "none.he5: no such file"),
-        ([path, tmp_path / "a.jpg"], "a.jpg: unknown file format, the suffix must be one of .tif"),
+        ([path, tmp_path / "a.jpg"], "a.jpg: unknown file format to write, the suffix must be one of .tif"),
         ([path, path], "is the input"),
     ]
     for content in (b"", b"\x89HDF\r\n\x1a\n", path.read_bytes()[:3000]):
