@@ -175,6 +175,11 @@ def _texts_of(attributes: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {"": tags} if tags else {}
 
 
+def _number(value: Any) -> float:
+    """Return an attribute as a number; products have them as scalars or arrays of one."""
+    return float(np.ravel(value)[0])
+
+
 def _text(value: Any) -> str:
     item = np.ravel(value)[0]
     return item.decode(errors="replace") if isinstance(item, bytes) else str(item)
@@ -256,7 +261,9 @@ def _open_prisma(path: Path, file: Any) -> Product:
     if dropped:
         notes.append(f"left out: {dropped} bands that were not acquired")
     if "Product_ULcorner_easting" in file.attrs:
-        info = replace(info, crs=_wkt(int(file.attrs["Epsg_Code"])), transform=_prisma_transform(file.attrs, info))
+        info = replace(
+            info, crs=_wkt(int(_number(file.attrs["Epsg_Code"]))), transform=_prisma_transform(file.attrs, info)
+        )
     else:
         fields = file[f"{swath}/Geolocation Fields"]
         gcps = _control_points(fields["Latitude"], fields["Longitude"])
@@ -292,7 +299,7 @@ class _PrismaArm(NamedTuple):
         widths = np.asarray(file.attrs[f"List_Fwhm_{name}"])
         is_acquired = (wavelengths > 0) & (np.asarray(file.attrs.get(f"List_Cw_{name}_Flags", 1)) != 0)
         bands = np.array([band for band in np.argsort(wavelengths) if is_acquired[band]], int)
-        low, high = (float(file.attrs[f"L2Scale{name}{end}"]) for end in ("Min", "Max"))
+        low, high = (_number(file.attrs[f"L2Scale{name}{end}"]) for end in ("Min", "Max"))
         cube = file[f"{swath}/Data Fields/{name.upper()}_Cube"]
         return cls(cube, bands, _imagery(wavelengths[bands], widths[bands]), (high - low) / PRISMA_MAX, low)
 
@@ -301,7 +308,7 @@ def _prisma_transform(attributes: Mapping[str, Any], info: SceneInfo) -> tuple[f
     """Return the transform from the corners of a PRISMA L2D product, which are centers of pixels or their corners."""
 
     def corners(axis: str, names: Sequence[str]) -> list[float]:
-        return [float(attributes[f"Product_{name}corner_{axis}"]) for name in names]
+        return [_number(attributes[f"Product_{name}corner_{axis}"]) for name in names]
 
     left, right = min(corners("easting", ("UL", "LL"))), max(corners("easting", ("UR", "LR")))
     top, bottom = max(corners("northing", ("UL", "UR"))), min(corners("northing", ("LL", "LR")))
@@ -326,7 +333,7 @@ def _open_emit(path: Path, file: Any, ortho: bool) -> Product:
     tags = _imagery(parameters["wavelengths"][:], parameters["fwhm"][:])
     for band, is_good in zip(tags, np.ravel(parameters["good_wavelengths"][:]), strict=True):
         band[""] = {"good_wavelength": str(int(is_good))}
-    nodata = float(np.ravel(cube.attrs.get("_FillValue", -9999.0))[0])
+    nodata = _number(cube.attrs.get("_FillValue", -9999.0))
     info = SceneInfo(height, width, bands, cube.dtype.name, nodata, tags=_texts_of(file.attrs), band_tags=tuple(tags))
     used = ["reflectance", *(f"sensor_band_parameters/{name}" for name in ("wavelengths", "fwhm", "good_wavelengths"))]
     if not ortho:
@@ -382,13 +389,13 @@ def _open_neon(path: Path, group: Any) -> Product:
     cube, metadata = group["Reflectance_Data"], group["Metadata"]
     height, width, bands = cube.shape
     spectral, system = metadata["Spectral_Data"], metadata["Coordinate_System"]
-    scale = 1 / float(np.ravel(cube.attrs.get("Scale_Factor", 10000))[0])
+    scale = 1 / _number(cube.attrs.get("Scale_Factor", 10000))
     info = SceneInfo(
         height=height,
         width=width,
         bands=bands,
         dtype=cube.dtype.name,
-        nodata=float(np.ravel(cube.attrs.get("Data_Ignore_Value", -9999))[0]),
+        nodata=_number(cube.attrs.get("Data_Ignore_Value", -9999)),
         crs=_neon_crs(system),
         transform=_map_info_transform(path, _text(system["Map_Info"][()])),
         tags=_texts_of({**group.file.attrs, **cube.attrs}),

@@ -65,7 +65,7 @@ def save_prisma(tmp_path):
             file[f"{swath}/Geolocation Fields/Latitude"] = (45 - 0.001 * rows - 0.0002 * columns).astype(np.float32)
             file[f"{swath}/Geolocation Fields/Longitude"] = (9 + 0.001 * columns).astype(np.float32)
             if level == "L2D":
-                file.attrs["Epsg_Code"] = np.int64(32632)
+                file.attrs["Epsg_Code"] = np.array([32632])
                 left, right = 500000 + corner_shift, 500000 + 7 * 30 - corner_shift
                 top, bottom = 4900000 - corner_shift, 4900000 - 9 * 30 + corner_shift
                 for name, x, y in (("UL", left, top), ("UR", right, top), ("LL", left, bottom), ("LR", right, bottom)):
@@ -311,8 +311,11 @@ def test_unusable_files_and_flags_are_one_line(tmp_path, save_prisma, emit, monk
     assert not (tmp_path / "a.tif").exists()
 
 
-def test_the_output_is_read_by_rasterio(tmp_path, save_prisma):
-    path, _ = save_prisma()
-    main([str(path), str(tmp_path / "scene.tif")])
-    with rasterio.open(tmp_path / "scene.tif") as tif:
-        assert tif.crs.to_epsg() == 32632 and tif.tags(1, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"] == "0.402"
+@pytest.mark.parametrize("suffix", [".tif"])
+def test_gdal_reads_wavelengths_and_place_of_the_output(tmp_path, save_prisma, suffix):
+    path, (vnir, _) = save_prisma()
+    assert main([str(path), str(tmp_path / f"scene{suffix}"), "--drop", "scales"]) == 0
+    with rasterio.open(tmp_path / f"scene{suffix}") as raster:
+        assert raster.crs.to_epsg() == 32632 and raster.transform.to_gdal() == (500000, 30, 0, 4900000, 0, -30)
+        assert float(raster.tags(1, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) == 0.402
+        np.testing.assert_array_equal(raster.read(1), vnir[:, 3])

@@ -79,6 +79,7 @@ def test_products_become_patches_in_the_layout_of_hyspecnet_by_processes(tmp_pat
         with rasterio.open(path) as tif:
             np.testing.assert_array_equal(tif.read(), cube[:, row : row + 16, column : column + 16])
             assert (tif.transform.c, tif.transform.f) == (688005 + 30 * column, 4561935 - 30 * row)
+            assert tif.tags(224, ns="IMAGERY") == {"CENTRAL_WAVELENGTH_UM": "2.64", "FWHM_UM": "0.00824"}
             assert tif.nodata == -32768 and tif.compression.name == "deflate"
 
     assert preprocess.main([str(root), "--num-workers", "1"]) == 0
