@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
     add("--num-channels", type=positive_int, default=202, help="number of bands")
     add("--split", default="test", help="the split to test on: train, val or test")
+    add("--allow-overlap", action="store_true", help="allow patches that are in train, too")
     return parser
 
 

@@ -21,6 +21,7 @@ PRECISION=${PRECISION:-fp32}                                        # fp32, bf16
 SAVE_DIR=${SAVE_DIR:-./results/tests/}
 SEED=${SEED:-10587}
 NUM_CHANNELS=${NUM_CHANNELS:-202}
+ALLOW_OVERLAP=${ALLOW_OVERLAP:-}                                    # 1: patches may be in train, too
 
 if [[ -z "$CHECKPOINT" ]]; then
     # Some models differ in name from their file, the third column of the table.
@@ -44,4 +45,5 @@ exec "$PYTHON" test.py \
     --save-dir "$SAVE_DIR" \
     --seed "$SEED" \
     --num-channels "$NUM_CHANNELS" \
+    ${ALLOW_OVERLAP:+--allow-overlap} \
     "$@"

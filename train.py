@@ -134,6 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prefetch", type=positive_int, default=2, help="batches that each worker loads ahead")
     add("--pin-memory", action=switch, default=True, help="load into pinned memory, which GPUs copy faster")
     add("--persistent-workers", action=switch, default=True, help="keep the loading processes between epochs")
+    add("--allow-overlap", action=switch, default=False, help="allow patches that are in two of train, val and test")
     return parser
 
 

@@ -37,6 +37,7 @@ case "${CHECKPOINT:-} $*" in
     PREFETCH=${PREFETCH:-2}                         # batches that each worker loads ahead
     PIN_MEMORY=${PIN_MEMORY:-1}                     # 0: off
     PERSISTENT_WORKERS=${PERSISTENT_WORKERS:-1}     # 0: new ones for each epoch
+    ALLOW_OVERLAP=${ALLOW_OVERLAP:-0}               # 1: a patch may be in two of train, val and test
     ;;
 esac
 
@@ -50,7 +51,7 @@ for name in DEVICES TRAIN_BATCH_SIZE VAL_BATCH_SIZE NUM_WORKERS DATASET MODE MOD
         flags+=("--${flag//_/-}" "${!name}")
     fi
 done
-for name in COMPILE DETERMINISTIC PIN_MEMORY PERSISTENT_WORKERS; do
+for name in COMPILE DETERMINISTIC PIN_MEMORY PERSISTENT_WORKERS ALLOW_OVERLAP; do
     flag=${name,,}
     case "${!name:-}" in
     "") ;;

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from tqdm import tqdm
 
 from datasets import HySpecNet11k
-from datasets.hyspecnet11k import read_split
+from datasets.hyspecnet11k import read_split, refuse_overlap
 from datasets.loading import ThreadLoader
 from models import models
 from models.base import HSICompressionModel
@@ -123,7 +123,8 @@ def set_up(args: argparse.Namespace) -> Test:
     Raises:
         UsageError: flags that cannot work.
         CheckpointError: no checkpoint, or weights of another model.
-        DatasetError: no such data set, or images that the model cannot take.
+        DatasetError: no such data set, images that the model cannot take, or that are in train without
+            `--allow-overlap`.
     """
     trained = read_settings(Path(args.checkpoint).resolve().parent).get("model", args.model)
     if trained != args.model:
@@ -138,6 +139,8 @@ def set_up(args: argparse.Namespace) -> Test:
     model = model.eval().to(device, torch.float16 if args.half else torch.float32)
 
     dataset = HySpecNet11k(args.dataset, args.mode, args.split, num_channels=args.num_channels)
+    if not args.allow_overlap:
+        refuse_overlap(Path(args.dataset) / "splits" / args.mode, ("train", args.split))
     try:
         model.check_size(torch.empty(1, *dataset.image_shape, device="meta"))
     except ValueError as error:

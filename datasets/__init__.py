@@ -8,8 +8,11 @@ Scenes of any size are read and written window by window:
 
     from datasets.scenes import create_scene, open_scene
 
-The scripts make `DATA.npy` files, and splits of a folder of your own patches:
+The scripts convert products to scenes, cut scenes into patches, and make the `DATA.npy` files and splits of a folder of
+patches:
 
+    python -m datasets.convert PRODUCT SCENE
+    python -m datasets.tile SCENE... -o ROOT
     python -m datasets.preprocess ROOT
     python -m datasets.split ROOT
 """

@@ -329,3 +329,18 @@ def valid_mask(samples: np.ndarray, nodata: float | None) -> np.ndarray:
     if nodata is None:
         return np.ones(samples.shape, bool) if samples.dtype.kind != "f" else ~np.isnan(samples)
     return ~np.isnan(samples) if math.isnan(nodata) else samples != samples.dtype.type(nodata)
+
+
+def valid_samples(samples: np.ndarray, info: SceneInfo) -> np.ndarray:
+    """Return a mask, bool (bands, H, W), that is True where samples are finite and not nodata.
+
+    Args:
+        samples: (bands, H, W), all bands of the scene.
+        info: metadata of the scene.
+    """
+    valid = np.isfinite(samples) if samples.dtype.kind == "f" else np.ones(samples.shape, bool)
+    for band in range(info.bands):
+        nodata = info.nodata_of(band)
+        if nodata is not None and not math.isnan(nodata):
+            valid[band] &= samples[band] != samples.dtype.type(nodata)
+    return valid

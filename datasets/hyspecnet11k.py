@@ -8,15 +8,19 @@ learning-based hyperspectral image compression methods", IGARSS 2023, doi 10.110
                                             <EnMAP product>-Y01460273_X03110438-DATA.npy
     ROOT/splits/{easy,hard}/{train,val,test}.csv
 
-`python -m datasets.preprocess ROOT` makes the DATA.npy; a CSV lists one per line, relative to `patches/`.
+`python -m datasets.preprocess ROOT` makes the DATA.npy; a CSV lists one per line, relative to `patches/`,
+see `read_split`.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import itertools
+import re
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import torch
@@ -24,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import npy
-from datasets.enmap import DTYPES, MAX_VALUE, NPY_SUFFIX, NUM_CHANNELS, tif_path_of, to_reflectance
+from datasets.enmap import DTYPES, MAX_VALUE, NPY_SUFFIX, NUM_CHANNELS, npy_path_of, tif_path_of, to_reflectance
 from datasets.transforms import PixelTransform
 from utils.errors import DatasetError
 
@@ -32,6 +36,8 @@ Key = int | tuple[int, int]
 """An index, or a pair (epoch, index)."""
 
 DOWNLOAD_PAGE = "https://hyspecnet.rsim.berlin"
+SPLIT_LINE = "one path of a patch per line, relative to patches/, such as tile_001/tile_001-patch_01/NAME-DATA.npy"
+_PATCH = re.compile(r"[^/\\]\.(npy|tiff?)$", re.IGNORECASE)
 
 
 class HySpecNet11k(Dataset):
@@ -220,22 +226,79 @@ class HySpecNet11k(Dataset):
 
 
 def read_split(csv_path: Path) -> list[str]:
-    """Read the entries of a split file: paths with forward slashes, relative to `patches/`, one per line.
+    """Read the entries of a split file: paths of `DATA.npy` files, relative to `patches/`, one per line.
 
-    A byte order mark, Windows line ends, blank lines and surrounding spaces are ignored.
+    A line may be quoted, have backslashes, or name the TIF of the patch. Further columns are ignored: empty ones, an
+    index of integers, and in a file with a header all but the one of the paths. So are a byte order mark, Windows line
+    ends, blank lines and surrounding spaces.
+
+    Returns:
+        The paths with forward slashes.
 
     Raises:
-        DatasetError: the file is not UTF-8 text or has no entries, or an entry points outside `patches/`.
+        DatasetError: the file is not UTF-8 text or has no entries, or a line is not clear or points outside `patches/`.
     """
     try:
         text = csv_path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{csv_path}: not UTF-8 text; expected one path of a patch per line") from error
-    entries = [line.strip() for line in text.splitlines() if line.strip()]
-    if not entries:
-        raise DatasetError(f"{csv_path}: empty; expected one path of a patch per line")
-    for entry in entries:
+        raise DatasetError(f"{csv_path}: not UTF-8 text; expected {SPLIT_LINE}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise DatasetError(f"{csv_path}: empty; expected {SPLIT_LINE}")
+    first = lines[0][1]
+    has_header = len(lines) > 1 and not re.search(r"[/\\]", first) and not _entries_in(first, has_header=True)
+    entries = []
+    for number, line in lines[has_header:]:
+        found = _entries_in(line, has_header)
+        if len(found) != 1:
+            raise DatasetError(f"{csv_path}: line {number} is {line!r}, expected {SPLIT_LINE}")
+        (entry,) = found
         path = PurePosixPath(entry)
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or PureWindowsPath(entry).drive or ".." in path.parts:
             raise DatasetError(f"{csv_path}: {entry!r} points outside patches/; expected a path relative to it")
+        entries.append(entry)
     return entries
+
+
+def _entries_in(line: str, has_header: bool) -> set[str]:
+    """Return the paths of patches that a line of a split file names: one if it is clear."""
+    for delimiter in ",;\t":
+        cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+        paths = [cell for cell in cells if _PATCH.search(cell)]
+        others = [cell for cell in cells if cell and cell not in paths]
+        if paths and (has_header or all(cell.isdecimal() for cell in others)):
+            return {_as_entry(path) for path in paths}
+    return {_as_entry(line)} if _PATCH.search(line) and '"' not in line else set()  # a name with a comma
+
+
+def _as_entry(path: str) -> str:
+    entry = path.replace("\\", "/")
+    return entry if entry.lower().endswith(".npy") else npy_path_of(PurePosixPath(entry)).as_posix()
+
+
+def refuse_overlap(splits_dir: Path, splits: Sequence[str] = ("train", "val", "test")) -> str | None:
+    """Raise an error if a patch is in two splits, except if val and test are the same patches.
+
+    Args:
+        splits_dir: folder of the split files.
+        splits: names of the splits to compare; those without a file are left out.
+
+    Returns:
+        A note if val and test are the same patches, so that one set chooses the weights and tests them; else None.
+
+    Raises:
+        DatasetError: a patch is in two splits, or a split file is damaged.
+    """
+    paths = {split: splits_dir / f"{split}.csv" for split in splits}
+    entries = {split: set(read_split(path)) for split, path in paths.items() if path.is_file()}
+    note = None
+    for one, other in itertools.combinations(entries, 2):
+        shared = entries[one] & entries[other]
+        if {one, other} == {"val", "test"} and entries[one] == entries[other]:
+            note = f"{splits_dir}: val and test are the same patches, so the test is of weights chosen on them"
+        elif shared:
+            raise DatasetError(
+                f"{paths[other]}: {len(shared)} of its {len(entries[other])} patches are in {one}.csv, too, first "
+                f"{min(shared)}; take them out of one of the two, or give --allow-overlap"
+            )
+    return note

@@ -6,7 +6,8 @@
     python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dtype uint16    # 76 GB instead of 152, the same data
 
 224 bands of int16 become float32 (202, H, W): water vapor bands dropped, clipped to [0, 10000], divided by
-10000. With `--dtype uint16` the reader divides instead, and gives the same values to the bit. The same command
+10000. With `--dtype uint16` the reader divides instead, and gives the same values to the bit. With another number of
+`--num-bands`, for other sensors, all bands are kept, and scales and offsets of the TIF are applied. The same command
 resumes a run that was stopped, or helps one that is at work. Files that cannot be used are listed at the end.
 """
 
@@ -19,21 +20,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from datasets import npy
-from datasets.base import SceneInfo, SceneReader, valid_mask
+from datasets.base import SceneInfo, SceneReader, valid_mask, valid_samples
 from datasets.enmap import (
     DTYPES,
     KEPT_INDICES,
     NODATA,
     NUM_BANDS,
     NUM_CHANNELS,
+    SCALE,
     TIF_SUFFIX,
-    find_files,
+    find_tifs,
     npy_path_of,
     to_digital_numbers,
     to_reflectance,
@@ -42,6 +44,9 @@ from datasets.scenes import create_scene, open_scene
 from utils.errors import BusyError, DatasetError, UsageError, run_script
 from utils.options import positive_int
 from utils.processes import Terminated, num_cores, run_in_processes, sigterm_raises
+
+AnyJob = TypeVar("AnyJob")
+AnyOutcome = TypeVar("AnyOutcome")
 
 WINDOW_BYTES = 128 * 2**20
 """Largest window that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
@@ -75,39 +80,86 @@ class Outcome(NamedTuple):
     is_elsewhere: bool = False
 
 
-def preprocess_file(tif_path: Path, npy_path: Path, dtype: str = "float32") -> float:
-    """Convert an EnMAP scene of any height and width to a `DATA.npy`, in bounded memory.
+class Rule(NamedTuple):
+    """How a scene becomes a `DATA.npy`.
+
+    Attributes:
+        dtype: "float32" for reflectances, "uint16" for digital numbers.
+        num_bands: bands that each scene must have. With EnMAP's 224 those of water vapor are dropped.
+    """
+
+    dtype: str = "float32"
+    num_bands: int = NUM_BANDS
+
+    @property
+    def is_enmap(self) -> bool:
+        """Whether scenes are EnMAP L2A."""
+        return self.num_bands == NUM_BANDS
+
+    @property
+    def num_channels(self) -> int:
+        """Bands of the `DATA.npy`."""
+        return NUM_CHANNELS if self.is_enmap else self.num_bands
+
+
+ENMAP = Rule()
+
+
+def preprocess_file(tif_path: Path, npy_path: Path, rule: Rule = ENMAP) -> float:
+    """Convert a scene of any height and width to a `DATA.npy`, in bounded memory.
 
     Args:
-        tif_path: the scene, 224 bands of int16.
+        tif_path: the scene: EnMAP L2A, 224 bands of int16; or by `rule` of another sensor, with integers that are
+            reflectance x 10000, floats that are reflectances, or any samples with scale and offset.
         npy_path: the file to write.
-        dtype: "float32" for reflectances, "uint16" for digital numbers.
+        rule: number of bands, and type to write.
 
     Returns:
-        The share in [0, 1] of samples without data in the 202 kept bands. These have the value -32768, or the
-        file's own nodata value, and are written as 0.
+        The share in [0, 1] of samples without data in the kept bands: of the file's own nodata value, for EnMAP also
+        -32768, for others also masked ones, NaN and infinity. They are written as 0.
 
     Raises:
-        DatasetError: the scene cannot be read, or is not int16 with 224 bands. `npy_path` is left as it was.
+        DatasetError: the scene cannot be read, or has other bands or another type. `npy_path` is left as it was.
         OSError: `npy_path` cannot be written.
     """
     num_nodata = 0
     with open_scene(tif_path) as scene:
         info = scene.info
-        if (info.bands, info.dtype) != (NUM_BANDS, "int16"):
-            raise DatasetError(
-                f"{tif_path}: {info.bands} bands of {info.dtype}, expected {NUM_BANDS} bands of int16 as in EnMAP L2A"
-            )
-        with create_scene(npy_path, SceneInfo(info.height, info.width, NUM_CHANNELS, dtype)) as target:
+        if info.bands != rule.num_bands or (rule.is_enmap and info.dtype != "int16"):
+            kind = f"{NUM_BANDS} bands of int16 as in EnMAP L2A" if rule.is_enmap else f"{rule.num_bands} bands"
+            remedy = f"; of another sensor: --num-bands {info.bands}" if info.bands != rule.num_bands else ""
+            raise DatasetError(f"{tif_path}: {info.bands} bands of {info.dtype}, expected {kind}{remedy}")
+        with create_scene(npy_path, SceneInfo(info.height, info.width, rule.num_channels, rule.dtype)) as target:
             for row, height in row_windows(scene):
-                samples = scene.read(row, 0, height, info.width)[list(KEPT_INDICES)]
-                valid = valid_mask(samples, NODATA)
-                if info.nodata != NODATA:
-                    valid &= valid_mask(samples, info.nodata)
+                window = (row, 0, height, info.width)
+                to_numbers = _enmap_numbers if rule.is_enmap else _numbers
+                numbers, valid = to_numbers(info, scene.read(*window), scene.read_masks(*window), rule.dtype)
                 num_nodata += valid.size - np.count_nonzero(valid)
-                numbers = to_digital_numbers(samples, valid)
-                target.write(row, 0, to_reflectance(numbers) if dtype == "float32" else numbers)
-    return num_nodata / (NUM_CHANNELS * info.height * info.width)
+                target.write(row, 0, numbers)
+    return num_nodata / (rule.num_channels * info.height * info.width)
+
+
+def _enmap_numbers(
+    info: SceneInfo, samples: np.ndarray, masks: np.ndarray, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a `DATA.npy` and where they are valid, (202, H, W), from a window of EnMAP L2A."""
+    samples = samples[list(KEPT_INDICES)]
+    valid = valid_mask(samples, NODATA)
+    if info.nodata != NODATA:
+        valid &= valid_mask(samples, info.nodata)
+    numbers = to_digital_numbers(samples, valid)
+    return (to_reflectance(numbers) if dtype == "float32" else numbers), valid
+
+
+def _numbers(info: SceneInfo, samples: np.ndarray, masks: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a `DATA.npy` and where they are valid, (C, H, W), from a window of another sensor."""
+    valid = valid_samples(samples, info)
+    if len(masks):
+        valid &= masks
+    scales = np.array(info.scales or (1 if samples.dtype.kind == "f" else 1 / SCALE,))
+    offsets = np.array(info.offsets or (0,))
+    reflectances = np.where(valid, samples * scales[:, None, None] + offsets[:, None, None], 0).clip(0, 1)
+    return (reflectances.astype(dtype) if dtype == "float32" else np.rint(SCALE * reflectances).astype(dtype)), valid
 
 
 def row_windows(scene: SceneReader) -> Iterator[tuple[int, int]]:
@@ -133,26 +185,26 @@ def find_jobs(root: Path) -> list[Job]:
     """
     if not root.exists():
         raise UsageError(f"{root}: no such folder or file")
-    tif_paths = [root] if root.is_file() else find_files(root, TIF_SUFFIX)
+    tif_paths = [root] if root.is_file() else find_tifs(root)
     if not tif_paths:
         raise DatasetError(f"{root}: no *{TIF_SUFFIX} in it or below; give the folder that holds patches/")
     return [Job(tif_path, npy_path_of(tif_path)) for tif_path in tif_paths]
 
 
-def is_finished(npy_path: Path) -> bool:
-    """Return whether `npy_path` is a complete cube (202, H, W): a partly copied file is not."""
+def is_finished(npy_path: Path, num_channels: int = NUM_CHANNELS) -> bool:
+    """Return whether `npy_path` is a complete cube (num_channels, H, W): a partly copied file is not."""
     try:
-        return npy.map_cube(npy_path, DTYPES).shape[0] == NUM_CHANNELS
+        return npy.map_cube(npy_path, DTYPES).shape[0] == num_channels
     except DatasetError:
         return False
 
 
-def process(job: Job, dtype: str, overwrite: bool) -> Outcome:
+def process(job: Job, rule: Rule, overwrite: bool) -> Outcome:
     """Run `preprocess_file` in a worker, and return errors so that a bad file does not stop the others."""
     try:
-        if not overwrite and is_finished(job.npy_path):  # since this run began
+        if not overwrite and is_finished(job.npy_path, rule.num_channels):  # since this run began
             return Outcome(job, is_elsewhere=True)
-        return Outcome(job, nodata_share=preprocess_file(*job, dtype))
+        return Outcome(job, nodata_share=preprocess_file(*job, rule))
     except BusyError:
         return Outcome(job, is_elsewhere=True)
     except (DatasetError, OSError) as error:
@@ -180,6 +232,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=DTYPES[0],
         help="sample type of new files; uint16 halves the size for the same data (default: %(default)s)",
     )
+    parser.add_argument(
+        "--num-bands",
+        type=positive_int,
+        default=NUM_BANDS,
+        help="bands of each TIF; of other numbers than EnMAP's all bands are kept (default: %(default)s)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the files to make, but make none")
     return parser.parse_args(argv)
 
@@ -187,8 +245,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit status."""
     args = parse_args(argv)
+    rule = Rule(args.dtype, args.num_bands)
     jobs = find_jobs(args.root)
-    todo = [job for job in jobs if args.overwrite or not is_finished(job.npy_path)]
+    todo = [job for job in jobs if args.overwrite or not is_finished(job.npy_path, rule.num_channels)]
     num_skipped = len(jobs) - len(todo)
     if args.dry_run:
         for job in todo:
@@ -199,29 +258,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes: list[Outcome] = []
     start = time.perf_counter()
     try:
-        function = functools.partial(process, dtype=args.dtype, overwrite=args.overwrite)
+        function = functools.partial(process, rule=rule, overwrite=args.overwrite)
         for outcome in run_jobs(function, todo, min(args.num_workers, max(1, len(todo)))):
             outcomes.append(outcome)
     except KeyboardInterrupt as interrupt:
         name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         print(f"{name} after {len(outcomes)} of {len(todo)} files: the same command resumes", file=sys.stderr)
         return status
-    return report(sorted(outcomes), num_skipped, time.perf_counter() - start)
+    return report(sorted(outcomes), rule, num_skipped, time.perf_counter() - start)
 
 
-def run_jobs(function: Callable[[Job], Outcome], jobs: Sequence[Job], num_workers: int) -> Iterator[Outcome]:
-    """Yield the outcomes of jobs as they finish, with a progress bar on a terminal."""
+def run_jobs(
+    function: Callable[[AnyJob], AnyOutcome], jobs: Sequence[AnyJob], num_workers: int, unit: str = "patch"
+) -> Iterator[AnyOutcome]:
+    """Yield the outcomes of jobs as they finish, with a progress bar over `unit`s on a terminal."""
     with (
         sigterm_raises(),
         closing(run_in_processes(function, jobs, num_workers)) as running,
-        tqdm(total=len(jobs), unit="patch", disable=None) as progress,  # None: only on a terminal
+        tqdm(total=len(jobs), unit=unit, disable=None) as progress,  # None: only on a terminal
     ):
         for outcome in running:
             yield outcome
             progress.update()
 
 
-def report(outcomes: Sequence[Outcome], num_skipped: int, seconds: float) -> int:
+def report(outcomes: Sequence[Outcome], rule: Rule, num_skipped: int, seconds: float) -> int:
     """Print warnings, errors and a summary; return the exit status."""
     for outcome in outcomes:
         if outcome.nodata_share > 0:
@@ -234,7 +295,7 @@ def report(outcomes: Sequence[Outcome], num_skipped: int, seconds: float) -> int
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     elsewhere = [outcome.job.npy_path for outcome in outcomes if outcome.is_elsewhere]
-    unfinished = [path for path in elsewhere if not is_finished(path)]
+    unfinished = [path for path in elsewhere if not is_finished(path, rule.num_channels)]
     if unfinished:
         print(
             f"error: another process is still making {len(unfinished)} of the files, such as {unfinished[0]}: "

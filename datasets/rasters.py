@@ -15,6 +15,7 @@ import rasterio
 from rasterio.windows import Window
 
 from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
+from datasets.enmap import losses_of_metadata
 from datasets.gdal import BLOCK, CACHE_BYTES, calling_gdal, check_gdal
 from datasets.gdal_info import find_losses, read_info, read_masks
 from datasets.pages import check_stack, list_names, losses_of_stack, open_pages, page_names, without_stack
@@ -44,7 +45,8 @@ class GdalReader(SceneReader):
     @functools.cached_property
     def losses(self) -> tuple[Loss, ...]:
         with calling_gdal(DatasetError, f"{self.path}: cannot be read, unpack or download it again"):
-            return (*losses_of_stack(self._stack), *find_losses(self._raster, self._file_info))
+            losses = (*losses_of_stack(self._stack), *find_losses(self._raster, self._file_info))
+        return (*losses, *losses_of_metadata(self.path, self._file_info))
 
     def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         with calling_gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):

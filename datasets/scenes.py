@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from datasets import envi, geotiff, npy
 from datasets.base import Loss, SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
+from datasets.enmap import with_enmap_metadata
 from datasets.rasters import file_of, open_raster
 from utils.errors import DatasetError, ProjectError, UsageError
 
@@ -30,7 +32,8 @@ FORMATS = {suffix: form for form in (geotiff.FORMAT, npy.FORMAT, envi.FORMAT) fo
 def open_scene(path: str | os.PathLike, nodata: float | None = None, axes: str | None = None) -> Iterator[SceneReader]:
     """Open a scene: a GeoTIFF, an ENVI file or its header, a `.npy`, or any other raster that GDAL opens.
 
-    All samples have one of `DTYPES`. A nodata value of the file that its type cannot hold is ignored.
+    All samples have one of `DTYPES`. A nodata value of the file that its type cannot hold is ignored. The image of an
+    EnMAP or DESIS product gets what the metadata beside it says of its bands.
 
     Args:
         path: the file; or GDAL's name of a raster in a file of several, such as `NETCDF:"a.nc":radiance`.
@@ -54,6 +57,7 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None, axes: str |
     if axes is not None and (path.suffix.lower() != ".npy" or sorted(axes) != sorted(npy.AXES)):
         raise UsageError(f"{path}: axes must be a permutation of {npy.AXES}, of a .npy file, got {axes}")
     with _open(file, name if contained else None, axes or npy.AXES) as scene:
+        scene.info = with_enmap_metadata(file, scene.info)
         if nodata is not None:
             sample = as_sample(nodata, scene.info.dtype)
             if sample is None:
@@ -107,6 +111,25 @@ def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWrit
         if error.errno is not None and error.filename is None:  # a failed write does not name its file
             error.filename = str(path)
         raise
+
+
+def settle_losses(name: str, losses: Sequence[Loss], dropped: Sequence[str]) -> None:
+    """Name in notes what will be lost, before anything is written.
+
+    Args:
+        name: file that is read or written.
+        losses: what will be lost.
+        dropped: names of essential losses that are permitted.
+
+    Raises:
+        UsageError: an essential loss is not permitted.
+    """
+    refused = [loss for loss in losses if loss.is_essential and loss.name not in dropped]
+    if refused:
+        names = " ".join(dict.fromkeys(loss.name for loss in refused))
+        raise UsageError(f"{name}: would lose {'; '.join(loss.text for loss in refused)}: permit it by --drop {names}")
+    for loss in losses:
+        print(f"note: {name}: not kept: {loss.text}", file=sys.stderr)
 
 
 def losses_of_writing(path: str | os.PathLike, info: SceneInfo) -> list[Loss]:

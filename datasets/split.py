@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datasets.enmap import NPY_SUFFIX, TIF_SUFFIX, find_files, npy_path_of
+from datasets.enmap import NPY_SUFFIX, find_files, find_tifs, npy_path_of
 from utils.errors import DatasetError, UsageError, run_script
 from utils.files import atomic_write
 from utils.options import seed_number
@@ -28,7 +28,7 @@ DEFAULT_SEED = 10587
 def find_entries(patches_dir: Path) -> list[str]:
     """Return all `*-DATA.npy` relative to `patches_dir`, sorted; a TIF counts as the file to be made from it."""
     npy_paths = set(find_files(patches_dir, NPY_SUFFIX))
-    npy_paths.update(npy_path_of(tif_path) for tif_path in find_files(patches_dir, TIF_SUFFIX))
+    npy_paths.update(npy_path_of(tif_path) for tif_path in find_tifs(patches_dir))
     return sorted(path.relative_to(patches_dir).as_posix() for path in npy_paths)
 
 

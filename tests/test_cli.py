@@ -40,6 +40,7 @@ TRAIN = {
     "--prefetch": 2,
     "--pin-memory/--no-pin-memory": True,
     "--persistent-workers/--no-persistent-workers": True,
+    "--allow-overlap/--no-allow-overlap": False,
 }
 TEST = {
     "--device": "0",
@@ -55,6 +56,7 @@ TEST = {
     "-m/--model": "cae1d",
     "--num-channels": 202,
     "--split": "test",
+    "--allow-overlap": False,
 }
 COMPRESS = {
     "scene": "?",
@@ -142,9 +144,26 @@ PREPROCESS = {
     "--num-workers": num_cores(),
     "--overwrite": False,
     "--dtype": "float32",
+    "--num-bands": 224,
     "--dry-run": False,
 }
 SPLIT = {"root": None, "--seed": 10587, "--ratios": [70, 20, 10], "--overwrite": False}
+TILE = {
+    "products": "+",
+    "-o/--output": "./datasets/my-patches/",
+    "--size": 128,
+    **{f"--max-{name}": 10.0 for name in ("cloud", "shadow", "haze", "cirrus", "snow")},
+    "--num-workers": num_cores(),
+}
+CONVERT = {
+    "input": None,
+    "output": None,
+    "--variable": None,
+    "--order": "rcb",
+    "--ortho": False,
+    "--drop": [],
+    "--overwrite": False,
+}
 ZOO = {"names": "*", "--save-dir": Path("results/weights/"), "--overwrite": False}
 COMMANDS = {
     "train": TRAIN,
@@ -156,6 +175,8 @@ COMMANDS = {
     "benchmark rd": RD,
     "datasets.preprocess": PREPROCESS,
     "datasets.split": SPLIT,
+    "datasets.tile": TILE,
+    "datasets.convert": CONVERT,
     "models.zoo": ZOO,
 }
 
@@ -219,7 +240,8 @@ def test_help_imports_nothing_heavy_and_explains_every_flag(actions_of):
 def documented(command):
     """Return the rows [(spelling, default), ...] of the table `flag of SCRIPT`, on any page; None if there is none."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        text, header = page.read_text(encoding="utf-8"), f"| flag of `{command}.py` |"
+        script = f"python -m {command}" if "." in command else f"{command}.py"
+        text, header = page.read_text(encoding="utf-8"), f"| flag of `{script}` |"
         if header in text:
             lines = text[text.index(header) :].split("\n\n")[0].splitlines()[2:]
             cells = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
@@ -227,10 +249,15 @@ def documented(command):
     return None
 
 
-@pytest.mark.parametrize("command", ["train", "test", "compress", "decompress"])
+DATASETS = [command for command in COMMANDS if command.startswith("datasets.")]
+
+
+@pytest.mark.parametrize("command", ["train", "test", "compress", "decompress", *DATASETS])
 def test_documented_flags_are_those_of_the_parser(command):
-    flags = [(flag, str(default)) for flag, default in COMMANDS[command].items() if flag.startswith("-")]
-    assert documented(command) == flags
+    flags = {flag: str(default) for flag, default in COMMANDS[command].items() if flag.startswith("-")}
+    if command in DATASETS and "--num-workers" in flags:
+        flags["--num-workers"] = "all cores"
+    assert documented(command) == list(flags.items())
 
 
 def test_values_are_parsed(scripts):
@@ -300,13 +327,14 @@ def run_shell(tmp_path):
 def test_shell_files_set_every_flag(script, run_shell):
     """The shell files have the defaults of the scripts; environment and arguments override them."""
     table = TRAIN if script == "train.sh" else TEST
+    unset = {"train.sh": "--checkpoint", "test.sh": "--allow-overlap"}
     words = run_shell(script)
     assert words[0] == script.replace(".sh", ".py")
     for flags, default in table.items():
         flag = long_form(flags)
         if flags.endswith(f"/--no-{flag[2:]}"):
             assert (flag if default else f"--no-{flag[2:]}") in words
-        elif flag in ("--half", "--early-stopping") or (flag == "--checkpoint" and script == "train.sh"):
+        elif flag in ("--half", "--early-stopping") or flag == unset[script]:
             assert flag not in words
         elif flag == "--checkpoint":
             assert words[words.index(flag) + 1] == "./results/weights/cae1d_8bpppc.pth.tar"
@@ -321,7 +349,7 @@ def test_shell_files_set_every_flag(script, run_shell):
         assert flag in words
         if flags.endswith(f"/--no-{flag[2:]}"):
             assert f"--no-{flag[2:]}" in run_shell(script, **{name: "0"})
-        elif flag != "--half":
+        elif flag not in ("--half", "--allow-overlap"):
             assert words[words.index(flag) + 1] == "a value"
     assert run_shell(script, "--further", "argument")[-2:] == ["--further", "argument"]
 

@@ -51,6 +51,16 @@ def run_test(scripts, tmp_path):
     return run
 
 
+def test_patches_of_the_training_set_need_a_flag(run_test, weights, make_dataset):
+    root = make_dataset(train=1, test=1)
+    flags = ("-d", root, "--checkpoint", weights())
+    (root / "splits/easy/train.csv").write_text((root / "splits/easy/test.csv").read_text())
+    with pytest.raises(DatasetError, match=r"test\.csv: 1 of its 1 patches are in train\.csv, too.*--allow-overlap"):
+        run_test(*flags, name="cae1d")
+    assert run_test(*flags, "--allow-overlap", name="cae1d")["settings"]["images"] == 1
+    assert run_test(*flags, "--split", "train", name="cae1d")["settings"]["images"] == 1
+
+
 def test_metrics_equal_a_computation_by_hand(run_test, weights, make_dataset, tmp_path):
     root = make_dataset(test=3)
     result = run_test("-d", root, "--checkpoint", weights(), name="cae1d")

@@ -15,7 +15,7 @@ from datasets import HySpecNet11k
 from models import models
 from training import state
 from training.distributed import join
-from utils.errors import ProjectError, UsageError
+from utils.errors import DatasetError, ProjectError, UsageError
 
 
 @pytest.fixture
@@ -129,6 +129,19 @@ def test_a_data_set_without_a_test_split_trains(train, data_flags, capsys):
     run = train(*flags, "-e", 1)
     assert run.settings()["finished"]["test"] is None
     assert "will not be tested" in capsys.readouterr().err
+
+
+def test_a_patch_in_two_splits_needs_a_flag(train, data_flags, tmp_path, capsys):
+    flags = data_flags(train=2)
+    folder = Path(flags[1]) / "splits/easy"
+    (folder / "test.csv").write_text((folder / "val.csv").read_text())
+    with open(folder / "train.csv", "a") as file:
+        file.write((folder / "val.csv").read_text())
+    with pytest.raises(DatasetError, match=r"val\.csv: 2 of its 2 patches are in train\.csv, too.*--allow-overlap"):
+        train(*flags)
+    assert not (tmp_path / "runs").exists()
+    assert len(train(*flags, "-e", 1, "--allow-overlap").rows()) == 1
+    assert "note" not in capsys.readouterr().err
 
 
 # -- schedules --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from datasets.hyspecnet11k import HySpecNet11k
+from datasets.hyspecnet11k import HySpecNet11k, refuse_overlap
 from datasets.loading import ThreadLoader
 from datasets.transforms import PixelTransform, get_transform
 from training.distributed import Process
@@ -43,16 +43,20 @@ def open_splits(args: argparse.Namespace, quiet: bool) -> Splits:
 
     Args:
         args: arguments of train.py.
-        quiet: do not warn of a missing test split.
+        quiet: print no notes.
 
     Raises:
-        DatasetError: the training or validation split is missing or damaged, or the test split is damaged.
+        DatasetError: the training or validation split is missing or damaged, or the test split is damaged, or a patch
+            is in two of them and the arguments do not allow it.
     """
     source = {"root_dir": args.dataset, "mode": args.mode, "num_channels": args.num_channels}
     transform = get_transform(args.transform)
     train = HySpecNet11k(split="train", transform=transform, seed=args.seed, repeats=args.repeats, **source)
     val = HySpecNet11k(split="val", **source)
     path = Path(args.dataset) / "splits" / args.mode / "test.csv"
+    note = None if args.allow_overlap else refuse_overlap(path.parent)
+    if note and not quiet:
+        print(f"note: {note}", file=sys.stderr)
     if path.exists():
         return Splits(train, val, HySpecNet11k(split="test", **source))
     if not quiet:  # now and not after days of training

@@ -60,7 +60,7 @@ def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[
                 jobs.append(preprocess.Job(path, npy_path_of(path)))
             read_rate = steady_rate(run_in_processes(read_scene, [job.tif_path for job in jobs], workers), workers)
             made = run_in_processes(
-                functools.partial(preprocess.process, dtype="float32", overwrite=True), jobs, workers
+                functools.partial(preprocess.process, rule=preprocess.ENMAP, overwrite=True), jobs, workers
             )
             rate = steady_rate(made, workers)
             yield {

@@ -164,7 +164,7 @@ def measure_scaling(report: Report, quick: bool) -> None:
             rates = {}
             for processes in (1, 2):
                 report.say(f"training {model}, processes: {processes}")
-                flags = ["-m", model, "-d", folder, "-e", str(epochs), "-n", "1"]
+                flags = ["-m", model, "-d", folder, "--allow-overlap", "-e", str(epochs), "-n", "1"]
                 rates[processes] = training_rate(Path(folder) / f"{model}-{processes}", processes, flags)
             row = {
                 "model": model,

@@ -82,6 +82,28 @@ def tif_root(tmp_path, save_tif):
 
 
 @pytest.fixture
+def save_metadata():
+    """save_metadata(path, bands=224) writes EnMAP metadata: band k at 400 + 10 k nm, 6 + k / 100 wide.
+
+    The bands are listed from the last to the first.
+    """
+
+    def save(path: Path, bands=224) -> None:
+        fields = "<wavelengthCenterOfBand>{}</wavelengthCenterOfBand><FWHMOfBand>{}</FWHMOfBand>"
+        fields += "<GainOfBand>0.0001</GainOfBand><OffsetOfBand>0</OffsetOfBand>"
+        text = "".join(
+            f'<bandID number="{k}">{fields.format(400 + 10 * k, 6 + k / 100)}</bandID>' for k in range(bands, 0, -1)
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            '<?xml version="1.0" encoding="UTF-8"?><level_X xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
+            f"<specific><bandCharacterisation>{text}</bandCharacterisation></specific></level_X>"
+        )
+
+    return save
+
+
+@pytest.fixture
 def start():
     """start(*args) starts `python -m *args` in a session of its own; it is killed at the end of the test."""
     processes = []

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import HySpecNet11k
+from datasets.hyspecnet11k import refuse_overlap
 from datasets.transforms import get_transform
 from training.sampler import EpochBatchSampler
 from utils.errors import DatasetError, one_line
@@ -56,6 +57,60 @@ def test_csv_tolerates_bom_crlf_blank_lines_and_spaces(dataset_root):
     dataset = HySpecNet11k(dataset_root)
     assert dataset.paths == plain.paths
     assert dataset.fingerprint() == plain.fingerprint()
+
+
+def tif_names(lines):
+    endings = ("-SPECTRAL_IMAGE.TIF", "-spectral_image.tif", "-SPECTRAL_IMAGE_COG.TIF", "-DATA.npy")
+    return [line.replace("-DATA.npy", ending) for line, ending in zip(lines, [*endings, ".tiff"], strict=True)]
+
+
+FORMS = {
+    "quotes": lambda lines: [f'"{line}"' for line in lines],
+    "index and header": lambda lines: [",0", *(f"{i},{line}" for i, line in enumerate(lines))],
+    "index": lambda lines: [f"{i},{line}" for i, line in enumerate(lines)],
+    "header": lambda lines: ["patch", *lines],
+    "table": lambda lines: ["id,path,cloud", *(f'a{i},"{line}",0.5' for i, line in enumerate(lines))],
+    "trailing comma": lambda lines: [f"{line}," for line in lines],
+    "semicolons": lambda lines: [f"{line};;" for line in lines],
+    "backslashes": lambda lines: [line.replace("/", "\\") for line in lines],
+    "TIF names": tif_names,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_csv_of_other_programs_is_read(dataset_root, form):
+    plain = HySpecNet11k(dataset_root)
+    lines = csv_of(dataset_root).read_text().splitlines()
+    csv_of(dataset_root).write_text("".join(f"{line}\r\n" for line in FORMS[form](lines)))
+    dataset = HySpecNet11k(dataset_root)
+    assert dataset.paths == plain.paths and dataset.fingerprint() == plain.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["tile_001/tile_001-patch_01", "a-DATA.npy,b-DATA.npy", "tile_001,a-DATA.npy,0.5", '"a-DATA.npy","b"', "a-QL.jpg"],
+)
+def test_a_line_that_is_not_clear_is_named(dataset_root, line):
+    good = csv_of(dataset_root).read_text()
+    csv_of(dataset_root).write_text(f"\n{good}\n{line}\n")
+    message = message_of(HySpecNet11k, dataset_root)
+    assert message.startswith(f"{csv_of(dataset_root)}: line 8 is {line!r}, expected one path of a patch per line")
+
+
+def test_overlapping_splits_are_refused(dataset_root, entry):
+    folder = csv_of(dataset_root).parent
+    assert refuse_overlap(folder) is None
+    (folder / "val.csv").write_text(f"x-DATA.npy\n{entry(2, 4)}\n".replace("-DATA.npy", "-SPECTRAL_IMAGE.TIF"))
+    message = message_of(refuse_overlap, folder)
+    assert message.startswith(f"{folder}/val.csv: 1 of its 2 patches are in train.csv, too, first {entry(2, 4)};")
+    assert "--allow-overlap" in message
+
+    (folder / "val.csv").write_text("x-DATA.npy\ny-DATA.npy\n")
+    (folder / "test.csv").write_text("y-DATA.npy\nz-DATA.npy\n")
+    assert f"{folder}/test.csv: 1 of its 2 patches are in val.csv, too" in message_of(refuse_overlap, folder)
+    assert refuse_overlap(folder, ("train", "test")) is None
+    (folder / "test.csv").write_text("y-DATA.npy\nx-DATA.npy\n")
+    assert "val and test are the same patches" in refuse_overlap(folder), "as in the bundled sample: noted, not refused"
 
 
 def test_any_file_name_and_number_of_channels_is_read(tmp_path, save_cube):
@@ -115,10 +170,10 @@ def test_a_csv_that_is_no_text_is_refused(dataset_root):
     assert message_of(HySpecNet11k, dataset_root).startswith(f"{csv_of(dataset_root)}: not UTF-8 text")
 
 
-@pytest.mark.parametrize("absolute", [True, False])
-def test_entries_outside_patches_are_refused(dataset_root, save_cube, absolute):
+@pytest.mark.parametrize("entry", ["{}/outside.npy", "tile_001/../../outside.npy", "C:/data/outside.npy"])
+def test_entries_outside_patches_are_refused(dataset_root, save_cube, entry):
     save_cube(dataset_root / "outside.npy")
-    entry = f"{dataset_root}/outside.npy" if absolute else "tile_001/../../outside.npy"
+    entry = entry.format(dataset_root)
     csv_of(dataset_root).write_text(f"{entry}\n")
     message = message_of(HySpecNet11k, dataset_root)
     assert message.startswith(f"{csv_of(dataset_root)}: {entry!r} points outside patches/")

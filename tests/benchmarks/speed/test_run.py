@@ -96,7 +96,7 @@ def test_scaling(run, monkeypatch, tmp_path):
 def test_training_rate(tmp_path):
     """Train with one process; tests/training/test_distributed.py uses two."""
     make_patches(tmp_path, 8, "uint16", 8)
-    flags = ["-m", "cae1d", "-d", str(tmp_path), "-e", "2", "-n", "0"]
+    flags = ["-m", "cae1d", "-d", str(tmp_path), "--allow-overlap", "-e", "2", "-n", "0"]
     assert speed.training_rate(tmp_path / "runs", 1, flags) > 0
 
 
