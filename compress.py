@@ -68,13 +68,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--coder", default=next(iter(PLANE_CODERS)), choices=PLANE_CODERS, help="entropy coder of a model's latents")
     add("--tile-size", type=positive_int, default=128, help="height and width of the tiles in pixels")
-    add("--nodata", type=float, default=None, help="value of samples without data, instead of the scene's; may be nan")
+    add("--nodata", type=float, default=None, help="value of samples without data, instead of the scene's")
     add(
         "--scale",
         type=positive_float,
         default=None,
         help="sample value of reflectance 1; if not given, 10000 for integers, 1 for floats",
     )
+    add(
+        "--peak",
+        type=positive_float,
+        default=None,
+        help="sample value that is the peak of PSNRs; if not given, --scale",
+    )
+    add("--drop", nargs="+", default=[], metavar="NAME", help="lose what an error names, such as a file's overviews")
     add("--raw", action="store_true", help="write the bare stream of --codec ccsds123, without a container")
     add("--device", default="cpu", help="cpu, or the number of a GPU, for a model")
     add("-n", "--num-workers", type=natural_number, default=0, help="tiles coded at a time; 0: one per core")
@@ -98,7 +105,7 @@ def add_targets(group: argparse._MutuallyExclusiveGroup) -> None:
         help="quantizer step, in the samples' units, or for a model in units of each latent channel",
     )
     group.add_argument(
-        "--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach; the peak is --scale"
+        "--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, see --peak"
     )
     group.add_argument(
         "--target-bpppc", type=positive_float, default=None, metavar="RATE", help="bits per coded sample to reach"

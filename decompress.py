@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="BAND",
         help="write these bands only, in this order, counted from 1",
     )
+    add("--drop", nargs="+", default=[], metavar="NAME", help="lose what an error names and OUTPUT cannot keep")
     add("--keep-going", action="store_true", help="fill damaged tiles with nodata, list them, exit with status 1")
     add(
         "--raw",

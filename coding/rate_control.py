@@ -34,17 +34,24 @@ class Target:
     """A figure that a file should have.
 
     Attributes:
-        kind: "psnr" (peak 1) or "bpppc" (bits per sample of the coded bands).
+        kind: "psnr" or "bpppc" (bits per sample of the coded bands).
         value: in dB, or in bits per sample.
+        peak: peak of the PSNR of `value`, as a fraction of the scale.
     """
 
     kind: Literal["psnr", "bpppc"]
     value: float
+    peak: float = 1.0
 
     @property
     def figure(self) -> float:
-        """The value in dB, or log2 of the rate: both fall about linearly with the logarithm of the step."""
-        return math.log2(self.value) if self.kind == "bpppc" else self.value
+        """The PSNR of peak 1, or log2 of the rate: both fall about linearly with the logarithm of the step."""
+        return math.log2(self.value) if self.kind == "bpppc" else self.value - self.peak_db
+
+    @property
+    def peak_db(self) -> float:
+        """By how much the PSNR of `peak` exceeds that of peak 1."""
+        return 20 * math.log10(self.peak)
 
     @property
     def tolerance(self) -> float:
@@ -244,7 +251,7 @@ class RateController:
         factory = self._factory
         first = factory.first
         if target.kind == "psnr":  # the step of a uniform quantizer with this PSNR
-            first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.value) / 20)
+            first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.figure) / 20)
 
         def figure(step: float) -> float:
             codec = self._lossy(step)
@@ -267,7 +274,7 @@ class RateController:
     def _note(self, written: Written, target: Target, found: Found, offset: float) -> str:
         """Describe a missed target."""
         if target.kind == "psnr":
-            text = f"{psnr_text(written.distortion.psnr)} instead of {target.value:g} dB"
+            text = f"{psnr_text(written.distortion.psnr + target.peak_db)} instead of {target.value:g} dB"
         else:
             text = f"{written.rate:.4f} bpppc instead of {target.value:g} bpppc"
         if offset < 0 and found.end == "finest":

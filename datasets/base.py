@@ -305,3 +305,30 @@ def valid_mask(samples: np.ndarray, nodata: float | None) -> np.ndarray:
     if nodata is None:
         return np.ones(samples.shape, bool) if samples.dtype != np.float32 else ~np.isnan(samples)
     return ~np.isnan(samples) if math.isnan(nodata) else samples != samples.dtype.type(nodata)
+
+
+def valid_samples(samples: np.ndarray, info: SceneInfo) -> np.ndarray:
+    """Return a mask, bool (bands, H, W), that is True where samples are finite and not nodata.
+
+    Args:
+        samples: (bands, H, W), all bands of the scene.
+        info: metadata of the scene.
+    """
+    valid = np.isfinite(samples) if samples.dtype.kind == "f" else np.ones(samples.shape, bool)
+    for band in range(info.bands):
+        nodata = info.nodata_of(band)
+        if nodata is not None and not math.isnan(nodata):
+            valid[band] &= samples[band] != samples.dtype.type(nodata)
+    return valid
+
+
+def without_statistics(info: SceneInfo) -> SceneInfo:
+    """Return `info` without the statistics that GDAL keeps as tags, which hold for unchanged samples only."""
+
+    def others(domains: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        kept = {name: text for name, text in domains.get("", {}).items() if not name.startswith("STATISTICS_")}
+        rest = {domain: tags for domain, tags in domains.items() if domain}
+        return {"": kept, **rest} if kept else rest
+
+    band_tags = tuple(others(domains) for domains in info.band_tags)
+    return replace(info, tags=others(info.tags), band_tags=band_tags if any(band_tags) else ())

@@ -11,6 +11,7 @@ Formats: GeoTIFF (`datasets.geotiff`) and numpy's `.npy` (`datasets.npy`).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +33,8 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator
 
     Args:
         path: the file; its suffix, in upper or lower case, selects the format.
-        nodata: replaces the file's own nodata value, rounded to the scene's type.
+        nodata: replaces the file's own nodata value, rounded to the scene's type. NaN, which never counts as data,
+            does not replace another value.
 
     Yields:
         The reader.
@@ -51,7 +53,9 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator
             sample = as_sample(nodata, scene.info.dtype)
             if sample is None:
                 raise UsageError(f"{path}: nodata must be a value of type {scene.info.dtype}, got {nodata:g}")
-            scene.info = replace(scene.info, nodata=sample)
+            has_nodata = scene.info.nodata is not None or bool(scene.info.band_nodata)
+            if not (math.isnan(sample) and has_nodata):
+                scene.info = replace(scene.info, nodata=sample, band_nodata=())
         yield scene
 
 

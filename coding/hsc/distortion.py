@@ -28,6 +28,7 @@ class Distortion:
         largest_clip: largest distance of a clipped sample from 0 or the scale, in the samples' units.
         angles: sum of the spectral angles in degrees.
         spectra: number of pixels with a valid sample.
+        energy: sum of the squared samples, in units of reflectance squared.
     """
 
     samples: int = 0
@@ -37,6 +38,7 @@ class Distortion:
     largest_clip: float = 0.0
     angles: float = 0.0
     spectra: int = 0
+    energy: float = 0.0
 
     def __add__(self, other: Distortion) -> Distortion:
         pairs = {item.name: (getattr(self, item.name), getattr(other, item.name)) for item in fields(self)}
@@ -79,6 +81,7 @@ def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: 
         largest_clip=float(clip),
         angles=float(np.degrees(angles).sum()),
         spectra=len(angles),
+        energy=float(norms[0].sum()) / scale**2,
     )
 
 

@@ -50,6 +50,7 @@ class Header:
         dropped: 1-based numbers of the bands that are not coded, by reason.
         tile_size: side of a tile in pixels, 8 to 1024.
         max_error: bound on the error of every valid sample, in the samples' units; None without a bound.
+        exact: 1-based numbers of alpha bands, which are stored without the codec.
     """
 
     codec: str
@@ -60,6 +61,7 @@ class Header:
     dropped: dict[str, tuple[int, ...]]
     tile_size: int
     max_error: float | None
+    exact: tuple[int, ...] = ()
 
     @property
     def tile_rows(self) -> int:
@@ -91,9 +93,9 @@ class Header:
 
     @property
     def coded_bands(self) -> tuple[int, ...]:
-        """0-based indices of the bands that are not dropped."""
-        dropped = {band - 1 for bands in self.dropped.values() for band in bands}
-        return tuple(index for index in range(self.scene.bands) if index not in dropped)
+        """0-based indices of the bands that are neither dropped nor exact."""
+        others = {band - 1 for bands in (self.exact, *self.dropped.values()) for band in bands}
+        return tuple(index for index in range(self.scene.bands) if index not in others)
 
 
 # -- parameters of codecs -------------------------------------------------------------------------
@@ -212,9 +214,13 @@ def header_from_json(text: bytes) -> Header:
         scene=scene,
         scale=_number(fields["scale"], "scale"),
         dropped=_dropped(fields["dropped"], scene.bands),
+        exact=_exact(fields["exact"], scene.bands),
         tile_size=_whole(fields["tile_size"], "tile_size", MIN_TILE_SIZE, MAX_TILE_SIZE),
         max_error=None if fields["max_error"] is None else _number(fields["max_error"], "max_error"),
     )
+    _check(len(header.coded_bands) > 0, "dropped", header.dropped, "at least one band to be coded")
+    is_apart = not set(header.exact) & {band for bands in header.dropped.values() for band in bands}
+    _check(is_apart, "exact", header.exact, "bands that are not dropped")
     _check(header.scale > 0, "scale", header.scale, "a number above 0")
     _check(header.max_error is None or header.max_error >= 0, "max_error", header.max_error, "null or at least 0")
     largest = math.isqrt(MAX_TILE_SAMPLES // scene.bands)
@@ -313,8 +319,13 @@ def _dropped(value: Any, num_bands: int) -> dict[str, tuple[int, ...]]:
         new = set(dropped[reason]) - seen
         _check(len(new) == len(bands), field, bands, "each band once, under one reason")
         seen |= new
-    _check(len(seen) < num_bands, "dropped", value, f"at least one of the {num_bands} bands to be left")
     return dropped
+
+
+def _exact(value: Any, num_bands: int) -> tuple[int, ...]:
+    exact = _tuple(value, "exact", range(num_bands), functools.partial(_whole, low=1, high=num_bands))
+    _check(list(exact) == sorted(set(exact)), "exact", value, "rising band numbers")
+    return exact
 
 
 def _check(is_right: bool, field: str, value: Any, expected: str) -> None:
