@@ -17,9 +17,15 @@ import numpy as np
 
 Item = TypeVar("Item")
 
-DTYPES = ("int16", "uint16", "float32")
+FLOATS = ("float16", "float32", "float64")
+INTEGER_RANGES = {
+    f"{kind}{bits}": (int(np.iinfo(f"{kind}{bits}").min), int(np.iinfo(f"{kind}{bits}").max))
+    for bits in (8, 16, 32)
+    for kind in ("uint", "int")
+}
+"""Integer sample types and their smallest and largest values."""
+DTYPES = (*INTEGER_RANGES, *FLOATS)
 """Sample types that a scene may have."""
-INTEGER_RANGES = {"int16": (-32768, 32767), "uint16": (0, 65535)}
 
 
 class GroundControlPoint(NamedTuple):
@@ -285,14 +291,28 @@ def as_sample(value: float, dtype: str) -> float | None:
 
     Args:
         value: any number.
-        dtype: one of `DTYPES`. Only float32 rounds: int16 cannot hold 0.5.
+        dtype: one of `DTYPES`. Only floats round: int16 cannot hold 0.5.
     """
-    if dtype == "float32":
+    if dtype in FLOATS:
         with np.errstate(over="ignore"):
-            sample = float(np.float32(value))
+            sample = float(np.dtype(dtype).type(value))
         return sample if math.isfinite(sample) or not math.isfinite(value) else None
     low, high = INTEGER_RANGES[dtype]
     return float(value) if low <= value <= high and value == int(value) else None
+
+
+def without_statistics(info: SceneInfo) -> SceneInfo:
+    """Return the info without the tags `STATISTICS_*`, which hold for the samples of the whole original scene only."""
+
+    def clean(domains: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        kept = {
+            domain: {name: text for name, text in tags.items() if not name.upper().startswith("STATISTICS_")}
+            for domain, tags in domains.items()
+        }
+        return {domain: tags for domain, tags in kept.items() if tags}
+
+    band_tags = tuple(map(clean, info.band_tags))
+    return replace(info, tags=clean(info.tags), band_tags=band_tags if any(band_tags) else ())
 
 
 def valid_mask(samples: np.ndarray, nodata: float | None) -> np.ndarray:
@@ -303,7 +323,7 @@ def valid_mask(samples: np.ndarray, nodata: float | None) -> np.ndarray:
         nodata: the value of samples without data. For floats, None means NaN.
     """
     if nodata is None:
-        return np.ones(samples.shape, bool) if samples.dtype != np.float32 else ~np.isnan(samples)
+        return np.ones(samples.shape, bool) if samples.dtype.kind != "f" else ~np.isnan(samples)
     return ~np.isnan(samples) if math.isnan(nodata) else samples != samples.dtype.type(nodata)
 
 

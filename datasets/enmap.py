@@ -73,12 +73,12 @@ def tif_path_of(npy_path: Path) -> Path:
 def find_files(folder: Path, suffix: str) -> list[Path]:
     """Return all files under `folder` whose names end in `suffix`, sorted.
 
-    Links to folders are followed: a subset of the data set is often a folder of links to tiles. Hidden files
-    are skipped: macOS adds a `._NAME` to every NAME when it unpacks an archive on a foreign disk.
+    Links to folders are followed: a subset of the data set is often a folder of links to tiles. Hidden files and
+    folders are skipped: macOS adds a `._NAME` to every NAME when it unpacks an archive on a foreign disk, and files
+    that are being written lie in hidden folders.
     """
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.endswith(suffix) and not name.startswith(".")
-    )
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
+    return sorted(found)

@@ -20,6 +20,10 @@ class UsageError(ProjectError):
     exit_code = 2
 
 
+class BusyError(ProjectError):
+    """A file or a folder that another process is writing."""
+
+
 class DatasetError(ProjectError, ValueError):
     """A data set, split, patch or scene that is missing, damaged or of the wrong shape."""
 

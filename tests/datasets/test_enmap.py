@@ -23,6 +23,9 @@ def test_find_files_follows_links_and_skips_hidden_files(tmp_path):
     tile.mkdir(parents=True)
     for name in ("B-DATA.npy", "A-DATA.npy", "._A-DATA.npy", ".A-DATA.npy.tmp", "A-DATA.npz"):
         (tile / name).touch()
+    being_written = tile / ".C-DATA.npy.tmp" / "tmp1"
+    being_written.mkdir(parents=True)
+    (being_written / "C-DATA.npy").touch()
     folder = tmp_path / "patches"
     folder.mkdir()
     (folder / "tile_001").symlink_to(tile)
