@@ -340,15 +340,3 @@ def valid_samples(samples: np.ndarray, info: SceneInfo) -> np.ndarray:
         if nodata is not None and not math.isnan(nodata):
             valid[band] &= samples[band] != samples.dtype.type(nodata)
     return valid
-
-
-def without_statistics(info: SceneInfo) -> SceneInfo:
-    """Return `info` without the statistics that GDAL keeps as tags, which hold for unchanged samples only."""
-
-    def others(domains: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-        kept = {name: text for name, text in domains.get("", {}).items() if not name.startswith("STATISTICS_")}
-        rest = {domain: tags for domain, tags in domains.items() if domain}
-        return {"": kept, **rest} if kept else rest
-
-    band_tags = tuple(others(domains) for domains in info.band_tags)
-    return replace(info, tags=others(info.tags), band_tags=band_tags if any(band_tags) else ())

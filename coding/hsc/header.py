@@ -14,7 +14,7 @@ from typing import Any
 
 from coding.base import DamagedError, deflate, inflate
 from coding.numbers import MAX_BOUND, MAX_DIVISOR
-from datasets.base import DTYPES, INTEGER_RANGES, GroundControlPoint, SceneInfo
+from datasets.base import DTYPES, FLOATS, INTEGER_RANGES, GroundControlPoint, SceneInfo, as_sample
 
 MIN_TILE_SIZE, MAX_TILE_SIZE = 8, 1024  # pixels
 MAX_SIDE = 2**24  # pixels
@@ -31,7 +31,6 @@ MAX_LABEL_LENGTH = 64  # characters
 MAX_NESTING = 16
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # for which JSON has no numbers
-_FLOAT32_END = 2.0**128 - 2.0**103  # numbers from here on round to infinity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +217,10 @@ def header_from_json(text: bytes) -> Header:
         tile_size=_whole(fields["tile_size"], "tile_size", MIN_TILE_SIZE, MAX_TILE_SIZE),
         max_error=None if fields["max_error"] is None else _number(fields["max_error"], "max_error"),
     )
-    _check(len(header.coded_bands) > 0, "dropped", header.dropped, "at least one band to be coded")
-    is_apart = not set(header.exact) & {band for bands in header.dropped.values() for band in bands}
-    _check(is_apart, "exact", header.exact, "bands that are not dropped")
+    dropped = {band for bands in header.dropped.values() for band in bands}
+    is_some_coded = len(dropped | set(header.exact)) < scene.bands
+    _check(is_some_coded, "dropped", header.dropped, f"at least one of the {scene.bands} bands to be coded")
+    _check(not dropped & set(header.exact), "exact", header.exact, "bands that are not dropped")
     _check(header.scale > 0, "scale", header.scale, "a number above 0")
     _check(header.max_error is None or header.max_error >= 0, "max_error", header.max_error, "null or at least 0")
     largest = math.isqrt(MAX_TILE_SAMPLES // scene.bands)
@@ -270,9 +270,8 @@ def _scene(value: Any) -> SceneInfo:
 def _gcp(value: Any, field: str) -> GroundControlPoint:
     length = len(GroundControlPoint._fields)
     _check(isinstance(value, list) and len(value) == length, field, value, f"a list of length {length}")
-    return GroundControlPoint(
-        *(_number(item, field) for item in value[:-2]), *(_text(item, field) for item in value[-2:])
-    )
+    row, column, x, y, z = (_number(item, field) for item in value[:-2])
+    return GroundControlPoint(row, column, x, y, z, _text(value[-2], field), _text(value[-1], field))
 
 
 def _color_table(value: Any, field: str) -> tuple[tuple[int, ...], ...]:
@@ -287,15 +286,14 @@ def _domains(value: Any, field: str) -> dict[str, dict[str, str]]:
 def _nodata(value: Any, field: str, dtype: str) -> float | None:
     if value is None:
         return None
-    if dtype == "float32":
+    if dtype in FLOATS:
         if isinstance(value, str) and value in _NON_FINITE:
             return _NON_FINITE[value]
-        fits = _is_number(value) and abs(value) < _FLOAT32_END
-        expected = "null, 'nan', 'inf', '-inf' or a number that float32 can hold"
+        expected = f"null, 'nan', 'inf', '-inf' or a number that {dtype} can hold"
     else:
         low, high = INTEGER_RANGES[dtype]
-        fits = _is_number(value) and low <= value <= high and value == int(value)
         expected = f"null or a whole number from {low} to {high}"
+    fits = _is_number(value) and as_sample(value, dtype) is not None
     _check(fits, field, value, expected)
     return float(value)
 
