@@ -169,15 +169,17 @@ class SceneReader(ABC):
         path: the file.
         info: its metadata.
         block_height: rows of the blocks in which the file is stored. Windows of whole blocks are read fastest.
-        losses: what of the file is not in `info`, the samples and the masks.
     """
-
-    losses: tuple[Loss, ...] = ()
 
     def __init__(self, path: Path, info: SceneInfo, block_height: int = 1) -> None:
         self.path = path
         self.info = info
         self.block_height = block_height
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What of the file is not in `info`, the samples and the masks."""
+        return ()
 
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """Return the samples (bands, height, width) of a window, in the scene's type and native byte order.
@@ -197,13 +199,13 @@ class SceneReader(ABC):
             ValueError: the window is empty or not inside of the scene.
         """
         self.info.window(row, column, height, width)
-        return self._read_masks(row, column, height, width)
+        return self._read_masks(row, column, height, width) if self.info.masks else np.ones((0, height, width), bool)
 
     @abstractmethod
     def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray: ...
 
     def _read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
-        return np.ones((self.info.masks, height, width), bool)
+        raise NotImplementedError
 
     def _cannot_read(self, row: int, column: int, height: int, width: int) -> str:
         return f"{self.path}: {window_name(row, column, height, width)} cannot be read, unpack or download it again"
@@ -273,12 +275,14 @@ class SceneFormat(NamedTuple):
         create: (path, info) -> context manager of a writer. It replaces the file at `path` at the end, if the
             block raises no exception, and raises `ProjectError` or `OSError` if it cannot be written.
         losses: (info) -> what of `info` a file of this format does not keep.
+        dtypes: sample types that its files can have, of `DTYPES`.
     """
 
     suffixes: tuple[str, ...]
     open: Callable[[Path], AbstractContextManager[SceneReader]]
     create: Callable[[Path, SceneInfo], AbstractContextManager[SceneWriter]]
     losses: Callable[[SceneInfo], list[Loss]] = lambda info: []
+    dtypes: tuple[str, ...] = DTYPES
 
 
 def window_name(row: int, column: int, height: int, width: int) -> str:

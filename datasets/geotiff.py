@@ -5,72 +5,55 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import math
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from datasets.base import DTYPES, SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
-from utils.errors import DatasetError, ProjectError, one_line
-from utils.files import atomic_path
+from datasets.base import FLOATS, SceneFormat, SceneInfo, SceneReader, SceneWriter
+from datasets.gdal import GDAL_DTYPES, calling_gdal, check_proj
+from datasets.gdal_info import read_info
+from datasets.rasters import BLOCK, GdalReader, check_dtypes
+from datasets.side_files import MaskFile, remove_side_files, write_leftovers
+from utils.errors import DatasetError, ProjectError
+from utils.files import atomic_folder
 
-BLOCK = 128
-"""Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 LOSSLESS = ("deflate", "lzw", "zstd", "lzma", "packbits")
 """Compressions that are kept in a copy; others become deflate."""
 WITH_PREDICTOR = ("deflate", "lzw", "zstd")
-CACHE_BYTES = 64 * 2**20
-"""Size of GDAL's cache; its default is 5 % of the machine's memory."""
-MAX_BLOCK_ROW_BYTES = 512 * 2**20
-"""Largest row of blocks for which the cache grows, if blocks are taller than the windows that are read. Without room
-for a row of blocks (352 MB in an EnMAP scene with blocks of 512 x 512), each block is decompressed four times."""
-
-
-class _GeoTiffReader(SceneReader):
-    def __init__(self, path: Path, tif: rasterio.DatasetReader) -> None:
-        super().__init__(path, _read_info(tif), tif.block_shapes[0][0])
-        self._tif = tif
-        self._cache_bytes = _cache_bytes(tif)
-
-    def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
-        with _gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):
-            return self._tif.read(window=Window(column, row, width, height))
+COLORS = {color.name.lower(): color for color in ColorInterp}
+NOT_WRITABLE = ("bidx", "ns")
+"""Names of tags that rasterio cannot write: they are names of its arguments."""
+WITH_COLOR_TABLE = ("uint8", "uint16")
 
 
 class _GeoTiffWriter(SceneWriter):
-    def __init__(self, path: Path, info: SceneInfo, tif: rasterio.io.DatasetWriter) -> None:
+    def __init__(self, path: Path, info: SceneInfo, tif: rasterio.io.DatasetWriter, masks: MaskFile | None) -> None:
         super().__init__(path, info)
         self._tif = tif
+        self._masks = masks
 
     def _write(self, row: int, column: int, cube: np.ndarray) -> None:
-        with _gdal(ProjectError, _write_problem(self.path)):
+        with calling_gdal(ProjectError, _write_problem(self.path)):
             self._tif.write(cube, window=Window(column, row, cube.shape[2], cube.shape[1]))
+
+    def _write_masks(self, row: int, column: int, masks: np.ndarray) -> None:
+        with calling_gdal(ProjectError, _write_problem(self.path), GDAL_TIFF_INTERNAL_MASK=True):
+            if self._masks is None:
+                window = Window(column, row, masks.shape[2], masks.shape[1])
+                self._tif.write_mask(masks[0], window=window)
+            else:
+                self._masks.write(row, column, masks)
 
 
 def _write_problem(path: Path) -> str:
     return f"{path}: cannot be written, is the disk full?"
-
-
-@contextlib.contextmanager
-def _gdal(error_class: type[ProjectError], problem: str, cache_bytes: int = CACHE_BYTES) -> Iterator[None]:
-    """Call rasterio with a bounded cache, and turn any exception into one line that starts with `problem`.
-
-    Enter it for each call: environments must be left in the reverse order of entering, but a reader and a writer
-    may be closed in any order.
-    """
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=cache_bytes):  # in bytes
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            yield
-        except Exception as error:  # rasterio does not document which exceptions it raises
-            raise error_class(f"{problem} ({one_line(error.__cause__ or error)})") from error
 
 
 @functools.cache
@@ -88,66 +71,41 @@ def _silence_libtiff() -> None:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[SceneReader]:
+    check_proj()
     problem = f"{path}: cannot be read, unpack or download it again"
-    with _gdal(DatasetError, problem):
+    with calling_gdal(DatasetError, problem):
         tif = rasterio.open(path, driver="GTiff")
     with tif:
-        dtypes = sorted(set(tif.dtypes))
-        if len(dtypes) > 1 or dtypes[0] not in DTYPES:
-            raise DatasetError(
-                f"{path}: {tif.count} bands of {'/'.join(dtypes)}, expected one type for all, of {', '.join(DTYPES)}"
-            )
-        with _gdal(DatasetError, problem):
-            scene = _GeoTiffReader(path, tif)
+        check_dtypes(path, tif)
+        with calling_gdal(DatasetError, problem):
+            scene = GdalReader(path, tif)
         yield scene
-
-
-def _read_info(tif: rasterio.DatasetReader) -> SceneInfo:
-    dtype = tif.dtypes[0]
-    band_tags = tuple({"": tags} if (tags := tif.tags(band)) else {} for band in tif.indexes)
-    compression = tif.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
-    return SceneInfo(
-        height=tif.height,
-        width=tif.width,
-        bands=tif.count,
-        dtype=dtype,
-        nodata=None if tif.nodata is None else as_sample(tif.nodata, dtype),
-        crs=tif.crs.to_wkt() if tif.crs else None,
-        transform=None if tif.transform == rasterio.Affine.identity() else tuple(tif.transform)[:6],
-        descriptions=tif.descriptions if any(tif.descriptions) else (),
-        tags={"": tags} if (tags := tif.tags()) else {},
-        band_tags=band_tags if any(band_tags) else (),
-        scales=tif.scales if set(tif.scales) != {1.0} else (),
-        offsets=tif.offsets if set(tif.offsets) != {0.0} else (),
-        units=tif.units if any(tif.units) else (),
-        compression=compression and compression.lower(),
-    )
-
-
-def _cache_bytes(tif: rasterio.DatasetReader) -> int:
-    """Return the cache that lets windows of `BLOCK` full rows, from top to bottom, decompress each block once."""
-    block_height, block_width = tif.block_shapes[0]
-    columns = math.ceil(tif.width / block_width) * block_width
-    block_row_bytes = block_height * columns * tif.count * np.dtype(tif.dtypes[0]).itemsize
-    is_tall = block_height > BLOCK and block_row_bytes <= MAX_BLOCK_ROW_BYTES
-    return CACHE_BYTES + (block_row_bytes if is_tall else 0)
 
 
 @contextlib.contextmanager
 def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
+    check_proj()
     _silence_libtiff()
-    with atomic_path(path) as temporary:
-        with _gdal(ProjectError, f"{path}: cannot be created"):
-            tif = _new_tif(temporary, info)
-        try:
-            with _gdal(ProjectError, f"{path}: cannot be created"):
-                _write_metadata(tif, info)
-            yield _GeoTiffWriter(path, info, tif)
-        finally:
-            with _gdal(ProjectError, _write_problem(path)):
-                tif.close()
-        with _gdal(ProjectError, _write_problem(path)):
-            _check_blocks(temporary)
+    with atomic_folder(path) as folder, contextlib.ExitStack() as stack:
+        file = folder / path.name
+        with calling_gdal(ProjectError, f"{path}: cannot be created", GDAL_PAM_ENABLED=False):
+            tif = _new_tif(file, info)
+        stack.callback(_close, path, tif)
+        with calling_gdal(ProjectError, f"{path}: cannot be created", GDAL_PAM_ENABLED=False):
+            _write_metadata(tif, info)
+            masks = stack.enter_context(MaskFile.create(file, info)) if info.masks > 1 else None
+        yield _GeoTiffWriter(path, info, tif, masks)
+        stack.close()
+        with calling_gdal(ProjectError, _write_problem(path), GDAL_PAM_ENABLED=False):
+            _check_blocks(file)
+            with rasterio.open(file, driver="GTiff") as tif:
+                write_leftovers(file, info, read_info(tif))
+        remove_side_files(path, folder, "GTiff")
+
+
+def _close(path: Path, tif: rasterio.io.DatasetWriter) -> None:
+    with calling_gdal(ProjectError, _write_problem(path), GDAL_PAM_ENABLED=False):
+        tif.close()
 
 
 def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
@@ -157,7 +115,7 @@ def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
     if info.compression is not None:
         options["compress"] = info.compression if info.compression in LOSSLESS else "deflate"
         if options["compress"] in WITH_PREDICTOR:
-            options["predictor"] = 3 if info.dtype == "float32" else 2
+            options["predictor"] = 3 if info.dtype in FLOATS else 2
     return rasterio.open(
         path,
         "w",
@@ -169,7 +127,8 @@ def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
         nodata=info.nodata,
         crs=CRS.from_wkt(info.crs) if info.crs else None,
         transform=rasterio.Affine(*info.transform) if info.transform else None,
-        interleave="band",
+        interleave="pixel" if info.interleave == "bip" else "band",
+        photometric="minisblack",  # else, three bands of uint8 become red, green and blue
         bigtiff="IF_SAFER",
         **options,
     )
@@ -177,9 +136,13 @@ def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
 
 def _write_metadata(tif: rasterio.io.DatasetWriter, info: SceneInfo) -> None:
     for band, domains in enumerate((info.tags, *info.band_tags)):  # band 0 is the file
-        # rasterio cannot write tags with the names of its own arguments
-        tags = domains.get("", {})
-        tif.update_tags(band, **{name: text for name, text in tags.items() if name not in ("bidx", "ns")})
+        for domain, tags in domains.items():
+            if not domain.startswith(("xml:", "json:")):  # rasterio cannot write documents
+                writable = {name: text for name, text in tags.items() if name not in NOT_WRITABLE}
+                tif.update_tags(band, ns=domain or None, **writable)
+    if info.gcps:
+        points = [GroundControlPoint(p.row, p.column, p.x, p.y, p.z, p.name, p.note) for p in info.gcps]
+        tif.gcps = (points, CRS.from_wkt(info.gcps_crs) if info.gcps_crs else None)
     if info.descriptions:
         tif.descriptions = [text or "" for text in info.descriptions]
     if info.units:
@@ -188,6 +151,10 @@ def _write_metadata(tif: rasterio.io.DatasetWriter, info: SceneInfo) -> None:
         tif.scales = info.scales
     if info.offsets:
         tif.offsets = info.offsets
+    if info.colors:
+        tif.colorinterp = [COLORS[color] for color in info.colors]
+    if info.color_tables and info.bands == 1 and info.dtype in WITH_COLOR_TABLE:
+        tif.write_colormap(1, {value: color for value, *color in info.color_tables[0]})
 
 
 def _check_blocks(path: Path) -> None:
@@ -207,4 +174,4 @@ def _check_blocks(path: Path) -> None:
                     raise OSError(f"block {i}, {j} of band {band} is missing")
 
 
-FORMAT = SceneFormat((".tif", ".tiff"), _open, _create)
+FORMAT = SceneFormat((".tif", ".tiff"), _open, _create, dtypes=GDAL_DTYPES)

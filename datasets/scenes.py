@@ -75,7 +75,7 @@ def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWrit
         The writer.
 
     Raises:
-        UsageError: unknown suffix, or `path` is a folder.
+        UsageError: unknown suffix, a format without the sample type, or `path` is a folder.
         ProjectError, OSError: the file cannot be written: the disk is full, permission is missing, or the format
             cannot store the metadata.
     """
@@ -83,6 +83,8 @@ def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWrit
     form = _format_of(path)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder, give the name of a file")
+    if info.dtype not in form.dtypes:
+        raise UsageError(f"{path}: {path.suffix} files have no {info.dtype} samples, name a .npy file")
     try:
         with form.create(path, info) as scene:
             yield scene
