@@ -213,7 +213,7 @@ def test_rates_can_be_added_later(make_job):
     ("changes", "text"),
     [
         ({"load": functools.partial(os._exit, 1)}, "killed"),
-        ({"make_factory": functools.partial(operator.getitem, {})}, "Error"),
+        ({"make_factory": functools.partial(operator.getitem, {})}, "CubeSamples object"),
     ],
 )
 def test_a_codec_that_fails_is_noted_and_tried_again(make_job, changes, text):
