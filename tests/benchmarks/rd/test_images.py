@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from benchmarks.rd.images import image_name, read_image, split_paths
 from datasets.enmap import KEPT_INDICES, to_reflectance
@@ -74,8 +75,9 @@ def test_floats_are_clipped_as_integers_are(tmp_path):
 def test_masked_pixels_and_alpha_bands_are_left_out(tmp_path):
     cube = np.random.default_rng(0).integers(1, 9, (4, 3, 5), dtype=np.uint16)
     cube[3, 0, 0] = 0
-    profile = dict(driver="GTiff", width=5, height=3, count=4, dtype="uint16", photometric="MINISBLACK", alpha="YES")
+    profile = dict(driver="GTiff", width=5, height=3, count=4, dtype="uint16", photometric="MINISBLACK")
     with rasterio.open(tmp_path / "a.tif", "w", **profile) as tif:
+        tif.colorinterp = [*[ColorInterp.undefined] * 3, ColorInterp.alpha]
         tif.write(cube)
     image = read_image(tmp_path / "a.tif", original=True)
     assert np.array_equal(image.valid, np.broadcast_to(cube[3] != 0, (3, 3, 5)))
