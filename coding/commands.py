@@ -26,14 +26,14 @@ from coding.hsc.records import Parts
 from coding.hsc.tiling import Window, Written, compress_scene, decompress_scene, tiles_of
 from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples, Samples, SceneSamples
-from datasets.base import Loss, SceneInfo, SceneReader
+from datasets.base import FLOATS, INTEGER_RANGES, Loss, SceneInfo, SceneReader
 from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS
 from datasets.scenes import FORMATS, create_scene, open_scene
 from utils.errors import ProjectError, UsageError
 from utils.files import atomic_write, check_output
 from utils.processes import num_cores, sigterm_raises, use_cores
 
-INTEGER_SCALE = 10_000.0
+INTEGER_SCALE = 10_000
 """Sample value of reflectance 1 in EnMAP products and most other integer products."""
 MAX_PEAK_TILES = 4
 DROPPED_FOR = "not among the model's bands"
@@ -181,7 +181,7 @@ def header_of(args: argparse.Namespace, info: SceneInfo) -> Header:
         parameters={},
         model=None,
         scene=info,
-        scale=args.scale or (1.0 if info.dtype == "float32" else INTEGER_SCALE),
+        scale=args.scale or (1.0 if info.dtype in FLOATS else float(min(INTEGER_SCALE, INTEGER_RANGES[info.dtype][1]))),
         dropped={DROPPED_FOR: others} if others and args.max_error is None else {},
         tile_size=args.tile_size,
         max_error=args.max_error,
