@@ -28,7 +28,8 @@ from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples, Samples, SceneSamples
 from datasets.base import FLOATS, INTEGER_RANGES, Loss, SceneInfo, SceneReader
 from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS
-from datasets.scenes import FORMATS, create_scene, open_scene
+from datasets.npy import AXES
+from datasets.scenes import create_scene, losses_of_writing, open_scene
 from utils.errors import ProjectError, UsageError
 from utils.files import atomic_write, check_output
 from utils.processes import num_cores, sigterm_raises, use_cores
@@ -70,8 +71,11 @@ def compress(args: argparse.Namespace) -> int:
     output = check_output(args.output, args.scene, args.overwrite)
     started = time.monotonic()
     num_workers = args.num_workers or num_cores()
-    with sigterm_raises(), open_scene(args.scene, args.nodata) as scene:
+    with sigterm_raises(), open_scene(args.scene, args.nodata, args.axes) as scene:
         settle(args.scene, [*scene.losses, *losses_of_coding(args, scene.info)], args.drop)
+        hint = axes_hint(args, scene.info)
+        if hint:
+            print(f"note: {hint}", file=sys.stderr)
         header = header_of(args, scene.info)
         try:
             written, note = write_scene(args, scene, header, output, num_workers)
@@ -144,6 +148,18 @@ def losses_of_coding(args: argparse.Namespace, info: SceneInfo) -> list[Loss]:
         return []
     value = "nodata" if info.band_nodata else "0" if info.nodata is None else f"{info.nodata:g}"
     return [Loss("masked", f"values of masked samples, which are decoded as {value}")]
+
+
+def axes_hint(args: argparse.Namespace, info: SceneInfo) -> str:
+    """Return a hint at --axes if a `.npy` whose axes nobody named has fewer rows or columns than bands."""
+    lengths = dict(zip(AXES, (info.bands, info.height, info.width), strict=True))
+    smallest, second, _ = sorted(AXES, key=lengths.__getitem__)
+    is_likely = smallest != "b" and lengths[smallest] < lengths[second]
+    if args.axes is not None or Path(args.scene).suffix.lower() != ".npy" or not is_likely:
+        return ""
+    axes = "rbc" if smallest == "r" else "rcb"
+    shape = tuple(lengths.values())
+    return f"{args.scene}: shape {shape} is taken as (bands, rows, columns): give --axes {axes} if the smallest is the bands"
 
 
 def alpha_bands(info: SceneInfo) -> tuple[int, ...]:
@@ -401,7 +417,7 @@ def decompress_file(args: argparse.Namespace, output: Path) -> tuple[Window, lis
     with open_file(args.input) as reader:
         window = window_of(args, reader.header.scene)
         info = window.info(reader.header, args.keep_going)
-        settle(args.output, losses_of_format(output, info), args.drop)
+        settle(args.output, losses_of_writing(output, info), args.drop)
         codec = open_codec(reader, args.checkpoint, args.device)
         num_workers = use_cores(args.num_workers)
         with (
@@ -432,12 +448,6 @@ def decompress_raw(args: argparse.Namespace, output: Path) -> tuple[Window, list
     with create_scene(output, SceneInfo(window.height, window.width, len(window.bands), cube.dtype.name)) as scene:
         scene.write(0, 0, cube[list(window.bands)][:, rows, columns])
     return window, [], cube.dtype.name
-
-
-def losses_of_format(output: Path, info: SceneInfo) -> list[Loss]:
-    """Return what of a scene a file of this format does not keep; unknown formats are refused when they are created."""
-    form = FORMATS.get(output.suffix.lower())
-    return form.losses(info) if form else []
 
 
 def open_codec(reader: Reader, checkpoint: str | None, device: str) -> Codec:

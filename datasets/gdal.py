@@ -93,5 +93,7 @@ def calling_gdal(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
+        except ProjectError:
+            raise
         except Exception as error:  # rasterio does not document which exceptions it raises
             raise error_class(f"{problem} ({one_line(error.__cause__ or error)})") from error

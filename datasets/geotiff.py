@@ -16,12 +16,13 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from datasets.base import FLOATS, SceneFormat, SceneInfo, SceneReader, SceneWriter
+from datasets.base import FLOATS, Loss, SceneFormat, SceneInfo, SceneWriter
 from datasets.gdal import GDAL_DTYPES, calling_gdal, check_proj
 from datasets.gdal_info import read_info
-from datasets.rasters import BLOCK, GdalReader, check_dtypes
+from datasets.losses import losses_by_trial
+from datasets.rasters import BLOCK, open_raster
 from datasets.side_files import MaskFile, remove_side_files, write_leftovers
-from utils.errors import DatasetError, ProjectError
+from utils.errors import ProjectError
 from utils.files import atomic_folder
 
 LOSSLESS = ("deflate", "lzw", "zstd", "lzma", "packbits")
@@ -67,19 +68,6 @@ def _silence_libtiff() -> None:
         mapped = Path("/proc/self/maps").read_text()
         for library in set(re.findall(r"/.*/libtiff[^/\n]*$", mapped, re.MULTILINE)):
             ctypes.CDLL(library).TIFFSetErrorHandler(None)
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[SceneReader]:
-    check_proj()
-    problem = f"{path}: cannot be read, unpack or download it again"
-    with calling_gdal(DatasetError, problem):
-        tif = rasterio.open(path, driver="GTiff")
-    with tif:
-        check_dtypes(path, tif)
-        with calling_gdal(DatasetError, problem):
-            scene = GdalReader(path, tif)
-        yield scene
 
 
 @contextlib.contextmanager
@@ -174,4 +162,8 @@ def _check_blocks(path: Path) -> None:
                     raise OSError(f"block {i}, {j} of band {band} is missing")
 
 
-FORMAT = SceneFormat((".tif", ".tiff"), _open, _create, dtypes=GDAL_DTYPES)
+def _losses(info: SceneInfo) -> list[Loss]:
+    return losses_by_trial(FORMAT, info, ".tif")
+
+
+FORMAT = SceneFormat((".tif", ".tiff"), functools.partial(open_raster, driver="GTiff"), _create, _losses, GDAL_DTYPES)

@@ -6,13 +6,17 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from datasets.base import DTYPES, SceneFormat, SceneInfo, SceneReader, SceneWriter
+from datasets.base import DTYPES, Loss, SceneFormat, SceneInfo, SceneReader, SceneWriter
+from datasets.losses import unkept
+from datasets.raw import Layout, RawReader, RawWriter
 from utils.errors import DatasetError, one_line
 from utils.files import atomic_write
+
+AXES = "brc"
+"""Axes of a written cube: bands, rows, columns."""
 
 
 def map_cube(path: Path, dtypes: Collection[str] = DTYPES) -> np.memmap:
@@ -44,59 +48,42 @@ def map_cube(path: Path, dtypes: Collection[str] = DTYPES) -> np.memmap:
     return cube
 
 
-class _NpyReader(SceneReader):
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        cube = map_cube(path)
-        bands, height, width = cube.shape
-        super().__init__(path, SceneInfo(height, width, bands, cube.dtype.name))
-        self._file = file
-        order = "C" if cube.flags.c_contiguous else "F"
-        self._layout = dict(dtype=cube.dtype, offset=cube.offset, shape=cube.shape, order=order)
-
-    def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
-        window = np.empty((self.info.bands, height, width), self.info.dtype)
-        try:
-            # A mapping per band: up to 2 MB of the file around each sample count as memory of this process.
-            for band in range(self.info.bands):
-                cube = np.memmap(self._file, mode="r", **self._layout)
-                window[band] = cube[band, row : row + height, column : column + width]
-        except ValueError as error:  # the file is shorter than it was
-            raise DatasetError(f"{self._cannot_read(row, column, height, width)} ({one_line(error)})") from error
-        return window
-
-
-class _NpyWriter(SceneWriter):
-    def __init__(self, path: Path, info: SceneInfo, file: IO[bytes]) -> None:
-        super().__init__(path, info)
-        self._file = file
-        self._dtype = np.dtype(info.dtype)
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (info.bands, info.height, info.width),
-        }
-        np.lib.format.write_array_header_1_0(file, header)
-        self._data_start = file.tell()
-
-    def _write(self, row: int, column: int, cube: np.ndarray) -> None:
-        is_full_width = cube.shape[2] == self.info.width
-        for band, plane in enumerate(cube):
-            for line, samples in enumerate([plane] if is_full_width else plane, start=row):
-                samples_before = (band * self.info.height + line) * self.info.width + column
-                self._file.seek(self._data_start + samples_before * self._dtype.itemsize)
-                self._file.write(np.ascontiguousarray(samples).data)
-
-
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[SceneReader]:
+def open_npy(path: Path, axes: str = AXES) -> Iterator[SceneReader]:
+    """Open a cube.
+
+    Args:
+        path: the `.npy` file.
+        axes: what its axes are, a permutation of "brc": bands, rows, columns.
+    """
+    cube = map_cube(path)
+    lengths = dict(zip(axes, cube.shape, strict=True))
+    info = SceneInfo(lengths["r"], lengths["c"], lengths["b"], cube.dtype.name)
+    layout = Layout(cube.dtype, cube.offset, axes if cube.flags.c_contiguous else axes[::-1])
     with open(path, "rb") as file:
-        yield _NpyReader(path, file)
+        yield RawReader(path, info, file, layout)
 
 
 @contextlib.contextmanager
 def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
     with atomic_write(path) as file:
-        yield _NpyWriter(path, info, file)
+        dtype = np.dtype(info.dtype)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": (info.bands, info.height, info.width),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        yield _NpyWriter(path, info, file, Layout(dtype, file.tell(), AXES))
 
 
-FORMAT = SceneFormat((".npy",), _open, _create)
+class _NpyWriter(RawWriter):
+    def _write_masks(self, row: int, column: int, masks: np.ndarray) -> None:
+        """Write nothing: `FORMAT.losses` names the masks."""
+
+
+def _losses(info: SceneInfo) -> list[Loss]:
+    return unkept(info, SceneInfo(info.height, info.width, info.bands, info.dtype))
+
+
+FORMAT = SceneFormat((".npy",), open_npy, _create, _losses)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +15,29 @@ import rasterio
 from rasterio.windows import Window
 
 from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
-from datasets.gdal import CACHE_BYTES, calling_gdal
+from datasets.gdal import CACHE_BYTES, calling_gdal, check_proj
 from datasets.gdal_info import find_losses, read_info, read_masks
-from utils.errors import DatasetError
+from datasets.pages import check_stack, list_names, losses_of_stack, open_pages, page_names, without_stack
+from utils.errors import DatasetError, one_line
 
 BLOCK = 128
 """Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 MAX_BLOCK_ROW_BYTES = 512 * 2**20
 """Largest row of blocks for which the cache grows, if blocks are taller than the windows that are read. Without room
 for a row of blocks (352 MB in an EnMAP scene with blocks of 512 x 512), each block is decompressed four times."""
+VRT_SOURCES = ("SourceFilename", "SourceDataset")
+SUBDATASET = re.compile(
+    r'(?:NETCDF|HDF5|HDF4_\w+(?::\w+)?|GTIFF_DIR:\d+|[A-Z][A-Z0-9_]{2,}):(?:"(?P<quoted>[^"]+)".*|(?P<plain>[^":]+)(?::.*)?)'
+)
+"""GDAL's names of rasters in a container: driver, then the file, then the raster."""
 
 
 class GdalReader(SceneReader):
     """A raster that GDAL has opened, as a scene."""
 
     def __init__(self, path: Path, raster: rasterio.DatasetReader, info: SceneInfo | None = None) -> None:
-        info = info or read_info(raster)
+        info, self._stack = without_stack(info or read_info(raster))
+        check_stack(path, self._stack, info.bands * info.height * info.width, 1)
         super().__init__(path, info, raster.block_shapes[0][0])
         self._raster = raster
         self._file_info = info
@@ -35,7 +46,7 @@ class GdalReader(SceneReader):
     @functools.cached_property
     def losses(self) -> tuple[Loss, ...]:
         with calling_gdal(DatasetError, f"{self.path}: cannot be read, unpack or download it again"):
-            return find_losses(self._raster, self._file_info)
+            return (*losses_of_stack(self._stack), *find_losses(self._raster, self._file_info))
 
     def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         with calling_gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):
@@ -53,6 +64,68 @@ def cache_bytes_of(raster: rasterio.DatasetReader) -> int:
     block_row_bytes = block_height * columns * raster.count * np.dtype(raster.dtypes[0]).itemsize
     is_tall = block_height > BLOCK and block_row_bytes <= MAX_BLOCK_ROW_BYTES
     return CACHE_BYTES + (block_row_bytes if is_tall else 0)
+
+
+@contextlib.contextmanager
+def open_raster(path: Path, name: str | None = None, driver: str | None = None) -> Iterator[SceneReader]:
+    """Open a raster of a format that GDAL knows.
+
+    Args:
+        path: the file.
+        name: GDAL's name of a raster in the file, such as `NETCDF:"a.nc":radiance`; None for the file's only one.
+        driver: GDAL's name of the format; None for any.
+
+    Raises:
+        DatasetError: the file is damaged, or has several rasters, or none of one of `DTYPES`.
+    """
+    check_proj()
+    _check_sources(path)
+    problem = f"{path}: cannot be read, unpack or download it again"
+    with calling_gdal(DatasetError, problem):
+        raster = rasterio.open(name or path, driver=driver)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(raster)
+        names = [] if name else raster.subdatasets
+        if names and raster.driver == "GTiff":
+            yield stack.enter_context(open_pages(path, page_names(raster)))
+            return
+        if len(names) == 1 and not raster.count:
+            yield stack.enter_context(open_raster(path, names[0], driver))
+            return
+        if names:
+            raise DatasetError(f"{path}: has several rasters, name one of them: {list_names(sorted(names))}")
+        check_dtypes(path, raster)
+        with calling_gdal(DatasetError, problem):
+            scene = GdalReader(path, raster)
+        yield scene
+
+
+def _check_sources(path: Path) -> None:
+    """Check that a VRT names regular files only: GDAL would wait for a pipe, and fetch what is on other machines.
+
+    Raises:
+        DatasetError: it names another thing.
+    """
+    with open(path, "rb") as stream:
+        if b"<VRTDataset" not in stream.read(1000):
+            return
+    try:
+        sources = [element for element in ET.parse(path).iter() if element.tag in VRT_SOURCES]
+    except ET.ParseError as error:
+        raise DatasetError(f"{path}: damaged ({one_line(error)})") from error
+    for source in sources:
+        text = source.text or ""
+        name = file_of(text) or text
+        file = path.parent / name if source.get("relativeToVRT") == "1" else Path(name)
+        if not file.is_file():
+            raise DatasetError(f"{path}: its source {text!r} is not a regular file here")
+        _check_sources(file)
+
+
+def file_of(name: str) -> str | None:
+    """Return the file in GDAL's name of a raster of a container, such as `NETCDF:"a.nc":radiance`; None for others."""
+    match = SUBDATASET.fullmatch(name)
+    return match and (match["quoted"] or match["plain"])
 
 
 def check_dtypes(path: Path, raster: rasterio.DatasetReader) -> None:

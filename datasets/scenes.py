@@ -5,7 +5,8 @@
             rows = min(128, scene.info.height - row)
             copy.write(row, 0, scene.read(row, 0, rows, scene.info.width))
 
-Formats: GeoTIFF (`datasets.geotiff`) and numpy's `.npy` (`datasets.npy`).
+Formats: GeoTIFF (`datasets.geotiff`), ENVI (`datasets.envi`) and numpy's `.npy` (`datasets.npy`); only for reading,
+any other that GDAL knows (`datasets.rasters`).
 """
 
 from __future__ import annotations
@@ -17,38 +18,44 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from datasets import geotiff, npy
-from datasets.base import SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
+from datasets import envi, geotiff, npy
+from datasets.base import Loss, SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
+from datasets.rasters import file_of, open_raster
 from utils.errors import DatasetError, UsageError
 
-FORMATS = {suffix: form for form in (geotiff.FORMAT, npy.FORMAT) for suffix in form.suffixes}
-"""File formats by suffix, in lower case."""
+FORMATS = {suffix: form for form in (geotiff.FORMAT, npy.FORMAT, envi.FORMAT) for suffix in form.suffixes}
+"""File formats that are written, by suffix in lower case."""
 
 
 @contextlib.contextmanager
-def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator[SceneReader]:
-    """Open a scene: a GeoTIFF (`.tif`, `.tiff`) or a cube (`.npy`, (bands, rows, columns)) of one of `DTYPES`.
+def open_scene(path: str | os.PathLike, nodata: float | None = None, axes: str | None = None) -> Iterator[SceneReader]:
+    """Open a scene: a GeoTIFF, an ENVI file or its header, a `.npy`, or any other raster that GDAL opens.
 
-    A nodata value of the file that its type cannot hold is ignored.
+    All samples have one of `DTYPES`. A nodata value of the file that its type cannot hold is ignored.
 
     Args:
-        path: the file; its suffix, in upper or lower case, selects the format.
-        nodata: replaces the file's own nodata value, rounded to the scene's type. NaN, which never counts as data,
+        path: the file; or GDAL's name of a raster in a file of several, such as `NETCDF:"a.nc":radiance`.
+        nodata: replaces the file's own nodata values, rounded to the scene's type. NaN, which never counts as data,
             does not replace another value.
+        axes: what the axes of a `.npy` are, a permutation of "brc": bands, rows, columns.
 
     Yields:
         The reader.
 
     Raises:
-        UsageError: unknown suffix, or a `nodata` that the scene's type cannot hold.
+        UsageError: a `nodata` that the scene's type cannot hold, or wrong `axes`.
         DatasetError: the file is missing, not regular, damaged, without samples, or of another type or shape.
             One line, `<path>: <reason>`.
     """
-    path = Path(path)
-    form = _format_of(path)
-    if not path.is_file():  # also keeps GDAL from the network and numpy from waiting for a pipe
+    name = os.fspath(path)
+    path = Path(name)
+    contained = None if path.exists() else file_of(name)
+    file = Path(contained or name)
+    if not file.is_file():  # also keeps GDAL from the network and numpy from waiting for a pipe
         raise DatasetError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-    with form.open(path) as scene:
+    if axes is not None and (path.suffix.lower() != ".npy" or sorted(axes) != sorted(npy.AXES)):
+        raise UsageError(f"{path}: axes must be a permutation of {npy.AXES}, of a .npy file, got {axes}")
+    with _open(file, name if contained else None, axes or npy.AXES) as scene:
         if nodata is not None:
             sample = as_sample(nodata, scene.info.dtype)
             if sample is None:
@@ -59,13 +66,27 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None) -> Iterator
         yield scene
 
 
+def _open(file: Path, name: str | None, axes: str) -> contextlib.AbstractContextManager[SceneReader]:
+    suffix = file.suffix.lower()
+    if name is not None:
+        return open_raster(file, name)
+    if suffix == ".npy":
+        return npy.open_npy(file, axes)
+    if suffix in geotiff.FORMAT.suffixes:
+        return geotiff.FORMAT.open(file)
+    if suffix == envi.HEADER or envi.header_of(file) is not None:
+        return envi.FORMAT.open(file)
+    return open_raster(file)
+
+
 @contextlib.contextmanager
 def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWriter]:
     """Write a scene atomically: a temporary file beside `path` is renamed when the block ends without an exception.
 
-    The old file at `path` stays until then. Parent folders are created. A `.npy` keeps only size and type of
-    `info`. A GeoTIFF of more than 128 pixels in height or width has blocks of 128 x 128; lossy and rare
-    compressions in `info` are replaced by deflate.
+    The old file at `path` stays until then; its side files, which would change the new one, are deleted with it.
+    Parent folders are created. `losses_of_writing` says what of `info` the file does not keep. A GeoTIFF of more than
+    128 pixels in height or width has blocks of 128 x 128; lossy and rare compressions in `info` are replaced by
+    deflate.
 
     Args:
         path: the file; its suffix selects the format.
@@ -80,11 +101,9 @@ def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWrit
             cannot store the metadata.
     """
     path = Path(path)
-    form = _format_of(path)
+    form = _format_of(path, info.dtype)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder, give the name of a file")
-    if info.dtype not in form.dtypes:
-        raise UsageError(f"{path}: {path.suffix} files have no {info.dtype} samples, name a .npy file")
     try:
         with form.create(path, info) as scene:
             yield scene
@@ -94,8 +113,22 @@ def create_scene(path: str | os.PathLike, info: SceneInfo) -> Iterator[SceneWrit
         raise
 
 
-def _format_of(path: Path) -> SceneFormat:
+def losses_of_writing(path: str | os.PathLike, info: SceneInfo) -> list[Loss]:
+    """Return what of `info` a scene that `create_scene` writes to `path` does not keep.
+
+    Raises:
+        UsageError: unknown suffix, or a format without the sample type.
+        ProjectError: the format cannot store the metadata.
+    """
+    path = Path(path)
+    return _format_of(path, info.dtype).losses(info)
+
+
+def _format_of(path: Path, dtype: str) -> SceneFormat:
     form = FORMATS.get(path.suffix.lower())
     if form is None:
-        raise UsageError(f"{path}: unknown file format, the suffix must be one of {', '.join(FORMATS)}")
+        names = ", ".join(suffix for suffix in FORMATS if suffix)
+        raise UsageError(f"{path}: unknown file format to write, the suffix must be one of {names}, or none")
+    if dtype not in form.dtypes:
+        raise UsageError(f"{path}: files of this format have no {dtype} samples, name a .npy file")
     return form

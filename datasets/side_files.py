@@ -136,7 +136,7 @@ class MaskFile:
             photometric="minisblack",
             bigtiff="IF_SAFER",
         ) as masks:
-            masks.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": str(flags) for band in masks.indexes})
+            masks.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": str(flags) for band in range(1, info.bands + 1)})
             yield cls(masks)
 
     def write(self, row: int, column: int, masks: np.ndarray) -> None:

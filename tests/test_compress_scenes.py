@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
+import coding.commands
 from coding.base import CodingError
 from datasets.base import Loss
 from datasets.rasters import GdalReader
-from datasets.scenes import FORMATS
 from tests.scenes_of_all_kinds import content_of, scenes
 from utils.errors import BusyError, UsageError
 from utils.files import atomic_write
@@ -206,10 +206,6 @@ def test_statistics_are_kept_only_while_they_hold(run, files, flags, window, is_
     assert tags["name"] == "x" and ("STATISTICS_MAXIMUM" in tags) == ("STATISTICS_VALID_PERCENT" in tags) == is_kept
 
 
-def losing(loss):
-    return lambda *_: [loss]
-
-
 def test_losses_are_named_and_essential_ones_refused(scripts, run, files, monkeypatch, capsys):
     write_tif("a.tif", smooth())
     with rasterio.open("a.tif", "r+") as tif:
@@ -218,7 +214,7 @@ def test_losses_are_named_and_essential_ones_refused(scripts, run, files, monkey
     assert "note: a.tif: not kept: overviews" in capsys.readouterr().err
     essential = Loss("epoch", "the epoch 2020.5 of the coordinates", is_essential=True)
     monkeypatch.setattr(GdalReader, "losses", (essential, Loss("views", "views")))
-    monkeypatch.setitem(FORMATS, ".tif", FORMATS[".tif"]._replace(losses=losing(essential)))
+    monkeypatch.setattr(coding.commands, "losses_of_writing", lambda *_: [essential])
     for main, names in ((scripts.compress.main, ["a.tif", "c.hsc"]), (scripts.decompress.main, ["b.hsc", "c.tif"])):
         with pytest.raises(
             UsageError, match=r"would lose the epoch 2020\.5 of the coordinates: .* --drop epoch$"
@@ -257,6 +253,16 @@ def test_a_value_that_fills_pixels_is_named(scripts, run, files, capsys, dtype, 
     if dtype == "float32":
         with pytest.raises(CodingError, match=rf"^a\.npy: a bound of 0\.0003 is too fine .*; {hint}$"):
             scripts.compress.main(["a.npy", "c.hsc", "--max-error", "0.0003"])
+
+
+def test_other_axes_are_named(run, files, capsys):
+    cube = smooth()
+    np.save("a.npy", np.moveaxis(cube, 0, 2))
+    run("a.npy", "b.npy")
+    hint = "a.npy: shape (20, 24, 6) is taken as (bands, rows, columns): give --axes rcb if the smallest is the bands"
+    assert f"note: {hint}" in capsys.readouterr().err and np.load("b.npy").shape == (20, 24, 6)
+    run("a.npy", "b.npy", "--axes", "rcb")
+    assert "--axes" not in capsys.readouterr().err and np.array_equal(np.load("b.npy"), cube)
 
 
 def test_the_peak_of_a_psnr_is_that_of_the_samples(scripts, run, files, capsys):
