@@ -158,8 +158,8 @@ def axes_hint(args: argparse.Namespace, info: SceneInfo) -> str:
     if args.axes is not None or Path(args.scene).suffix.lower() != ".npy" or not is_likely:
         return ""
     axes = "rbc" if smallest == "r" else "rcb"
-    shape = tuple(lengths.values())
-    return f"{args.scene}: shape {shape} is taken as (bands, rows, columns): give --axes {axes} if the smallest is the bands"
+    taken = f"shape {tuple(lengths.values())} is taken as (bands, rows, columns)"
+    return f"{args.scene}: {taken}: give --axes {axes} if the smallest is the bands"
 
 
 def alpha_bands(info: SceneInfo) -> tuple[int, ...]:
