@@ -184,6 +184,16 @@ def test_windows_move_what_places_a_scene(run, files):
     with rasterio.open("b.tif") as tif:
         assert [(point.row, point.col, point.x) for point in tif.gcps[0]] == [(0.5, 0.5, 10.0), (7, 6, 11)]
         assert np.array_equal(tif.read_masks(1), mask[2:12, 3:15]) and tif.count == 2
+    write_tif("a.tif", smooth())
+    numbers = " ".join(["1", *["0.25"] * 19])
+    rpcs = {f"{axis}_{part}_COEFF": numbers for axis in ("LINE", "SAMP") for part in ("NUM", "DEN")}
+    rpcs |= {f"{name}_{part}": "7" for name in ("LAT", "LONG", "HEIGHT") for part in ("OFF", "SCALE")}
+    rpcs |= {"LINE_OFF": "20.3", "SAMP_OFF": "3", "LINE_SCALE": "9", "SAMP_SCALE": "9"}
+    with rasterio.open("a.tif", "r+") as tif:
+        tif.update_tags(ns="RPC", **rpcs)
+    run("a.tif", "b.tif", window=["--window", 2, 3, 10, 12])
+    with rasterio.open("b.tif") as tif:
+        assert tif.tags(ns="RPC")["LINE_OFF"] == "18.3" and tif.tags(ns="RPC")["SAMP_OFF"] == "0"
 
 
 @pytest.mark.parametrize(
