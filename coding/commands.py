@@ -82,7 +82,8 @@ def compress(args: argparse.Namespace) -> int:
         except CodingError as error:
             hint = fill_hint(sum((count_fills(parts) for _, parts in tiles_of(scene, header)), Counter[float]()))
             raise CodingError(f"{args.scene}: {error}{hint and '; ' + hint}") from error
-    print(report(args, written, time.monotonic() - started))
+        source_bytes = scene.path.stat().st_size
+    print(report(args, written, source_bytes, time.monotonic() - started))
     for text in (note, fill_hint(written.fills), emptiness(written.distortion)):
         if text:
             print(f"note: {text}", file=sys.stderr)
@@ -320,12 +321,19 @@ def check_bound(args: argparse.Namespace, written: Written) -> None:
     Raises:
         ProjectError: an error exceeds the bound, which is a bug of the codec.
     """
-    largest = written.distortion.largest_error
-    if args.max_error is not None and largest > args.max_error * (1 + 1e-6) + 1e-7:
-        raise ProjectError(f"{args.scene}: errors must be at most {args.max_error:g} (--max-error), got {largest:g}")
+    if args.max_error is None:
+        return
+    distortion, dtype = written.distortion, np.dtype(written.header.scene.dtype)
+    most = args.max_error
+    if most and dtype.kind == "f":
+        most += 1e-6 * most + 2 * float(np.finfo(dtype).eps) * distortion.largest_sample
+    if distortion.largest_error > most:
+        raise ProjectError(
+            f"{args.scene}: errors must be at most {args.max_error:g} (--max-error), got {distortion.largest_error:g}"
+        )
 
 
-def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
+def report(args: argparse.Namespace, written: Written, source_bytes: int, seconds: float) -> str:
     """Describe a written file: its rate, its quality, and what was lost."""
     header, distortion, info = written.header, written.distortion, written.header.scene
     num_samples = info.height * info.width * info.bands
@@ -341,7 +349,7 @@ def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
         lines.append(f"not coded without --max-error: {written.lost} valid samples in {num_dropped} bands")
     figures = [
         f"{written.rate:.4f} bpppc",
-        f"{Path(args.scene).stat().st_size / written.num_bytes:.2f} times smaller than the file",
+        f"{source_bytes / written.num_bytes:.2f} times smaller than the file",
         f"{2 * num_samples / written.num_bytes:.2f} than int16",
         f"PSNR {psnr_text(distortion.psnr + 20 * math.log10(peak_of(args, header.scale)))}",
         f"largest error {distortion.largest_error:g}",

@@ -381,7 +381,7 @@ def test_scenes_that_a_bare_stream_cannot_hold_are_refused(compress, tmp_path, m
     with pytest.raises(UsageError, match="samples without data"):
         compress(tmp_path / "gaps.npy", tmp_path / "a.bin", *flags, "--nodata", -1, "--max-error", 2)
     assert compress(tmp_path / "gaps.npy", tmp_path / "a.bin", *flags, "--nodata", -1) == 0
-    with pytest.raises(CodingError, match="samples must be .*int16 or uint16"):
+    with pytest.raises(CodingError, match=r"samples must be .*int16 or uint16"):
         compress(tmp_path / "floats.npy", tmp_path / "b.bin", *flags)
     assert not (tmp_path / "b.bin").exists()
 

@@ -194,7 +194,7 @@ def test_headers_that_a_codec_did_not_write_are_refused(name):
 
 def test_types_and_modes_that_a_codec_does_not_have_are_damage():
     floats, integers = np.zeros((2, 8, 8), np.float32), np.zeros((2, 8, 8), np.int16)
-    with pytest.raises(DamagedError, match="samples must be .*int16 or uint16"):
+    with pytest.raises(DamagedError, match=r"samples must be .*int16 or uint16"):
         codecs["jpegls"].open(roundtrip.header_of(floats, "jpegls", max_error=0), b"")
     with pytest.raises(DamagedError, match="has no bounded mode"):
         codecs["jpegxl"].open(roundtrip.header_of(integers, "jpegxl", max_error=3), b"")
