@@ -25,7 +25,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from datasets.base import Loss, SceneFormat, SceneInfo, SceneReader, SceneWriter
-from datasets.gdal import calling_gdal, check_proj
+from datasets.gdal import calling_gdal, check_gdal
 from datasets.gdal_info import find_losses, read_info, read_masks
 from datasets.losses import is_same_crs, losses_by_trial
 from datasets.raw import Layout, RawReader, RawWriter
@@ -183,7 +183,7 @@ class _EnviReader(RawReader):
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[SceneReader]:
-    check_proj()
+    check_gdal(path)
     if path.suffix.lower() == HEADER:
         path = data_of(path)
     header = header_of(path)
@@ -227,6 +227,7 @@ def _read_info(raster: rasterio.DatasetReader, fields: Fields, size: SceneInfo) 
     names = _items(fields.get("band names", ""))
     return replace(
         info,
+        crs=_crs(info.crs, fields),
         interleave=size.interleave,
         compression=None,
         descriptions=tuple(name or None for name in names) if len(names) == info.bands and any(names) else (),
@@ -234,6 +235,11 @@ def _read_info(raster: rasterio.DatasetReader, fields: Fields, size: SceneInfo) 
         band_tags=tuple(band_tags) if any(band_tags) else (),
         colors=info.colors or _default_colors(_items(fields.get("default bands", "")), info.bands),
     )
+
+
+def _crs(crs: str | None, fields: Fields) -> str | None:
+    """Return None for a map without a coordinate reference system, which GDAL gives one of the name Arbitrary."""
+    return None if fields.get("map info", "").startswith("{Arbitrary") else crs
 
 
 def _with_items(fields: Fields, name: str) -> Iterator[tuple[str, list[str]]]:
@@ -276,7 +282,7 @@ class _EnviWriter(RawWriter):
 
 @contextlib.contextmanager
 def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
-    check_proj()
+    check_gdal(path)
     if path.suffix.lower() == HEADER:
         path = path.with_suffix(SUFFIXES[0])
     header = _free_header(path)
@@ -297,7 +303,7 @@ def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
             fields = read_header(folder / header.name)
             with rasterio.open(data, driver="ENVI") as raster:
                 write_leftovers(data, info, _read_info(raster, fields, info))
-        remove_side_files(path, folder, "ENVI")
+            remove_side_files(path, folder, "ENVI")
 
 
 def _free_header(path: Path) -> Path:
@@ -369,7 +375,7 @@ def _places(info: SceneInfo) -> dict[str, str]:
     """
     for crs, transform in ((info.crs, info.transform), (None, info.transform), (info.crs, None)):
         fields, written = _written_places(replace(info, crs=crs, transform=transform))
-        if written.transform == transform and is_same_crs(written.crs, crs):
+        if written.transform == transform and is_same_crs(_crs(written.crs, fields), crs):
             return fields
     return {}
 
@@ -391,7 +397,7 @@ def _written_places(info: SceneInfo) -> tuple[dict[str, str], SceneInfo]:
         ) as raster:
             if info.gcps:
                 points = [GroundControlPoint(p.row, p.column, p.x, p.y, p.z, p.name, p.note) for p in info.gcps]
-                raster.gcps = (points, CRS.from_wkt(info.gcps_crs) if info.gcps_crs else None)
+                raster.gcps = (points, CRS.from_wkt(info.gcps_crs) if info.gcps_crs else CRS())
             if "RPC" in info.tags:
                 raster.update_tags(ns="RPC", **info.tags["RPC"])
         fields = read_header(path.with_suffix(HEADER))

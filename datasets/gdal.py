@@ -7,6 +7,7 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import rasterio
 from rasterio.crs import CRS
@@ -14,10 +15,12 @@ from rasterio.env import GDALDataFinder, PROJDataFinder, set_gdal_config, set_pr
 from rasterio.errors import NotGeoreferencedWarning
 
 from datasets.base import DTYPES
-from utils.errors import ProjectError, one_line
+from utils.errors import ProjectError, UsageError, one_line
 
 GDAL_DTYPES = tuple(dtype for dtype in DTYPES if dtype != "float16")
 """Sample types that rasters have: GDAL 3.10 has no float16."""
+BLOCK = 128
+"""Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 CACHE_BYTES = 64 * 2**20
 """Size of GDAL's cache; its default is 5 % of the machine's memory."""
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # a VRT may name sources on other machines
@@ -35,6 +38,13 @@ WEB_DRIVERS = (
     "STACIT",
     "NGW",
 )
+
+
+def block_options(height: int, width: int) -> dict[str, int | str | bool]:
+    """Return the options for the blocks of a GeoTIFF of this size."""
+    if max(height, width) > BLOCK:
+        return {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
+    return {"blockysize": height}
 
 
 def use_own_data_folders() -> None:
@@ -57,8 +67,24 @@ use_own_data_folders()
 os.environ["GDAL_SKIP"] = ",".join(WEB_DRIVERS)  # read when rasterio registers the drivers
 
 
+def check_gdal(path: Path) -> None:
+    """Check that GDAL can open a file of this name, and that PROJ can read its database.
+
+    Raises:
+        UsageError: the name is not in UTF-8.
+        ProjectError: PROJ cannot.
+    """
+    try:
+        is_utf8 = os.fsencode(path) == str(path).encode()
+    except UnicodeEncodeError:
+        is_utf8 = False
+    if not is_utf8:
+        raise UsageError(f"{path}: GDAL only takes names in UTF-8: rename the file or the folder, or use a .npy file")
+    _check_proj()
+
+
 @functools.cache
-def check_proj() -> None:
+def _check_proj() -> None:
     """Check that PROJ can read its database.
 
     Raises:

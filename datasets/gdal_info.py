@@ -125,7 +125,7 @@ def find_losses(raster: rasterio.DatasetReader, info: SceneInfo) -> tuple[Loss, 
     """Return what of a raster is not in its `info`, samples and masks."""
     losses = [
         *_losses_of_values(raster, info),
-        *_losses_of_bands(raster),
+        *_losses_of_bands(raster, info.dtype),
     ]
     if any(raster.overviews(band) for band in raster.indexes):
         losses.append(Loss("overviews", "overviews (`gdaladdo` makes them again)"))
@@ -136,10 +136,6 @@ def find_losses(raster: rasterio.DatasetReader, info: SceneInfo) -> tuple[Loss, 
 
 
 def _losses_of_values(raster: rasterio.DatasetReader, info: SceneInfo) -> Iterator[Loss]:
-    unfit = {value for value in raster.nodatavals if value is not None and as_sample(value, info.dtype) is None}
-    if unfit:
-        values = ", ".join(f"{value:g}" for value in sorted(unfit, key=str))
-        yield Loss("nodata", f"nodata {values}, which {info.dtype} cannot hold")
     if _masks_by_values(raster):
         yield Loss(NODATA_VALUES, f"the tag {NODATA_VALUES}: it becomes a mask")
     if info.masks and _has_partial_masks(raster, info):
@@ -152,9 +148,13 @@ def _has_partial_masks(raster: rasterio.DatasetReader, info: SceneInfo) -> bool:
     return any((read_masks(raster, info.masks, window) % 255).any() for window in windows)
 
 
-def _losses_of_bands(raster: rasterio.DatasetReader) -> Iterator[Loss]:
+def _losses_of_bands(raster: rasterio.DatasetReader, dtype: str) -> Iterator[Loss]:
     """Yield what rasterio does not show: GDAL writes it into a VRT, or has it in a side file."""
     documents = [_vrt_of(raster), *(ET.parse(name).getroot() for name in raster.files if name.endswith(".aux.xml"))]
+    nodata = {element.text or "" for document in documents for element in document.iter("NoDataValue")}
+    unfit = sorted(text for text in nodata if as_sample(float(text), dtype) is None)
+    if unfit:
+        yield Loss("nodata", f"nodata {', '.join(unfit)}, which {dtype} cannot hold")
     for name, element, text in (
         ("category-names", "CategoryNames", "names of categories"),
         ("attribute-table", "GDALRasterAttributeTable", "raster attribute tables"),

@@ -17,10 +17,10 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from datasets.base import FLOATS, Loss, SceneFormat, SceneInfo, SceneWriter
-from datasets.gdal import GDAL_DTYPES, calling_gdal, check_proj
+from datasets.gdal import GDAL_DTYPES, block_options, calling_gdal, check_gdal
 from datasets.gdal_info import read_info
 from datasets.losses import losses_by_trial
-from datasets.rasters import BLOCK, open_raster
+from datasets.rasters import open_raster
 from datasets.side_files import MaskFile, remove_side_files, write_leftovers
 from utils.errors import ProjectError
 from utils.files import atomic_folder
@@ -72,7 +72,7 @@ def _silence_libtiff() -> None:
 
 @contextlib.contextmanager
 def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
-    check_proj()
+    check_gdal(path)
     _silence_libtiff()
     with atomic_folder(path) as folder, contextlib.ExitStack() as stack:
         file = folder / path.name
@@ -88,7 +88,7 @@ def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
             _check_blocks(file)
             with rasterio.open(file, driver="GTiff") as tif:
                 write_leftovers(file, info, read_info(tif))
-        remove_side_files(path, folder, "GTiff")
+            remove_side_files(path, folder, "GTiff")
 
 
 def _close(path: Path, tif: rasterio.io.DatasetWriter) -> None:
@@ -97,9 +97,7 @@ def _close(path: Path, tif: rasterio.io.DatasetWriter) -> None:
 
 
 def _new_tif(path: Path, info: SceneInfo) -> rasterio.io.DatasetWriter:
-    options: dict[str, int | str] = {"blockysize": info.height}
-    if max(info.height, info.width) > BLOCK:
-        options = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
+    options = block_options(info.height, info.width)
     if info.compression is not None:
         options["compress"] = info.compression if info.compression in LOSSLESS else "deflate"
         if options["compress"] in WITH_PREDICTOR:
@@ -130,7 +128,7 @@ def _write_metadata(tif: rasterio.io.DatasetWriter, info: SceneInfo) -> None:
                 tif.update_tags(band, ns=domain or None, **writable)
     if info.gcps:
         points = [GroundControlPoint(p.row, p.column, p.x, p.y, p.z, p.name, p.note) for p in info.gcps]
-        tif.gcps = (points, CRS.from_wkt(info.gcps_crs) if info.gcps_crs else None)
+        tif.gcps = (points, CRS.from_wkt(info.gcps_crs) if info.gcps_crs else CRS())
     if info.descriptions:
         tif.descriptions = [text or "" for text in info.descriptions]
     if info.units:

@@ -36,8 +36,11 @@ def unkept(info: SceneInfo, kept: SceneInfo) -> list[Loss]:
     losses = []
     for field_name, (name, text) in FIELDS.items():
         wanted, found = getattr(info, field_name), getattr(kept, field_name)
-        is_same = is_same_crs(wanted, found) if "crs" in field_name else repr(wanted) == repr(found)  # NaN != NaN
-        if not is_same and wanted not in (None, (), 0):
+        is_same = wanted == found or repr(wanted) == repr(found)  # NaN does not equal itself
+        if "crs" in field_name:
+            is_same = is_same_crs(wanted, found)
+        is_given = wanted is not None and wanted != () and (field_name, wanted) != ("masks", 0)
+        if is_given and not is_same:
             is_essential = name in ESSENTIAL or (name == "colors" and "alpha" in wanted)
             losses.append(Loss(name, text, is_essential))
     domains = _missing_domains(info.tags, kept.tags)

@@ -12,7 +12,7 @@ import numpy as np
 from datasets.base import DTYPES, Loss, SceneFormat, SceneInfo, SceneReader, SceneWriter
 from datasets.losses import unkept
 from datasets.raw import Layout, RawReader, RawWriter
-from utils.errors import DatasetError, one_line
+from utils.errors import DatasetError, is_out_of_memory, one_line
 from utils.files import atomic_write
 
 AXES = "brc"
@@ -36,6 +36,8 @@ def map_cube(path: Path, dtypes: Collection[str] = DTYPES) -> np.memmap:
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file") from error
     except Exception as error:  # what numpy raises for a damaged header is not documented
+        if is_out_of_memory(error):
+            raise
         raise DatasetError(f"{path}: damaged, or no .npy file ({one_line(error)})") from error
     if cube.ndim != 3:
         raise DatasetError(f"{path}: shape {cube.shape}, expected (bands, rows, columns)")

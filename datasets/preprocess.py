@@ -7,7 +7,7 @@
 
 224 bands of int16 become float32 (202, H, W): water vapor bands dropped, clipped to [0, 10000], divided by
 10000. With `--dtype uint16` the reader divides instead, and gives the same values to the bit. The same command
-resumes a run that was stopped. Files that cannot be used are listed at the end.
+resumes a run that was stopped, or helps one that is at work. Files that cannot be used are listed at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +39,7 @@ from datasets.enmap import (
     to_reflectance,
 )
 from datasets.scenes import create_scene, open_scene
-from utils.errors import DatasetError, UsageError, run_script
+from utils.errors import BusyError, DatasetError, UsageError, run_script
 from utils.options import positive_int
 from utils.processes import Terminated, num_cores, run_in_processes, sigterm_raises
 
@@ -63,14 +63,16 @@ class Outcome(NamedTuple):
     """The result of a job.
 
     Attributes:
-        tif_path: the source.
+        job: the job.
         nodata_share: share in [0, 1] of samples without data.
-        error: one-line message; None if the file was made.
+        error: one-line message; None if there was no error.
+        is_elsewhere: whether another process has made the file, or is making it.
     """
 
-    tif_path: Path
+    job: Job
     nodata_share: float = 0.0
     error: str | None = None
+    is_elsewhere: bool = False
 
 
 def preprocess_file(tif_path: Path, npy_path: Path, dtype: str = "float32") -> float:
@@ -145,12 +147,16 @@ def is_finished(npy_path: Path) -> bool:
         return False
 
 
-def process(job: Job, dtype: str) -> Outcome:
+def process(job: Job, dtype: str, overwrite: bool) -> Outcome:
     """Run `preprocess_file` in a worker, and return errors so that a bad file does not stop the others."""
     try:
-        return Outcome(job.tif_path, nodata_share=preprocess_file(*job, dtype))
+        if not overwrite and is_finished(job.npy_path):  # since this run began
+            return Outcome(job, is_elsewhere=True)
+        return Outcome(job, nodata_share=preprocess_file(*job, dtype))
+    except BusyError:
+        return Outcome(job, is_elsewhere=True)
     except (DatasetError, OSError) as error:
-        return Outcome(job.tif_path, error=str(error))
+        return Outcome(job, error=str(error))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -193,7 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes: list[Outcome] = []
     start = time.perf_counter()
     try:
-        for outcome in run_jobs(todo, args.dtype, min(args.num_workers, max(1, len(todo)))):
+        function = functools.partial(process, dtype=args.dtype, overwrite=args.overwrite)
+        for outcome in run_jobs(function, todo, min(args.num_workers, max(1, len(todo)))):
             outcomes.append(outcome)
     except KeyboardInterrupt as interrupt:
         name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
@@ -202,11 +209,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report(sorted(outcomes), num_skipped, time.perf_counter() - start)
 
 
-def run_jobs(jobs: Sequence[Job], dtype: str, num_workers: int) -> Iterator[Outcome]:
+def run_jobs(function: Callable[[Job], Outcome], jobs: Sequence[Job], num_workers: int) -> Iterator[Outcome]:
     """Yield the outcomes of jobs as they finish, with a progress bar on a terminal."""
     with (
         sigterm_raises(),
-        closing(run_in_processes(functools.partial(process, dtype=dtype), jobs, num_workers)) as running,
+        closing(run_in_processes(function, jobs, num_workers)) as running,
         tqdm(total=len(jobs), unit="patch", disable=None) as progress,  # None: only on a terminal
     ):
         for outcome in running:
@@ -219,19 +226,28 @@ def report(outcomes: Sequence[Outcome], num_skipped: int, seconds: float) -> int
     for outcome in outcomes:
         if outcome.nodata_share > 0:
             print(
-                f"warning: {outcome.tif_path}: {outcome.nodata_share:.2%} of the values in kept bands are "
+                f"warning: {outcome.job.tif_path}: {outcome.nodata_share:.2%} of the values in kept bands are "
                 "nodata, written as 0",
                 file=sys.stderr,
             )
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
-    num_made = len(outcomes) - len(errors)
+    elsewhere = [outcome.job.npy_path for outcome in outcomes if outcome.is_elsewhere]
+    unfinished = [path for path in elsewhere if not is_finished(path)]
+    if unfinished:
+        print(
+            f"error: another process is still making {len(unfinished)} of the files, such as {unfinished[0]}: "
+            "run the same command again when it has ended",
+            file=sys.stderr,
+        )
+    num_made = len(outcomes) - len(errors) - len(elsewhere)
     print(
-        f"{num_made} made, {num_skipped} skipped, {len(errors)} failed, {num_made / seconds:.1f} patches/s",
+        f"{num_made} made, {num_skipped} skipped, {len(errors)} failed, {num_made / seconds:.1f} patches/s"
+        + (f"; {len(elsewhere)} left to another process" if elsewhere else ""),
         flush=True,
     )
-    return 1 if errors else 0
+    return 1 if errors or unfinished else 0
 
 
 if __name__ == "__main__":

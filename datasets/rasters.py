@@ -15,19 +15,17 @@ import rasterio
 from rasterio.windows import Window
 
 from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
-from datasets.gdal import CACHE_BYTES, calling_gdal, check_proj
+from datasets.gdal import BLOCK, CACHE_BYTES, calling_gdal, check_gdal
 from datasets.gdal_info import find_losses, read_info, read_masks
 from datasets.pages import check_stack, list_names, losses_of_stack, open_pages, page_names, without_stack
 from utils.errors import DatasetError, one_line
 
-BLOCK = 128
-"""Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 MAX_BLOCK_ROW_BYTES = 512 * 2**20
 """Largest row of blocks for which the cache grows, if blocks are taller than the windows that are read. Without room
 for a row of blocks (352 MB in an EnMAP scene with blocks of 512 x 512), each block is decompressed four times."""
 VRT_SOURCES = ("SourceFilename", "SourceDataset")
 SUBDATASET = re.compile(
-    r'(?:NETCDF|HDF5|HDF4_\w+(?::\w+)?|GTIFF_DIR:\d+|[A-Z][A-Z0-9_]{2,}):(?:"(?P<quoted>[^"]+)".*|(?P<plain>[^":]+)(?::.*)?)'
+    r'\w{3,}(?::(?:\d+|EOS_\w+|UNKNOWN))?:(?:"(?P<quoted>[^"]+)".*|(?P<plain>[^":]+)(?::.*)?)', re.IGNORECASE
 )
 """GDAL's names of rasters in a container: driver, then the file, then the raster."""
 
@@ -78,7 +76,7 @@ def open_raster(path: Path, name: str | None = None, driver: str | None = None) 
     Raises:
         DatasetError: the file is damaged, or has several rasters, or none of one of `DTYPES`.
     """
-    check_proj()
+    check_gdal(path)
     _check_sources(path)
     problem = f"{path}: cannot be read, unpack or download it again"
     with calling_gdal(DatasetError, problem):

@@ -21,7 +21,7 @@ from pathlib import Path
 from datasets import envi, geotiff, npy
 from datasets.base import Loss, SceneFormat, SceneInfo, SceneReader, SceneWriter, as_sample
 from datasets.rasters import file_of, open_raster
-from utils.errors import DatasetError, UsageError
+from utils.errors import DatasetError, ProjectError, UsageError
 
 FORMATS = {suffix: form for form in (geotiff.FORMAT, npy.FORMAT, envi.FORMAT) for suffix in form.suffixes}
 """File formats that are written, by suffix in lower case."""
@@ -121,7 +121,11 @@ def losses_of_writing(path: str | os.PathLike, info: SceneInfo) -> list[Loss]:
         ProjectError: the format cannot store the metadata.
     """
     path = Path(path)
-    return _format_of(path, info.dtype).losses(info)
+    form = _format_of(path, info.dtype)
+    try:
+        return form.losses(info)
+    except ProjectError as error:  # names the file of a trial
+        raise ProjectError(f"{path}: {str(error).partition(': ')[2]}") from error
 
 
 def _format_of(path: Path, dtype: str) -> SceneFormat:

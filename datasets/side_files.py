@@ -15,6 +15,7 @@ from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from datasets.base import SceneInfo
+from datasets.gdal import block_options
 
 Item = TypeVar("Item")
 
@@ -135,6 +136,7 @@ class MaskFile:
             interleave="band",
             photometric="minisblack",
             bigtiff="IF_SAFER",
+            **block_options(info.height, info.width),
         ) as masks:
             masks.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": str(flags) for band in range(1, info.bands + 1)})
             yield cls(masks)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.fused import flattened, scale_of
+from utils.processes import num_cores
 
 try:
     import triton
@@ -282,7 +282,7 @@ def _compile(
         channels = layer.channels if layer.is_transposed else layer.channels[::-1]
         for size in ((*channels, layer.taps), (layer.channels[1],)):
             parameters.append(torch.empty(size, dtype=parameter_dtype, device="meta", requires_grad=needs_gradients))
-    with ThreadPoolExecutor(min(_MAX_COMPILERS, os.cpu_count() or 1)) as threads, mode(threads), torch.enable_grad():
+    with ThreadPoolExecutor(min(_MAX_COMPILERS, num_cores())) as threads, mode(threads), torch.enable_grad():
         out = _Chain.apply(x, layers, arithmetic, *parameters)
         if needs_gradients:
             torch.autograd.grad(out, parameters, torch.empty_like(out))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from models import models
 from models.published import Published
 from utils.checkpoint import load_state_dict
-from utils.errors import CheckpointError, ProjectError, one_line
+from utils.errors import BusyError, CheckpointError, ProjectError, one_line
 from utils.files import atomic_write
 
 STALL_SECONDS = 30  # a connection without a byte for so long is given up
@@ -55,7 +55,8 @@ def download(row: Published, path: Path) -> None:
     """Download the weights of `row` to `path`, whose old content stays until the new one has been checked.
 
     Raises:
-        DownloadError: the weights are unavailable, incomplete or of another model, or `path` cannot be written.
+        DownloadError: the weights are unavailable, incomplete or of another model, or `path` cannot be written, or is
+            being written by another process.
     """
     by_hand = f"try again later, or save the file by hand as {path}"
     try:
@@ -67,6 +68,8 @@ def download(row: Published, path: Path) -> None:
                 check(row, Path(file.name))
             except CheckpointError as error:
                 raise DownloadError(f"{row.model}: the file from {row.url} does not load: {error}; {by_hand}") from None
+    except BusyError:
+        raise DownloadError(f"{row.model}: another process is downloading {path}: wait for it") from None
     except OSError as error:
         raise DownloadError(
             f"{row.model}: {row.url} cannot be saved as {path}: {error.strerror}; "

@@ -48,7 +48,7 @@ class Scene:
         self.shape = draw(st.sampled_from([(1, 9, 7), (3, 20, 11), (4, 130, 5), (2, 3, 140)]))
         self.seed = draw(st.integers(0, 99))
         self.crs = draw(st.sampled_from([None, *CRSS]))
-        self.place = draw(st.sampled_from([None, "transform", "gcps", "rpcs"]))
+        self.place = draw(st.sampled_from([None, "north-up", "sheared", "gcps", "rpcs"]))
         self.rpcs = rpcs(draw) if self.place == "rpcs" else {}
         self.layout = draw(st.sampled_from([{}, {"compress": "deflate"}, {"compress": "zstd", "interleave": "pixel"}]))
         self.tags = draw(tags_of())
@@ -94,7 +94,9 @@ class Scene:
     def _write_metadata(self, tif) -> None:
         if self.crs and self.place != "gcps":
             tif.crs = CRS.from_user_input(self.crs)
-        if self.place == "transform":
+        if self.place == "north-up":
+            tif.transform = rasterio.Affine(30, 0, 688005.1, 0, -30, 4561935.3)
+        elif self.place == "sheared":
             tif.transform = rasterio.Affine(30, 0.5, 688005.1, 0.25, -30, 4561935.3)
         elif self.place == "gcps":
             points = [GroundControlPoint(i + 0.5, 3 * i, 10.25 + i * i, 45.1 - i, 7.0) for i in range(4)]

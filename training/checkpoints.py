@@ -49,9 +49,9 @@ class Checkpoints:
         try:
             save_checkpoint({**state.state_dict(), "data": self._data}, path)
         except OSError as error:
-            raise ProjectError(
-                f"{shown(path)} cannot be written: {error.strerror}; make room and resume from {self.last_good()}"
-            ) from None
+            good = self.last_good()
+            remedy = f"resume from {shown(good)}" if good else "start again: there is no checkpoint yet"
+            raise ProjectError(f"{shown(path)} cannot be written: {error.strerror}; make room and {remedy}") from None
         self._saved_at = time.monotonic()
 
     def save_final(self, state: State) -> Path:
@@ -63,7 +63,7 @@ class Checkpoints:
         save_checkpoint({"state_dict": state_dict}, final)
         return final
 
-    def last_good(self) -> str:
-        """Return the path of the checkpoint to resume from, or "none yet", for a message."""
-        path = self.folder / "last.pth.tar" if self.folder else None
-        return shown(path) if path and path.exists() else "none yet"
+    def last_good(self) -> Path | None:
+        """Return the path of the checkpoint to resume from, None if there is none yet."""
+        paths = (self.folder / f"{name}.pth.tar" for name in ("last", "best")) if self.folder else ()
+        return next((path for path in paths if path.exists()), None)

@@ -1,13 +1,15 @@
 """Training on several devices: DistributedDataParallel, one process for each device, started by torchrun.
 
-`--devices 0,2,5,7` makes the script start itself once for each device; `torchrun` may do the same
-from outside, on one node or several. In both cases each process finds its rank in the environment.
+`--devices 0,2,5,7` makes the script start itself once for each device; `torchrun`, `srun` or `mpirun` may do the same
+from outside, on one node or several. In all cases each process finds its rank in the environment.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +20,13 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from training.launchers import Place, find_place
 from utils.devices import get_device, use_device
-from utils.errors import UsageError
+from utils.errors import ProjectError, UsageError, one_line
+from utils.processes import num_cores
+
+NOTE_SECONDS = 10.0
+"""Time after which a process says that it waits for the others."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,6 @@ class Process:
             dist.destroy_process_group()
 
 
-def is_worker() -> bool:
-    """Return whether torchrun started this process."""
-    return "LOCAL_RANK" in os.environ
-
-
 def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
     """Run `script` once for each of `devices` on this node, and wait.
 
@@ -83,11 +85,13 @@ def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
     for device in devices:
         get_device(device, "--devices")
     # torchrun would give each process one thread, and print a long warning.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // len(devices))))
     # The processes print their errors themselves.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        torchrun.main(["--standalone", f"--nproc-per-node={len(devices)}", script, *argv])
+        # The name of this machine, torchrun's default address, may have no entry in DNS or /etc/hosts.
+        local = ["--standalone", "--local-addr=127.0.0.1"]
+        torchrun.main([*local, f"--nproc-per-node={len(devices)}", script, *argv])
     except ChildFailedError as error:
         return abs(error.get_first_failure()[1].exitcode) or 1
     except SignalException as error:
@@ -96,28 +100,55 @@ def launch(script: str, argv: Sequence[str], devices: Sequence[str]) -> int:
 
 
 def join(devices: Sequence[str]) -> Process:
-    """Join the group of torchrun's processes, if torchrun started this one.
+    """Join the group of the processes that were started together, if this one is not alone.
 
     Args:
         devices: the devices of this node, as `utils.devices.parse_devices` returns them.
 
     Raises:
-        UsageError: the numbers of processes and devices of this node differ, or a device does not exist.
+        UsageError: the numbers of processes and devices of this node differ, a device does not exist, or the
+            environment does not say enough.
+        ProjectError: the processes do not find each other.
     """
-    if not is_worker():
+    place = find_place(len(devices))
+    if place is None:
         return Process(use_device(devices[0], "--devices"))
-    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    device = _device(place, devices)
+    if place.world_size > 1:
+        _meet(place, "gloo" if device.type == "cpu" else "nccl")
+    return Process(device, place.rank, place.world_size)
+
+
+def _device(place: Place, devices: Sequence[str]) -> torch.device:
     if devices == ["cpu"]:
-        device = torch.device("cpu")
-    else:
-        if local_size != len(devices):
-            raise UsageError(
-                f"torchrun started {local_size} processes on this node for --devices {','.join(devices)}: "
-                f"give as many devices as processes (--nproc-per-node {len(devices)})"
-            )
-        device = use_device(devices[local_rank], "--devices")
-    dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
-    return Process(device, dist.get_rank(), dist.get_world_size())
+        return torch.device("cpu")
+    expected = place.local_world_size or max(len(devices), place.local_rank + 1)
+    if len(devices) == expected:
+        return use_device(devices[place.local_rank], "--devices")
+    if len(devices) == 1 and not place.is_torchrun and torch.cuda.device_count() == 1:
+        return use_device(devices[0], "--devices")  # each task sees one GPU, its own
+    raise UsageError(
+        f"{'torchrun' if place.is_torchrun else 'the launcher'} started {expected} processes on this node for "
+        f"--devices {','.join(devices)}: give as many devices as processes"
+        + (f" (--nproc-per-node {len(devices)})" if place.is_torchrun else "")
+    )
+
+
+def _meet(place: Place, backend: str) -> None:
+    """Wait for the other processes; print a note on stderr if they let this one wait."""
+    where = f"process {place.rank} of {place.world_size} waits for the others at {place.address}:{place.port}"
+    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size))
+    os.environ.update(MASTER_ADDR=place.address, MASTER_PORT=str(place.port))
+    note = threading.Timer(NOTE_SECONDS, print, [where], {"file": sys.stderr, "flush": True})
+    note.daemon = True
+    note.start()
+    try:
+        dist.init_process_group(backend)
+    except RuntimeError as error:
+        first = one_line(error).partition(" Exception raised from")[0]
+        raise ProjectError(f"{where}, but they do not meet: {first}; check MASTER_ADDR and MASTER_PORT") from None
+    finally:
+        note.cancel()
 
 
 def check_share(total: int, num_processes: int, flag: str) -> None:

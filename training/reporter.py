@@ -14,6 +14,7 @@ from tqdm import tqdm
 from training.log import RunLog
 from training.progress import Progress, Totals
 from training.run_folder import record_end, shown
+from utils.files import name_in_errors
 from utils.results import format_table
 
 
@@ -110,9 +111,10 @@ class Reporter(SilentReporter):
     ) -> None:
         """Write a row of metrics.csv and TensorBoard events."""
         epoch, step, seconds = progress.epoch, progress.global_step, progress.total_seconds
-        self.log.log_epoch(epoch, step, seconds, learning_rate, train, val)
-        if example:
-            self.log.log_image(epoch, *example)
+        with name_in_errors(self.run_dir):
+            self.log.log_epoch(epoch, step, seconds, learning_rate, train, val)
+            if example:
+                self.log.log_image(epoch, *example)
 
     def print_epoch(self, progress: Progress, train: Mapping, val: Mapping) -> None:
         """Print the losses of an epoch in one line."""
@@ -138,11 +140,13 @@ class Reporter(SilentReporter):
 
     def finish(self, progress: Progress, metrics: Mapping[str, float] | None, final: Path) -> None:
         if metrics:
-            self.log.log_hyperparameters(vars(self.args), metrics)
+            with name_in_errors(self.run_dir):
+                self.log.log_hyperparameters(vars(self.args), metrics)
             print(f"test split, weights of epoch {progress.best_epoch}:\n{format_table(metrics)}")
         record_end(self.run_dir, {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "test": metrics})
         print(f"final weights: {shown(final)}", flush=True)
 
     def close(self) -> None:
         """Write the TensorBoard events that are still buffered."""
-        self.log.close()
+        with name_in_errors(self.run_dir):
+            self.log.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,7 +16,8 @@ from models import models
 from training.checkpoints import Checkpoints
 from training.checks import check_run
 from training.data import SplitLoader, image_loader, open_splits
-from training.distributed import Process, check_share, is_worker, join, launch
+from training.distributed import Process, check_share, join, launch
+from training.launchers import find_place
 from training.losses import losses
 from training.progress import Totals
 from training.reporter import Reporter, SilentReporter
@@ -25,12 +27,15 @@ from training.state import State
 from training.stepper import Stepper, sum_metrics
 from utils.devices import parse_devices
 from utils.environment import configure_backends, provenance, seed_everything
-from utils.errors import ProjectError
+from utils.errors import BusyError, ProjectError
 from utils.evaluation import average, evaluate
-from utils.files import stamped_folder
+from utils.files import locked, stamped_folder
 from utils.processes import StopRequest, end_children
 
 __all__ = ["Run", "launch_processes", "open_run", "read_start"]
+
+LOCK = ".lock"
+"""File in the folder of a run that exists, locked, while a process trains in it."""
 
 
 @dataclass
@@ -89,10 +94,10 @@ class Run:
 
     def diverged(self, name: str, value: float) -> ProjectError:
         """Return the error to raise for a `value` that is not finite."""
-        progress = self.state.progress
+        progress, good = self.state.progress, self.checkpoints.last_good()
         return ProjectError(
             f"the {name} is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
-            f"the last good checkpoint is {self.checkpoints.last_good()}; try a lower --learning-rate"
+            f"the last good checkpoint is {shown(good) if good else 'none yet'}; try a lower --learning-rate"
         )
 
 
@@ -103,10 +108,11 @@ def launch_processes(args: argparse.Namespace, script: str, argv: Sequence[str])
         The exit status of `launch`; None if this process is to train itself.
 
     Raises:
-        UsageError: a device does not exist, or a batch size is not divisible by the number of devices.
+        UsageError: a device does not exist, a batch size is not divisible by the number of devices, or this process
+            is one of several and does not know its place.
     """
     devices = parse_devices(args.devices)
-    if len(devices) == 1 or is_worker():
+    if find_place(len(devices)) or len(devices) == 1:
         return None
     check_share(args.train_batch_size, len(devices), "--train-batch-size")
     check_share(args.val_batch_size, len(devices), "--val-batch-size")
@@ -131,17 +137,16 @@ def open_run(args: argparse.Namespace, start: Start) -> Iterator[Run]:
     """
     configure_backends(args.deterministic, tf32=not args.deterministic)
     process = join(parse_devices(args.devices))
-    try:
-        run = _set_up(args, start, process)
+    with ExitStack() as stack:
+        stack.callback(process.leave)
+        stack.callback(end_children)
+        run = _set_up(args, start, process, stack)
         with run.stop:
             yield run
         run.reporter.close()
-    finally:
-        end_children()
-        process.leave()
 
 
-def _set_up(args: argparse.Namespace, start: Start, process: Process) -> Run:
+def _set_up(args: argparse.Namespace, start: Start, process: Process, stack: ExitStack) -> Run:
     refuse_finished(start, args)
     splits = open_splits(args, quiet=not process.is_main)
     data = splits.facts()
@@ -152,10 +157,9 @@ def _set_up(args: argparse.Namespace, start: Start, process: Process) -> Run:
     state = State(args, model, process)
     if start.checkpoint and start.path:
         state.load(start.checkpoint, start.path, start.flags)
-    folder, reporter = None, SilentReporter()
-    if process.is_main:
-        name = f"{args.mode}-{args.model}-{args.loss}-{args.learning_rate}"
-        folder = start.run_dir or stamped_folder(args.save_dir, name)
+    folder, reporter = _folder(args, start, process), SilentReporter()
+    stack.enter_context(_locked(folder, start, process))
+    if folder:
         record_start(folder, *_settings(args, state, process, data))
         reporter = Reporter(args, folder, state.progress.epoch)
         print(f"{'Resuming' if start.run_dir else 'Training in'} {shown(folder)}", flush=True)
@@ -171,6 +175,29 @@ def _set_up(args: argparse.Namespace, start: Start, process: Process) -> Run:
         reporter=reporter,
         stop=StopRequest(),
     )
+
+
+def _folder(args: argparse.Namespace, start: Start, process: Process) -> Path | None:
+    """Return the folder of the run, which is created if it is new; None in a process that writes nothing."""
+    if not process.is_main:
+        return None
+    return start.run_dir or stamped_folder(args.save_dir, f"{args.mode}-{args.model}-{args.loss}-{args.learning_rate}")
+
+
+@contextmanager
+def _locked(folder: Path | None, start: Start, process: Process) -> Iterator[None]:
+    """Hold the lock of the run's folder; raise BusyError in each of its processes if another run holds it."""
+    with ExitStack() as stack:
+        is_busy = False
+        if folder:
+            try:
+                stack.enter_context(locked(folder / LOCK, ""))
+            except BusyError:
+                is_busy = True
+        if process.any(is_busy):
+            run_dir = shown(start.run_dir or Path())  # a new folder is not busy
+            raise BusyError(f"{run_dir}: another process is training in it: wait until it ends, or stop it")
+        yield
 
 
 def _settings(args: argparse.Namespace, state: State, process: Process, data: dict) -> tuple[dict, dict]:

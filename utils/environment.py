@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from utils.devices import CPUINFO
+from utils.processes import limit_threads, num_cores
 
 _PACKAGES = ("torch", "compressai", "numpy", "rasterio", "pytorch-msssim")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ def seed_everything(seed: int) -> None:
 
 
 def configure_backends(deterministic: bool, tf32: bool) -> None:
-    """Set how torch computes. Call it before the GPU is first used.
+    """Set how torch computes, with no more threads than this process has cores. Call it before the GPU is first used.
 
     Args:
         deterministic: use only algorithms that give the same bits every time; torch raises `RuntimeError` where
@@ -35,6 +36,8 @@ def configure_backends(deterministic: bool, tf32: bool) -> None:
     """
     if deterministic:  # cuBLAS reads the variable when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if torch.get_num_threads() > num_cores():  # torch does not know the limits of a container
+        limit_threads(num_cores())
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
     # cuDNN's search takes ten seconds and up to 35 GB of memory here, and finds no faster algorithms.

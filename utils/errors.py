@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import sys
@@ -50,8 +52,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch.OutOfMemoryError by its name, as this module must not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and bool(
-        re.search(r"can't allocate memory|bad_alloc|out of memory", str(error))
+        re.search(r"can't allocate memory|bad_alloc|out of memory|can't start new thread", str(error))
     )
 
 
@@ -59,8 +63,11 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
     """Run `main(None)` of a script and exit with its status, None counting as 0.
 
     Errors exit with 2 for wrong usage, 1 for a failed run, 130 after Ctrl-C and 141 for a closed pipe. Exceptions that
-    only a bug can cause keep their traceback.
+    only a bug can cause keep their traceback. Where stdout cannot show a character of a file's name, it is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main(None)
     except ProjectError as error:
@@ -68,13 +75,11 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
     except BrokenPipeError:  # `... | head` closed the pipe
         sys.stderr.close()
         status = 141
-    except OSError as error:  # a full disk, a read-only folder
-        status = _fail(one_line(error))
-    except RuntimeError as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         message = _resource_message(error)
-        if message is None:
+        if message is None and isinstance(error, RuntimeError):
             raise
-        status = _fail(message)
+        status = _fail(message or one_line(error))  # else a full disk, a read-only folder
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
@@ -87,12 +92,15 @@ def _fail(message: str, status: int = 1) -> int:
     return status
 
 
-def _resource_message(error: RuntimeError) -> str | None:
+def _resource_message(error: Exception) -> str | None:
     """Return what to tell the user if memory ran out; None for any other error."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
-    if is_out_of_memory(error):
+    if type(error).__name__ == "OutOfMemoryError":  # of a GPU
         return f"{first} Give a smaller batch size, or another device."
+    if is_out_of_memory(error):
+        detail = f" ({first.rstrip('.')})" if first else ""
+        return f"memory ran out{detail}: give a smaller batch or tile size, or fewer --num-workers"
     if "DataLoader worker" in text and "killed" in text:
         return f"{first.rstrip('.')}: memory, or /dev/shm, ran out? Give fewer --num-workers."
     return None

@@ -34,7 +34,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         OSError: the files cannot be written.
     """
     path = Path(path)
-    with _name_in_errors(path), contextlib.ExitStack() as stack:
+    with name_in_errors(path), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
         claim = path.with_name(f".{path.name}.tmp")
         if claim.is_file():  # left by version 0.2, which had no folder
@@ -82,6 +82,22 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding, newline=newline) as file:
         yield file
+
+
+@contextlib.contextmanager
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Name `path` in errors about its temporary files, and about a full disk, which come without a name.
+
+    Raises:
+        OSError: as in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        is_temporary = f".{path.name}.tmp" in Path(str(error.filename)).parts
+        if is_temporary or (error.filename is None and error.errno in _NO_ROOM):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -137,18 +153,6 @@ def _lock(path: Path, descriptor: int, busy: str) -> bool | None:
 def _remove_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):  # the next writer has locked it already
         folder.rmdir()
-
-
-@contextlib.contextmanager
-def _name_in_errors(path: Path) -> Iterator[None]:
-    """Name `path` in errors about its temporary files, and about a full disk, which come without a name."""
-    try:
-        yield
-    except OSError as error:
-        is_temporary = f".{path.name}.tmp" in Path(str(error.filename)).parts
-        if is_temporary or (error.filename is None and error.errno in _NO_ROOM):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
 
 
 def check_output(output: str, source: str, overwrite: bool) -> Path:

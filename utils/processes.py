@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ FRESH_PROCESS_MEMORY_SHARE = 0.9
 """Share of the free memory that a function of `in_fresh_process` may take."""
 
 MEMINFO = Path("/proc/meminfo")
-CGROUP_MEMORY = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
 
 
@@ -44,8 +45,30 @@ PROCESS = Path("/proc/self")
 
 
 def num_cores() -> int:
-    """Return the number of cores that this process may use; batch systems may restrict it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use; batch systems and containers may restrict it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _cpu_quotas())]))
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Yield the limits, in cores, of the control groups that hold this process, in version 1 or 2 (`docker --cpus`)."""
+    try:
+        text = (PROCESS / "cgroup").read_text()
+    except OSError:  # not Linux
+        return
+    for controllers, path in re.findall(r"^\d+:([^:]*):/(.*)$", text, re.MULTILINE):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = PurePosixPath(path)
+        for folder in (group, *group.parents):  # a container may see its own group as the root
+            with contextlib.suppress(OSError, ValueError):  # no such group here, or "max" without a limit
+                if controllers:
+                    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                    quota, period = (int((CGROUPS / "cpu" / folder / name).read_text()) for name in names)
+                else:
+                    quota, period = map(int, (CGROUPS / folder / "cpu.max").read_text().split())
+                if quota > 0:  # -1 without a limit
+                    yield quota / period
 
 
 def limit_threads(count: int) -> None:
@@ -205,8 +228,8 @@ def available_memory() -> int | None:
     except OSError:
         return None
     with contextlib.suppress(OSError, ValueError):
-        limit = int((CGROUP_MEMORY / "memory.max").read_text())  # "max" without a limit
-        free = min(free, limit - int((CGROUP_MEMORY / "memory.current").read_text()))
+        limit = int((CGROUPS / "memory.max").read_text())  # "max" without a limit
+        free = min(free, limit - int((CGROUPS / "memory.current").read_text()))
     return max(free, 0)
 
 

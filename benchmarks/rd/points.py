@@ -32,6 +32,7 @@ from coding.rate_control import StepSearch
 from coding.samples import CubeSamples, Samples
 from utils.errors import one_line
 from utils.evaluation import timed
+from utils.files import name_in_errors
 from utils.metrics import psnr_from_mse, valid_metrics
 from utils.processes import OutOfMemory, in_fresh_process
 
@@ -144,7 +145,7 @@ def run_job(job: Job) -> None:
     torch.set_num_threads(job.num_threads)
     gc.freeze()  # else each collection before a measurement would search all imported libraries, for 0.2 s
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.path, "a", encoding="utf-8") as file:
+    with name_in_errors(job.path), open(job.path, "a", encoding="utf-8") as file:
         # A process of a killed run may still be writing.
         fcntl.flock(file, fcntl.LOCK_EX)
         done = keys_of(read_rows(job.path))

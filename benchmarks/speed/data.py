@@ -59,7 +59,9 @@ def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[
                 shutil.copyfile(sources[index % len(sources)], path)
                 jobs.append(preprocess.Job(path, npy_path_of(path)))
             read_rate = steady_rate(run_in_processes(read_scene, [job.tif_path for job in jobs], workers), workers)
-            made = run_in_processes(functools.partial(preprocess.process, dtype="float32"), jobs, workers)
+            made = run_in_processes(
+                functools.partial(preprocess.process, dtype="float32", overwrite=True), jobs, workers
+            )
             rate = steady_rate(made, workers)
             yield {
                 "processes": workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 import zlib
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import numba
 from numba.core import types
+from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 
@@ -18,14 +20,45 @@ def compiled(function: Callable) -> Callable:
     """Compile `function` with numba; it runs without Python's global lock.
 
     The result is cached on disk until the module of the function, or a module that it imports kernels from, changes.
-    Without a writable cache folder, each process compiles anew.
+    Without a writable cache folder, or with a damaged or full one, each process compiles anew.
     """
     # Numba names its cache files by the qualified name, and checks the function's own module only.
     function.__qualname__ += f"_{_checksum(sys.modules[function.__module__]):08x}"
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)
+    kernel = numba.njit(nogil=True)(function)
+    with contextlib.suppress(RuntimeError):  # no folder for the cache
+        kernel._cache = KernelCache(function)  # type: ignore[attr-defined]  # numba annotates no _cache
+    return kernel
+
+
+class KernelCache(FunctionCache):
+    """Numba's cache of a function, whose failures only cost time.
+
+    Attributes:
+        has_failed: whether a result could not be saved, which is noted once in a process.
+    """
+
+    has_failed = False
+
+    def load_overload(self, sig: object, target_context: object) -> object | None:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what numba raises for a damaged file is not documented
+            with contextlib.suppress(OSError):
+                self.flush()  # begins a new index
+            return None
+
+    def save_overload(self, sig: object, data: object) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:  # the disk is full, or the quota used up
+            self.disable()
+            if not KernelCache.has_failed:
+                KernelCache.has_failed = True
+                print(
+                    f"note: compiled kernels cannot be kept in {self.cache_path}: {error.strerror}; each run compiles "
+                    "them again: make room there, or set NUMBA_CACHE_DIR to another folder",
+                    file=sys.stderr,
+                )
 
 
 def inlined(function: Callable) -> Callable:

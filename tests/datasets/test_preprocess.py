@@ -16,6 +16,7 @@ from datasets.preprocess import is_finished, main, preprocess_file
 from datasets.scenes import open_scene
 from datasets.transforms import get_transform
 from utils.errors import DatasetError, UsageError
+from utils.files import atomic_path
 
 SAMPLE = Path(__file__).parents[2] / "datasets" / "sample"
 
@@ -40,7 +41,7 @@ def npy_of(tif_path):
 
 
 def contents(root):
-    """Return path -> bytes of all files below `root` except TIFs, including hidden temporary files."""
+    """Return path -> bytes of all files below `root` except TIFs, including temporary files in hidden folders."""
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.suffix != ".TIF"}
 
 
@@ -257,6 +258,22 @@ def test_nodata_is_a_warning(tif_root, save_tif, capfd):
     assert stderr == f"warning: {path}: 12.50% of the values in kept bands are nodata, written as 0\n"
 
 
+def test_a_file_that_another_process_makes_is_left_to_it(tif_root, capfd):
+    """The command fails while that file is missing, so that no training starts on half of the data."""
+    npy_path = npy_of(tifs(tif_root)[1])
+    with atomic_path(npy_path) as temporary:
+        status, stdout, stderr = run(capfd, tif_root, "--num-workers", 1)
+        assert status == 1 and stdout.startswith("2 made, 0 skipped, 0 failed")
+        assert stdout.endswith("; 1 left to another process\n")
+        assert stderr == (
+            f"error: another process is still making 1 of the files, such as {npy_path}: "
+            "run the same command again when it has ended\n"
+        )
+        preprocess_file(tifs(tif_root)[1], temporary)
+    assert run(capfd, tif_root)[:2] == (0, "0 made, 3 skipped, 0 failed, 0.0 patches/s\n")
+    assert_made(tif_root, 3)
+
+
 def test_wrong_roots_are_refused(tmp_path):
     with pytest.raises(UsageError, match="nowhere: no such folder"):
         main([str(tmp_path / "nowhere")])
@@ -304,12 +321,12 @@ def session_members(session):
 
 def start_and_wait(start, root, workers):
     process = start("datasets.preprocess", root, "--num-workers", workers)
-    wait_for(lambda: any(root.rglob("*-DATA.npy")) or process.poll() is not None)
+    wait_for(lambda: any(root.glob("*/*/*/*-DATA.npy")) or process.poll() is not None)
     return process
 
 
 def assert_stopped_in_the_middle(root):
-    finished = [path for path in contents(root) if not path.name.startswith(".")]
+    finished = [path for path in contents(root) if ".tmp/" not in str(path)]
     assert 0 < len(finished) < 60
     expected = expected_cube(read_tif(tifs(root)[0])).tobytes()
     assert all(path.read_bytes()[-len(expected) :] == expected and is_finished(path) for path in finished)
@@ -332,6 +349,19 @@ def test_a_killed_run_leaves_whole_files_and_no_orphans_and_resumes(big_root, st
     assert_stopped_in_the_middle(big_root)
     temporary = npy_of(tifs(big_root)[-1])
     temporary.with_name(f".{temporary.name}.tmp").write_bytes(b"half a file")
+    assert_next_run_completes(big_root)
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_the_work_and_one_may_be_killed(big_root, start):
+    processes = [start("datasets.preprocess", big_root, "--num-workers", 1) for _ in range(2)]
+    wait_for(lambda: any(big_root.glob("*/*/*/*-DATA.npy")))
+    processes[1].kill()
+    stdout, stderr = processes[0].communicate(timeout=30)
+    wait_for(lambda: not session_members(processes[1].pid))
+    if processes[0].returncode:  # the other run was making the last file when it was killed
+        assert "another process is still making" in stderr
+    assert " 0 failed" in stdout
     assert_next_run_completes(big_root)
 
 

@@ -20,6 +20,7 @@ from models import aliases, download, models, published, zoo
 from models.published import read_published
 from utils.checkpoint import load_state_dict
 from utils.errors import UsageError
+from utils.files import atomic_write
 
 GOOD, OTHER = "cae1d", "cae1d_4bpppc"  # the two smallest models
 
@@ -253,6 +254,15 @@ def test_other_content_is_refused_in_one_line(serve, reason, site, fetch, tmp_pa
     assert error.startswith(f"error: {GOOD}: ") and f"{site.address}/{GOOD}_8bpppc.pth.tar" in error
     assert ".tmp" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_downloads_of_one_file_do_not_disturb_each_other(site, fetch, tmp_path, good_file):
+    site.serve(GOOD, good_file)
+    path = path_of(GOOD, tmp_path)
+    with atomic_write(path) as file:  # as another process
+        assert fetch(GOOD) == (1, "", [f"error: {GOOD}: another process is downloading {path}: wait for it"])
+        file.write(good_file)
+    assert fetch(GOOD) == (0, f"{GOOD}: {path} exists and loads: kept\n", [])
 
 
 def test_an_unreachable_address_is_a_one_line_error(site, fetch, tmp_path):

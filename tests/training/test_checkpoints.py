@@ -29,6 +29,23 @@ def test_a_full_disk_keeps_the_last_checkpoint(train, resume, data_flags, monkey
     resume(run, "-e", 2)
 
 
+def test_a_disk_that_is_full_in_the_first_epoch_names_best_if_it_was_written(train, data_flags, monkeypatch):
+    original = checkpoints.save_checkpoint
+
+    def save_checkpoint(state, path):
+        if path.name == full:
+            raise OSError(28, "No space left on device", str(path))
+        original(state, path)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save_checkpoint)
+    for full, remedy in (
+        ("last.pth.tar", r"resume from .*best\.pth\.tar"),
+        ("best.pth.tar", "start again: there is no"),
+    ):
+        with pytest.raises(ProjectError, match=rf"{full} cannot be written: No space.*; make room and {remedy}"):
+            train(*data_flags(train=2), "-e", 1, name=full)
+
+
 def test_a_checkpoint_is_written_every_ten_minutes(train, data_flags, monkeypatch):
     assert checkpoints.CHECKPOINT_INTERVAL == 600
     monkeypatch.setattr(checkpoints, "CHECKPOINT_INTERVAL", 0.0)

@@ -1,15 +1,19 @@
 """Training with several processes on CPUs (gloo) equals one process on the same batches."""
 
+import io
 import os
 import signal
 import socket
+import time
 
 import pytest
 import torch
 
+from training import distributed
 from training.distributed import check_share, join
+from training.launchers import find_place
 from utils.devices import get_device, parse_devices
-from utils.errors import UsageError
+from utils.errors import ProjectError, UsageError
 
 FLAGS = ["--devices", "cpu", "-n", "0", "-lr", "0.001"]
 
@@ -102,7 +106,7 @@ def test_a_script_starts_its_own_processes(start_warm, wait_for, tmp_path):
         "    signal.signal(signal.SIGTERM, lambda *_: (print('stopped', flush=True), sys.exit(128 + signal.SIGTERM)))\n"
         "    pathlib.Path(sys.argv[2], rank).touch()\n"
         "    time.sleep(60)\n"
-        "print('rank', rank, 'of', os.environ['WORLD_SIZE'], flush=True)\n"
+        "print('rank', rank, 'of', os.environ['WORLD_SIZE'], 'at', os.environ['MASTER_ADDR'], flush=True)\n"
         "sys.exit(int(command))\n"
     )
     code = "from training.distributed import launch; sys.exit(launch(sys.argv[1], sys.argv[2:], ['cpu', 'cpu']))"
@@ -111,7 +115,8 @@ def test_a_script_starts_its_own_processes(start_warm, wait_for, tmp_path):
 
     out, err = done.communicate()
     assert done.returncode == 0 and err == ""
-    assert sorted(out.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
+    # Not at the name of this machine, which may have no address.
+    assert sorted(out.splitlines()) == ["rank 0 of 2 at 127.0.0.1", "rank 1 of 2 at 127.0.0.1"]
     out, err = failed.communicate()
     assert failed.returncode == 2 and err == ""
     wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists(), waiting)
@@ -164,8 +169,155 @@ def test_batch_sizes_are_checked_before_processes_are_started(scripts, monkeypat
     assert started == [(scripts.train.__file__, argv, ["0", "1"])]
 
 
-def test_processes_and_devices_must_agree(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+# The environments of launchers
+
+MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
+MPIRUN = {
+    "OMPI_COMM_WORLD_RANK": "5",
+    "OMPI_COMM_WORLD_SIZE": "8",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+}
+MPIEXEC = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"}
+RANKS = {"RANK": "5", "WORLD_SIZE": "8"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """environment(**variables): set them, and remove all others of launchers."""
+    names = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_",
+        "MASTER_",
+        "SLURM_",
+        "OMPI_",
+        "PMI_",
+        "MPI_",
+        "TORCHELASTIC",
+        "ENVIRONMENT",
+    )
+
+    def prepare(**variables):
+        for name in [name for name in os.environ if name.startswith(names)]:
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("sys.stdin", io.StringIO())  # no terminal
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("variables", "local_world_size"),
+    [
+        ({**RANKS, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}, 4),
+        ({**RANKS, "LOCAL_RANK": "1"}, None),
+        (SRUN, 4),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "4,2"}, None),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, None),
+        ({**SRUN, "WORLD_SIZE": "8"}, 4),  # as batch scripts export it
+        ({**SRUN, **RANKS}, 4),
+        (MPIRUN, 4),
+        (MPIEXEC, 4),
+    ],
+)
+def test_a_process_finds_its_place(environment, variables, local_world_size):
+    environment(**variables, **MASTER)
+    place = find_place(4)
+    assert (place.rank, place.world_size, place.local_rank, place.local_world_size) == (5, 8, 1, local_world_size)
+    assert (place.address, place.port, place.is_torchrun) == ("10.0.0.1", 29500, "TORCHELASTIC_RUN_ID" in variables)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **MASTER},
+        {"RANK": "0", "WORLD_SIZE": "1"},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"},
+        {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},  # srun -n 1 in a larger job
+        {"SLURM_NTASKS": "8"},  # salloc
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "ENVIRONMENT": "BATCH"},  # sbatch without srun
+        {**SRUN, "SLURM_STEP_ID": "4294967290", "PMI_RANK": "0", "PMI_SIZE": "8"},  # a shell of salloc
+    ],
+)
+def test_a_single_process_is_alone(environment, variables):
+    environment(**variables)
+    assert find_place(1) is None
+
+
+def test_a_shell_of_srun_is_alone(environment, monkeypatch):
+    environment(**SRUN)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert find_place(1) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ({**RANKS, **MASTER}, "LOCAL_RANK"),
+        ({**RANKS, **MASTER, "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "1"}, "LOCAL_RANK"),  # differ
+        ({"LOCAL_RANK": "0", **MASTER}, "RANK, WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", **MASTER}, "RANK, LOCAL_RANK"),
+        ({**RANKS, "LOCAL_RANK": "1"}, "MASTER_ADDR, MASTER_PORT"),
+        ({**SRUN, "SLURM_JOB_ID": "7", "SLURM_STEP_NUM_NODES": "2"}, "MASTER_ADDR, MASTER_PORT"),
+        ({**SRUN, "MASTER_ADDR": "10.0.0.1"}, "MASTER_PORT"),
+    ],
+)
+def test_one_of_several_that_does_not_know_its_place_is_refused(environment, variables, missing):
+    environment(**variables)
+    with pytest.raises(UsageError, match=rf"but not {missing}: start .* torchrun --nnodes NODES --nproc-per-node 4 "):
+        find_place(4)
+
+
+def test_wrong_numbers_of_a_launcher_are_refused(environment):
+    environment(RANK="8", WORLD_SIZE="8", LOCAL_RANK="0", **MASTER)
+    with pytest.raises(UsageError, match="RANK is out of range"):
+        find_place(4)
+    environment(RANK="x", WORLD_SIZE="8", LOCAL_RANK="0", **MASTER)
+    with pytest.raises(UsageError, match="RANK must be a number, got 'x'"):
+        find_place(4)
+
+
+def test_processes_and_devices_must_agree(environment, monkeypatch):
+    environment(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", LOCAL_WORLD_SIZE="2", TORCHELASTIC_RUN_ID="x", **MASTER)
     with pytest.raises(UsageError, match=r"torchrun started 2 processes on this node for --devices 0: .*per-node 1"):
         join(["0"])
+    environment(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", **MASTER)
+    with pytest.raises(UsageError, match=r"the launcher started 2 processes on this node for --devices 0: give as"):
+        join(["0"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # of srun --gpus-per-task 1
+    monkeypatch.setattr(distributed, "use_device", lambda name, _flag: torch.device("cuda", int(name)))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    assert join(["0"]).device == torch.device("cuda", 0)
+
+
+def test_processes_that_do_not_meet_say_so_in_one_line(environment, monkeypatch, capsys):
+    def wait(_backend):
+        time.sleep(0.1)
+        raise RuntimeError("timed out\nwith details")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", wait)
+    monkeypatch.setattr(distributed, "NOTE_SECONDS", 0.01)
+    environment(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", **MASTER)
+    waits = "process 1 of 2 waits for the others at 10.0.0.1:29500"
+    with pytest.raises(ProjectError, match=f"^{waits}, but they do not meet: timed out with details; check MASTER"):
+        join(["cpu"])
+    assert capsys.readouterr().err == waits + "\n"
+
+
+def test_tasks_of_srun_on_one_node_train_one_run(start_warm, data_flags, tmp_path, run_of):
+    with socket.socket() as probe:  # the port follows from the numbers of job and step
+        ports = range(20_003 + os.getpid() % 9_000, 30_000)
+        port = next(port for port in ports if probe.connect_ex(("127.0.0.1", port)))
+    job = {"SLURM_JOB_ID": str(port - 20_003), "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_NODES": "1"}
+    flags = [*FLAGS, *data_flags(train=2, val=2, test=1), "-e", 1, "--save-dir", tmp_path / "runs"]
+    tasks = [
+        start_warm(*flags, **job, SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_STEP_NUM_TASKS="2") for rank in "01"
+    ]
+    (out, err), (silence, second_err) = (task.communicate() for task in tasks)
+    assert [task.returncode for task in tasks] == [0, 0], err + second_err
+    assert "epoch 1/1" in out and silence == ""
+    assert run_of(tmp_path / "runs").settings()["starts"][0]["processes"] == 2

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from training.run_folder import shown
+from utils.errors import BusyError
 
 FLAGS = ["--devices", "cpu", "-lr", "0.001"]
 
@@ -22,6 +23,9 @@ def test_a_signal_saves_and_names_the_command_that_resumes(
     save_dir = tmp_path / "runs"
     process = start_warm(*FLAGS, "-n", 2, *data_flags(), "--save-dir", save_dir, "-e", 10000)
     wait_for(lambda: list(save_dir.glob("*/last.pth.tar")), process)
+    (last,) = save_dir.glob("*/last.pth.tar")
+    with pytest.raises(BusyError, match=f"^{last.parent}: another process is training in it: wait"):
+        scripts.train.main(["--checkpoint", str(last)])
     process.signal_group(number)
     out, err = process.communicate()
     assert process.returncode == 128 + number

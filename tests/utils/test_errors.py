@@ -1,5 +1,9 @@
 """What failing scripts print and return: one line and a status."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -34,6 +38,24 @@ WORKER = (
             1,
             "error: CUDA out of memory. Tried to allocate 2 GiB. Give a smaller batch size, or another device.",
         ),
+        (MemoryError(), 1, "error: memory ran out: give a smaller batch or tile size, or fewer --num-workers"),
+        (
+            MemoryError("Unable to allocate 2 GiB"),
+            1,
+            "error: memory ran out (Unable to allocate 2 GiB): "
+            "give a smaller batch or tile size, or fewer --num-workers",
+        ),
+        (
+            OSError(12, "Cannot allocate memory"),
+            1,
+            "error: memory ran out ([Errno 12] Cannot allocate memory): "
+            "give a smaller batch or tile size, or fewer --num-workers",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            1,
+            "error: memory ran out (can't start new thread): give a smaller batch or tile size, or fewer --num-workers",
+        ),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
             1,
@@ -66,3 +88,19 @@ def test_status_of_a_script():
         with pytest.raises(SystemExit) as caught:
             run_script(lambda _argv, value=value: value)
         assert caught.value.code == status
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_names_that_stdout_cannot_show_are_escaped(encoding):
+    code = (
+        "import sys; from utils.errors import run_script, ProjectError\n"
+        "def main(_):\n    print(sys.argv[1])\n    raise ProjectError(sys.argv[1])\n"
+        "run_script(main)"
+    )
+    name = "\u5317".encode() + b"\xe8.hsc"  # not UTF-8 as a whole
+    done = subprocess.run(
+        [sys.executable, "-c", code, name], env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True
+    )
+    first = b"\xe5\x8c\x97" if encoding == "utf-8" else b"\\u5317"
+    assert (done.returncode, done.stdout) == (1, first + b"\\udce8.hsc\n")
+    assert done.stderr == b"error: " + done.stdout

@@ -6,8 +6,9 @@ import sys
 import numba
 import numpy as np
 import pytest
+from numba.core import caching
 
-from coding.entropy.compiled import compiled, inlined
+from coding.entropy.compiled import KernelCache, compiled, inlined
 
 
 def test_kernels_compile_without_a_cache_folder(monkeypatch):
@@ -20,6 +21,36 @@ def test_kernels_compile_without_a_cache_folder(monkeypatch):
 
 def abs_of(value):
     return -value if value < 0 else value
+
+
+def test_kernels_run_when_the_disk_of_the_cache_is_full_or_its_files_are_damaged(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KernelCache, "has_failed", False)
+        patch.setattr(caching, "dumps", full)
+        kernel, other = compiled(abs_of), compiled(sign_of)
+        assert [kernel(-3), kernel(-3.5), other(-3)] == [3, 3.5, -1]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in note and "No space left on device" in note and "NUMBA_CACHE_DIR" in note
+
+    def run():
+        monkeypatch.setattr(sign_of, "__qualname__", "sign_of")  # `compiled` extends it
+        kernel = compiled(sign_of)
+        return kernel(-3), sum(kernel.stats.cache_hits.values())
+
+    assert [run(), run()] == [(-1, 0), (-1, 1)]
+    for path in tmp_path.rglob("*.nb?"):
+        path.write_bytes(b"")  # as a power failure leaves them
+    assert [run(), run()] == [(-1, 0), (-1, 1)]
+    assert capsys.readouterr().err == ""
+
+
+def sign_of(value):
+    return -1 if value < 0 else 1
 
 
 @inlined
