@@ -9,7 +9,8 @@ by another codec            python compress.py SCENE.TIF SCENE.hsc --codec jpegl
 a bare CCSDS 123 stream     python compress.py SCENE.TIF SCENE.bin --codec ccsds123 --raw
 what is in a file           python compress.py --info SCENE.hsc
 
-SCENE is a GeoTIFF or a .npy cube (bands, rows, columns) of int16, uint16 or float32. Codecs:
+SCENE is a GeoTIFF or a .npy cube (bands, rows, columns). What is lost of it is named in notes, and refused if it is
+data or georeference. Codecs:
 
 klt-cm     the default: needs no weights and takes any bands
 learned    a model, the default if --checkpoint or --model is given. Of EnMAP's 224 bands a model of 202 codes those
@@ -68,13 +69,30 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--coder", default=next(iter(PLANE_CODERS)), choices=PLANE_CODERS, help="entropy coder of a model's latents")
     add("--tile-size", type=positive_int, default=128, help="height and width of the tiles in pixels")
-    add("--nodata", type=float, default=None, help="value of samples without data, instead of the scene's; may be nan")
+    add(
+        "--axes",
+        default=None,
+        help="what the axes of a .npy are, if not brc (bands, rows, columns), such as rcb",
+    )
+    add(
+        "--nodata",
+        type=float,
+        default=None,
+        help="value of samples without data, instead of the scene's; NaN never counts",
+    )
     add(
         "--scale",
         type=positive_float,
         default=None,
-        help="sample value of reflectance 1; if not given, 10000 for integers, 1 for floats",
+        help="sample value of reflectance 1; if not given, 10000 or the type's largest for integers, 1 for floats",
     )
+    add(
+        "--peak",
+        type=positive_float,
+        default=None,
+        help="sample value that is the peak of PSNRs; if not given, --scale",
+    )
+    add("--drop", nargs="+", default=[], metavar="NAME", help="lose what an error names, such as a coordinate epoch")
     add("--raw", action="store_true", help="write the bare stream of --codec ccsds123, without a container")
     add("--device", default="cpu", help="cpu, or the number of a GPU, for a model")
     add("-n", "--num-workers", type=natural_number, default=0, help="tiles coded at a time; 0: one per core")
@@ -98,7 +116,7 @@ def add_targets(group: argparse._MutuallyExclusiveGroup) -> None:
         help="quantizer step, in the samples' units, or for a model in units of each latent channel",
     )
     group.add_argument(
-        "--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach; the peak is --scale"
+        "--target-psnr", type=positive_float, default=None, metavar="DB", help="PSNR to reach, see --peak"
     )
     group.add_argument(
         "--target-bpppc", type=positive_float, default=None, metavar="RATE", help="bits per coded sample to reach"

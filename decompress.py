@@ -7,9 +7,10 @@ from a damaged file     python decompress.py SCENE.hsc SCENE.TIF --keep-going
 a bare CCSDS 123 stream python decompress.py SCENE.bin SCENE.npy --raw
 what is in a file       python decompress.py --info SCENE.hsc
 
-If a model coded the file, decoding needs the same weights; others are refused. The output is a GeoTIFF
-with the scene's type, nodata value, coordinates, descriptions and tags, or a .npy cube (bands, rows, columns). A bare
-stream has no magic number to recognize it by: it needs --raw.
+If a model coded the file, decoding needs the same weights; others are refused. The output is a GeoTIFF with the
+scene's type, nodata values, masks, coordinates, names and tags, or a .npy cube (bands, rows, columns). What a format
+cannot keep is named in notes, and refused if it is data or georeference, except by .npy. A bare stream has no magic
+number to recognize it by: it needs --raw.
 The exit status is 1 if a tile is damaged, or if this machine rounds so differently that a bound is not guaranteed.
 """
 
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="BAND",
         help="write these bands only, in this order, counted from 1",
     )
+    add("--drop", nargs="+", default=[], metavar="NAME", help="lose what an error names and OUTPUT cannot keep")
     add("--keep-going", action="store_true", help="fill damaged tiles with nodata, list them, exit with status 1")
     add(
         "--raw",

@@ -7,7 +7,8 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -18,21 +19,27 @@ from tqdm import tqdm
 from coding import codecs
 from coding.base import Codec, CodecFactory, CodingError, DamagedError
 from coding.hsc.container import Reader, open_file
-from coding.hsc.distortion import measure, psnr_text
+from coding.hsc.distortion import Distortion, measure, psnr_text
+from coding.hsc.fills import count_fills, fill_hint
 from coding.hsc.header import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
-from coding.hsc.tiling import Window, Written, compress_scene, decompress_scene
+from coding.hsc.records import Parts
+from coding.hsc.tiling import Window, Written, compress_scene, decompress_scene, tiles_of
 from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples, Samples, SceneSamples
-from datasets.base import SceneInfo, SceneReader, valid_mask
+from datasets.base import FLOATS, INTEGER_RANGES, Loss, SceneInfo, SceneReader
 from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS
-from datasets.scenes import create_scene, open_scene
+from datasets.npy import AXES
+from datasets.scenes import create_scene, losses_of_writing, open_scene
 from utils.errors import ProjectError, UsageError
 from utils.files import atomic_write, check_output
 from utils.processes import num_cores, sigterm_raises, use_cores
 
-INTEGER_SCALE = 10_000.0
+INTEGER_SCALE = 10_000
 """Sample value of reflectance 1 in EnMAP products and most other integer products."""
+MAX_PEAK_TILES = 4
 DROPPED_FOR = "not among the model's bands"
+MAX_ERROR_SHARE = 0.5
+"""Share of squared errors in squared samples from which on a note says that little is left."""
 STEP_AT_QUALITY_0 = 2.0**-8
 """Step of --quality 0, as a fraction of the scale."""
 
@@ -64,28 +71,112 @@ def compress(args: argparse.Namespace) -> int:
     output = check_output(args.output, args.scene, args.overwrite)
     started = time.monotonic()
     num_workers = args.num_workers or num_cores()
-    with sigterm_raises(), open_scene(args.scene, args.nodata) as scene:
+    with sigterm_raises(), open_scene(args.scene, args.nodata, args.axes) as scene:
+        settle(args.scene, [*scene.losses, *losses_of_coding(args, scene.info)], args.drop)
+        hint = axes_hint(args, scene.info)
+        if hint:
+            print(f"note: {hint}", file=sys.stderr)
         header = header_of(args, scene.info)
-        samples = raw_samples(args, scene, header) if args.raw else SceneSamples(scene, header, num_workers)
-        factory = codecs[args.codec].make_factory(samples, **options_of(args, header))
-        use_cores(num_workers)  # here, since it also limits torch, which a model has loaded by now
-        header = replace(header, model=factory.model)
-        with atomic_write(output) as file:
-
-            def write(codec: Codec) -> Written:
-                if args.raw:
-                    written = write_raw(file, header, codec, samples)
-                else:
-                    with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
-                        written = compress_scene(scene, file, header, codec, num_workers, advance)
-                check_bound(args, written)
-                return written
-
-            written, note = write_as_asked(args, factory, samples, write)
-    print(report(args, written, time.monotonic() - started))
-    if note is not None:
-        print(f"note: {note}", file=sys.stderr)
+        try:
+            written, note = write_scene(args, scene, header, output, num_workers)
+        except CodingError as error:
+            hint = fill_hint(sum((count_fills(parts) for _, parts in tiles_of(scene, header)), Counter[float]()))
+            raise CodingError(f"{args.scene}: {error}{hint and '; ' + hint}") from error
+        source_bytes = scene.path.stat().st_size
+    print(report(args, written, source_bytes, time.monotonic() - started))
+    for text in (note, fill_hint(written.fills), emptiness(written.distortion)):
+        if text:
+            print(f"note: {text}", file=sys.stderr)
     return 0
+
+
+def write_scene(
+    args: argparse.Namespace, scene: SceneReader, header: Header, output: Path, num_workers: int
+) -> tuple[Written, str | None]:
+    """Code a scene into a file with the codec and the mode of the flags.
+
+    Returns:
+        What was written, and a note if it misses its target.
+
+    Raises:
+        UsageError: a flag does not fit the scene or the codec.
+        CodingError: the codec cannot code the scene as requested.
+    """
+    samples = raw_samples(args, scene, header) if args.raw else SceneSamples(scene, header, num_workers)
+    factory = codecs[args.codec].make_factory(samples, **options_of(args, header))
+    use_cores(num_workers)  # here, since it also limits torch, which a model has loaded by now
+    header = replace(header, model=factory.model)
+    with atomic_write(output) as file:
+
+        def write(codec: Codec) -> Written:
+            if args.raw:
+                written = write_raw(file, header, codec, samples)
+            else:
+                with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
+                    written = compress_scene(scene, file, header, codec, num_workers, advance)
+            check_bound(args, written)
+            return written
+
+        return write_as_asked(args, factory, samples, write)
+
+
+def settle(name: str, losses: Sequence[Loss], dropped: Sequence[str]) -> None:
+    """Name in notes what will be lost, before anything is written.
+
+    Args:
+        name: file that is read or written.
+        losses: what will be lost.
+        dropped: names of essential losses that are permitted.
+
+    Raises:
+        UsageError: an essential loss is not permitted.
+    """
+    refused = [loss for loss in losses if loss.is_essential and loss.name not in dropped]
+    if refused:
+        names = " ".join(dict.fromkeys(loss.name for loss in refused))
+        raise UsageError(f"{name}: would lose {'; '.join(loss.text for loss in refused)}: permit it by --drop {names}")
+    for loss in losses:
+        print(f"note: {name}: not kept: {loss.text}", file=sys.stderr)
+
+
+def losses_of_coding(args: argparse.Namespace, info: SceneInfo) -> list[Loss]:
+    """Return what of a scene this program never keeps."""
+    if args.raw:
+        return [
+            Loss("container", "a bare stream keeps samples only: no georeference, nodata value, masks, names or tags")
+        ]
+    if not (info.masks or alpha_bands(info)):
+        return []
+    value = "nodata" if info.band_nodata else "0" if info.nodata is None else f"{info.nodata:g}"
+    return [Loss("masked", f"values of masked samples, which are decoded as {value}")]
+
+
+def axes_hint(args: argparse.Namespace, info: SceneInfo) -> str:
+    """Return a hint at --axes if a `.npy` whose axes nobody named has fewer rows or columns than bands."""
+    lengths = dict(zip(AXES, (info.bands, info.height, info.width), strict=True))
+    smallest, second, _ = sorted(AXES, key=lengths.__getitem__)
+    is_likely = smallest != "b" and lengths[smallest] < lengths[second]
+    if args.axes is not None or Path(args.scene).suffix.lower() != ".npy" or not is_likely:
+        return ""
+    axes = "rbc" if smallest == "r" else "rcb"
+    taken = f"shape {tuple(lengths.values())} is taken as (bands, rows, columns)"
+    return f"{args.scene}: {taken}: give --axes {axes} if the smallest is the bands"
+
+
+def alpha_bands(info: SceneInfo) -> tuple[int, ...]:
+    """Return the 1-based numbers of the alpha bands; none if there is no other band."""
+    bands = tuple(band for band, color in enumerate(info.colors, start=1) if color == "alpha")
+    return bands if len(bands) < info.bands else ()
+
+
+def emptiness(distortion: Distortion) -> str:
+    """Return a note if next to nothing of the samples is left, else nothing."""
+    if not distortion.energy or distortion.squared_error < MAX_ERROR_SHARE * distortion.energy:
+        return ""
+    return (
+        "the errors are as large as the samples, so that next to nothing is left of these: give a smaller step, or the "
+        "samples' own --scale or --peak"
+    )
 
 
 def header_of(args: argparse.Namespace, info: SceneInfo) -> Header:
@@ -99,17 +190,19 @@ def header_of(args: argparse.Namespace, info: SceneInfo) -> Header:
         raise UsageError(
             f"--tile-size must be {MIN_TILE_SIZE} to {largest} for {info.bands} bands, got {args.tile_size}"
         )
+    exact = () if args.raw else alpha_bands(info)
     coded = model_bands(args, info) if codecs[args.codec].has_weights else range(info.bands)
-    others = tuple(band + 1 for band in sorted(set(range(info.bands)) - set(coded)))
+    others = tuple(band + 1 for band in sorted(set(range(info.bands)) - set(coded)) if band + 1 not in exact)
     return Header(
         codec=args.codec,
         parameters={},
         model=None,
         scene=info,
-        scale=args.scale or (1.0 if info.dtype == "float32" else INTEGER_SCALE),
+        scale=args.scale or (1.0 if info.dtype in FLOATS else float(min(INTEGER_SCALE, INTEGER_RANGES[info.dtype][1]))),
         dropped={DROPPED_FOR: others} if others and args.max_error is None else {},
         tile_size=args.tile_size,
         max_error=args.max_error,
+        exact=exact,
     )
 
 
@@ -119,10 +212,11 @@ def model_bands(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
     Raises:
         UsageError: the scene's number of bands does not fit the model.
     """
-    if info.bands == args.num_channels:
-        return tuple(range(info.bands))
-    if (info.bands, args.num_channels) == (NUM_BANDS, NUM_CHANNELS):
-        return KEPT_INDICES
+    bands = [band for band in range(info.bands) if band + 1 not in alpha_bands(info)]
+    if len(bands) == args.num_channels:
+        return tuple(bands)
+    if (len(bands), args.num_channels) == (NUM_BANDS, NUM_CHANNELS):
+        return tuple(bands[index] for index in KEPT_INDICES)
     raise UsageError(
         f"{args.scene} has {info.bands} bands, the model takes {args.num_channels}: "
         f"give --checkpoint with weights for {info.bands} bands, and --num-channels {info.bands}"
@@ -168,9 +262,37 @@ def write_as_asked(
         if factory.quantized is None:
             raise UsageError(f"--codec {args.codec} has no default step: give a step, a quality or a target")
         return write(factory.quantized()), None
-    target = Target("psnr", args.target_psnr) if args.target_psnr else Target("bpppc", args.target_bpppc)
+    target = Target("bpppc", args.target_bpppc)
+    if args.target_psnr is not None:
+        target = Target("psnr", args.target_psnr, peak_of(args, samples.scale))
+        check_peak(args, samples, target)
     name = f"{args.model} with these weights" if codecs[args.codec].has_weights else args.codec
     return RateController(factory, samples, name).write(write, target)
+
+
+def peak_of(args: argparse.Namespace, scale: float) -> float:
+    """Return the peak of the PSNR, as a fraction of the scale."""
+    return 1.0 if args.peak is None else args.peak / scale
+
+
+def check_peak(args: argparse.Namespace, samples: Samples, target: Target) -> None:
+    """Check that a PSNR whose peak nobody chose leaves something of the samples.
+
+    Raises:
+        UsageError: the errors may be larger than the samples.
+    """
+    if args.peak is not None or args.scale is not None:
+        return
+    tiles = samples.tiles(MAX_PEAK_TILES)
+    largest = max(float(np.abs(tile.cube[tile.valid]).max(initial=0)) for tile in tiles)
+    count = sum(int(tile.valid.sum()) for tile in tiles)
+    energy = sum(float(np.square(tile.cube[tile.valid], dtype=np.float64).sum()) for tile in tiles)
+    error = samples.scale * 10 ** (-target.figure / 20)
+    if count and error**2 >= MAX_ERROR_SHARE * energy / count > 0:
+        raise UsageError(
+            f"{args.scene}: --target-psnr {target.value:g} with a peak of {samples.scale:g} allows errors of "
+            f"{error:.3g}, but samples are at most {largest:.3g}: give their peak by --peak, such as {largest:.3g}"
+        )
 
 
 def bounded_codec(args: argparse.Namespace, factory: CodecFactory, step: float | None) -> Codec:
@@ -199,12 +321,19 @@ def check_bound(args: argparse.Namespace, written: Written) -> None:
     Raises:
         ProjectError: an error exceeds the bound, which is a bug of the codec.
     """
-    largest = written.distortion.largest_error
-    if args.max_error is not None and largest > args.max_error * (1 + 1e-6) + 1e-7:
-        raise ProjectError(f"{args.scene}: errors must be at most {args.max_error:g} (--max-error), got {largest:g}")
+    if args.max_error is None:
+        return
+    distortion, dtype = written.distortion, np.dtype(written.header.scene.dtype)
+    most = args.max_error
+    if most and dtype.kind == "f":
+        most += 1e-6 * most + 2 * float(np.finfo(dtype).eps) * distortion.largest_sample
+    if distortion.largest_error > most:
+        raise ProjectError(
+            f"{args.scene}: errors must be at most {args.max_error:g} (--max-error), got {distortion.largest_error:g}"
+        )
 
 
-def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
+def report(args: argparse.Namespace, written: Written, source_bytes: int, seconds: float) -> str:
     """Describe a written file: its rate, its quality, and what was lost."""
     header, distortion, info = written.header, written.distortion, written.header.scene
     num_samples = info.height * info.width * info.bands
@@ -218,13 +347,11 @@ def report(args: argparse.Namespace, written: Written, seconds: float) -> str:
     if written.lost:
         num_dropped = sum(len(bands) for bands in header.dropped.values())
         lines.append(f"not coded without --max-error: {written.lost} valid samples in {num_dropped} bands")
-    if args.raw:
-        lines.append("a bare stream keeps samples only: no georeference, nodata value, band names or checksum")
     figures = [
         f"{written.rate:.4f} bpppc",
-        f"{Path(args.scene).stat().st_size / written.num_bytes:.2f} times smaller than the file",
+        f"{source_bytes / written.num_bytes:.2f} times smaller than the file",
         f"{2 * num_samples / written.num_bytes:.2f} than int16",
-        f"PSNR {psnr_text(distortion.psnr)}",
+        f"PSNR {psnr_text(distortion.psnr + 20 * math.log10(peak_of(args, header.scale)))}",
         f"largest error {distortion.largest_error:g}",
         f"spectral angle {distortion.spectral_angle:.3f} degrees",
         f"{np.dtype(info.dtype).itemsize * num_samples / 1e6 / seconds:.2f} MB/s",
@@ -241,13 +368,15 @@ def raw_samples(args: argparse.Namespace, scene: SceneReader, header: Header) ->
     Raises:
         UsageError: the scene has gaps, which a lossy bare stream would not keep.
     """
-    cube = scene.read(0, 0, scene.info.height, scene.info.width)
-    if args.max_error != 0 and not valid_mask(cube, header.scene.nodata).all():
+    window = 0, 0, scene.info.height, scene.info.width
+    parts = Parts.of(scene.read(*window), scene.read_masks(*window), header)
+    if args.max_error != 0 and not parts.valid.all():
+        band, row, column = np.argwhere(~parts.valid)[0]
         raise UsageError(
-            f"{args.scene} has samples without data, which only a lossless bare stream keeps: "
-            "leave --raw out, or code without loss"
+            f"{args.scene}: {np.count_nonzero(~parts.valid)} samples without data, the first in band {band + 1} at row "
+            f"{row}, column {column}, which only a lossless bare stream keeps: leave --raw out, or code without loss"
         )
-    return CubeSamples(cube, np.ones(cube.shape, bool), header.scale)
+    return CubeSamples(parts.cube, np.ones(parts.cube.shape, bool), header.scale)
 
 
 def write_raw(file: IO[bytes], header: Header, codec: Codec, samples: Samples) -> Written:
@@ -295,13 +424,20 @@ def decompress_file(args: argparse.Namespace, output: Path) -> tuple[Window, lis
     """Decode a `.hsc` file; return the window, messages about its tiles, and the type of its samples."""
     with open_file(args.input) as reader:
         window = window_of(args, reader.header.scene)
+        info = window.info(reader.header, args.keep_going)
+        settle(args.output, losses_of_writing(output, info), args.drop)
         codec = open_codec(reader, args.checkpoint, args.device)
         num_workers = use_cores(args.num_workers)
         with (
-            create_scene(output, window.info(reader.header, args.keep_going)) as scene,
+            create_scene(output, info) as scene,
             pixel_bar("decompressing", window.height * window.width) as advance,
         ):
-            problems = decompress_scene(reader, codec, scene.write, window, args.keep_going, num_workers, advance)
+
+            def write(row: int, column: int, samples: np.ndarray, masks: np.ndarray) -> None:
+                scene.write(row, column, samples)
+                scene.write_masks(row, column, masks)
+
+            problems = decompress_scene(reader, codec, write, window, args.keep_going, num_workers, advance)
     return window, [*problems.damaged, *problems.unguaranteed], reader.header.scene.dtype
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from coding.base import Codec, CodecFactory, CodingError
+import numpy as np
+
+from coding.base import MAX_STEP, MIN_STEP, Codec, CodecFactory, CodingError
 from coding.hsc.distortion import Distortion, measure, psnr_text
 from coding.hsc.records import Tile
 from coding.hsc.tiling import Written
@@ -19,6 +21,8 @@ SAMPLED_SHARE = 0.25
 """Share of the tolerance for the sampled tiles; the rest is for the difference between them and the scene."""
 MAX_ATTEMPTS = 3
 """How often a scene is encoded to meet its target."""
+FINEST_SHARE = 2.0**-20
+"""Finest step of a search for floats, as a fraction of the largest sample, if that is smaller than the codec's."""
 SLOPES = {"psnr": 6.0, "bpppc": 1.0}
 """About how much a target's figure falls when the step doubles."""
 
@@ -34,17 +38,24 @@ class Target:
     """A figure that a file should have.
 
     Attributes:
-        kind: "psnr" (peak 1) or "bpppc" (bits per sample of the coded bands).
+        kind: "psnr" or "bpppc" (bits per sample of the coded bands).
         value: in dB, or in bits per sample.
+        peak: peak of the PSNR of `value`, as a fraction of the scale.
     """
 
     kind: Literal["psnr", "bpppc"]
     value: float
+    peak: float = 1.0
 
     @property
     def figure(self) -> float:
-        """The value in dB, or log2 of the rate: both fall about linearly with the logarithm of the step."""
-        return math.log2(self.value) if self.kind == "bpppc" else self.value
+        """The PSNR of peak 1, or log2 of the rate: both fall about linearly with the logarithm of the step."""
+        return math.log2(self.value) if self.kind == "bpppc" else self.value - self.peak_db
+
+    @property
+    def peak_db(self) -> float:
+        """By how much the PSNR of `peak` exceeds that of peak 1."""
+        return 20 * math.log10(self.peak)
 
     @property
     def tolerance(self) -> float:
@@ -244,7 +255,7 @@ class RateController:
         factory = self._factory
         first = factory.first
         if target.kind == "psnr":  # the step of a uniform quantizer with this PSNR
-            first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.value) / 20)
+            first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.figure) / 20)
 
         def figure(step: float) -> float:
             codec = self._lossy(step)
@@ -252,7 +263,17 @@ class RateController:
                 return math.log2(self._rate(codec))
             return sampled_psnr(codec, self._samples, factory.num_tiles)
 
-        return StepSearch(figure, factory.finest, factory.coarsest, first, SLOPES[target.kind])
+        return StepSearch(figure, *self._step_range(), first, SLOPES[target.kind])
+
+    def _step_range(self) -> tuple[float, float]:
+        """Return the finest and the coarsest step of a search: the scale may say nothing of the samples' size."""
+        factory, tiles = self._factory, self._samples.tiles(self._factory.num_tiles)
+        largest = max((float(np.abs(tile.cube, dtype=np.float64).max()) for tile in tiles), default=0.0)
+        if factory.model is not None or largest == 0:  # the steps of a model are in units of its own
+            return factory.finest, factory.coarsest
+        is_float = tiles[0].cube.dtype.kind == "f"
+        finest = min(factory.finest, max(largest * FINEST_SHARE, MIN_STEP)) if is_float else factory.finest
+        return finest, min(max(factory.coarsest, 2 * largest), MAX_STEP)
 
     def _rate(self, codec: Codec) -> float:
         """Return the bits per sample of the sampled tiles' records."""
@@ -267,7 +288,7 @@ class RateController:
     def _note(self, written: Written, target: Target, found: Found, offset: float) -> str:
         """Describe a missed target."""
         if target.kind == "psnr":
-            text = f"{psnr_text(written.distortion.psnr)} instead of {target.value:g} dB"
+            text = f"{psnr_text(written.distortion.psnr + target.peak_db)} instead of {target.value:g} dB"
         else:
             text = f"{written.rate:.4f} bpppc instead of {target.value:g} bpppc"
         if offset < 0 and found.end == "finest":
@@ -277,4 +298,9 @@ class RateController:
             return f"{text}: {self._name.split()[0]} goes no lower, since this is the coarsest step"
         if not found.is_met:
             return f"{text}: no step of {self._name} comes nearer"
-        return f"{text}: the step was found on sampled tiles, and these differ from the rest"
+        tiles = self._samples.tiles(self._factory.num_tiles)
+        if sum(int(tile.valid.sum()) for tile in tiles) < written.distortion.samples:
+            return f"{text}: the step was found on sampled tiles, and these differ from the rest"
+        if target.kind == "bpppc":
+            return f"{text}: the header, index and masks of the file count, which no step changes"
+        return f"{text}: no step of {self._name} came nearer in {MAX_ATTEMPTS} attempts"

@@ -8,9 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from coding.hsc.header import Header
-from coding.hsc.records import Tile
-from coding.hsc.tiling import Scene, in_threads, split_bands, tiles_of
-from datasets.base import valid_mask
+from coding.hsc.records import Parts, Tile
+from coding.hsc.tiling import Scene, in_threads, tiles_of
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -73,9 +72,9 @@ class SceneSamples(Samples):
         self._tiles: dict[int, list[Tile]] = {}
 
     def values(self) -> Iterator[np.ndarray]:
-        """Yield the valid samples of each tile, all bands, in arrays of shape (N,)."""
-        for _, samples in tiles_of(self._scene, self._header):
-            yield samples[valid_mask(samples, self._header.scene.nodata)]
+        """Yield the valid samples of each tile, of the coded bands, in arrays of shape (N,)."""
+        for _, parts in tiles_of(self._scene, self._header):
+            yield parts.cube[parts.valid]
 
     def tiles(self, most: int) -> list[Tile]:
         """Return at most `most` tiles with data, spread over the scene; one tile without data if no tile has any."""
@@ -87,14 +86,14 @@ class SceneSamples(Samples):
         header = self._header
         count = min(header.tile_count, most)
         numbers = [(2 * index + 1) * header.tile_count // (2 * count) for index in range(count)]
-        tiles = [self._tile(self._scene.read(*header.window(number))) for number in numbers]
+        tiles = [self._tile(*header.window(number)) for number in numbers]
         with_data = [tile for tile in tiles if tile.valid.any()]
         if with_data:
             yield from with_data
         else:
-            others = (self._tile(samples) for _, samples in tiles_of(self._scene, header))
+            others = (Tile.of(parts.cube, parts.valid) for _, parts in tiles_of(self._scene, header))
             yield next((tile for tile in others if tile.valid.any()), tiles[0])
 
-    def _tile(self, samples: np.ndarray) -> Tile:
-        cube, _ = split_bands(samples, self._header)
-        return Tile.of(cube, valid_mask(cube, self._header.scene.nodata))
+    def _tile(self, *window: int) -> Tile:
+        parts = Parts.of(self._scene.read(*window), self._scene.read_masks(*window), self._header)
+        return Tile.of(parts.cube, parts.valid)

@@ -119,8 +119,8 @@ class SceneInfo:
         gcps = tuple(point._replace(row=point.row - row, column=point.column - column) for point in self.gcps)
         tags = {domain: dict(items) for domain, items in self.tags.items()}
         for name, shift in (("LINE_OFF", row), ("SAMP_OFF", column)):
-            if name in tags.get("RPC", {}):
-                tags["RPC"][name] = repr(float(tags["RPC"][name]) - shift)
+            if shift and name in tags.get("RPC", {}):
+                tags["RPC"][name] = f"{float(tags['RPC'][name]) - shift:.15g}"  # as GDAL writes numbers
         return replace(self, height=height, width=width, transform=transform, gcps=gcps, tags=tags)
 
     def select_bands(self, indices: Sequence[int]) -> SceneInfo:

@@ -85,7 +85,9 @@ class _NpyWriter(RawWriter):
 
 
 def _losses(info: SceneInfo) -> list[Loss]:
-    return unkept(info, SceneInfo(info.height, info.width, info.bands, info.dtype))
+    """Return all but the samples; nothing is essential, since a `.npy` is a bare array by definition."""
+    losses = unkept(info, SceneInfo(info.height, info.width, info.bands, info.dtype))
+    return [loss._replace(is_essential=False) for loss in losses]
 
 
 FORMAT = SceneFormat((".npy",), open_npy, _create, _losses)

@@ -12,6 +12,7 @@ any other that GDAL knows (`datasets.rasters`).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,8 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None, axes: str |
 
     Args:
         path: the file; or GDAL's name of a raster in a file of several, such as `NETCDF:"a.nc":radiance`.
-        nodata: replaces the file's own nodata values, rounded to the scene's type.
+        nodata: replaces the file's own nodata values, rounded to the scene's type. NaN, which never counts as data,
+            does not replace another value.
         axes: what the axes of a `.npy` are, a permutation of "brc": bands, rows, columns.
 
     Yields:
@@ -62,7 +64,9 @@ def open_scene(path: str | os.PathLike, nodata: float | None = None, axes: str |
             sample = as_sample(nodata, scene.info.dtype)
             if sample is None:
                 raise UsageError(f"{path}: nodata must be a value of type {scene.info.dtype}, got {nodata:g}")
-            scene.info = replace(scene.info, nodata=sample, band_nodata=())
+            has_nodata = scene.info.nodata is not None or bool(scene.info.band_nodata)
+            if not (math.isnan(sample) and has_nodata):
+                scene.info = replace(scene.info, nodata=sample, band_nodata=())
         yield scene
 
 

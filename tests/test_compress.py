@@ -338,8 +338,8 @@ def test_bare_stream_round_trip(compress, decompress, tmp_path, corner, capsys):
     """The file is a compressed image of the standard, as other implementations read it, and nothing else."""
     stream = tmp_path / "a.bin"
     assert compress(corner(), stream, "--codec", "ccsds123", "--raw") == 0
-    out, _ = capsys.readouterr()
-    assert "keeps samples only: no georeference, nodata value, band names" in out and "largest error 0," in out
+    out, err = capsys.readouterr()
+    assert "keeps samples only: no georeference, nodata value, masks, names" in err and "largest error 0," in out
     with open_scene(corner()) as scene:
         cube = scene.read(0, 0, 32, 32)
     assert stream.read_bytes() == Ccsds123().encode(cube)
@@ -381,7 +381,7 @@ def test_scenes_that_a_bare_stream_cannot_hold_are_refused(compress, tmp_path, m
     with pytest.raises(UsageError, match="samples without data"):
         compress(tmp_path / "gaps.npy", tmp_path / "a.bin", *flags, "--nodata", -1, "--max-error", 2)
     assert compress(tmp_path / "gaps.npy", tmp_path / "a.bin", *flags, "--nodata", -1) == 0
-    with pytest.raises(CodingError, match="samples must be int16 or uint16"):
+    with pytest.raises(CodingError, match=r"samples must be .*int16 or uint16"):
         compress(tmp_path / "floats.npy", tmp_path / "b.bin", *flags)
     assert not (tmp_path / "b.bin").exists()
 

@@ -37,11 +37,11 @@ class CheckpointError(ProjectError, ValueError):
 def one_line(error: BaseException) -> str:
     """Return the message of `error` on one line, or the name of its class if it has none.
 
-    An error raised in a DataLoader worker arrives as the text of a whole traceback; its last line
-    reads `package.module.Class: message`.
+    An error raised in another process, such as a DataLoader worker, arrives as the text of a whole traceback; its last
+    line reads `package.module.Class: message`.
     """
     text = str(error).strip()
-    if "Original Traceback" in text:
+    if "Traceback (most recent call last)" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     lines = (line.strip() for line in text.splitlines())
     return " ".join(line for line in lines if line) or type(error).__name__

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import valid_mask
+from coding.hsc.records import shown_samples
+from datasets.base import valid_samples
 from datasets.enmap import (
     KEPT_INDICES,
     NODATA,
@@ -78,21 +79,25 @@ def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
 
     Args:
         path: of a TIF or a `.npy`.
-        original: take integers unchanged, negative ones included. Otherwise take reflectances in [0, 1], integers
-            clipped as in HySpecNet-11k: as uint16 in [0, 10000] if all are integer multiples of 1e-4, else as float32.
+        original: take integers unchanged, negative ones included. Otherwise take reflectances, clipped to [0, 1] as in
+            HySpecNet-11k: as uint16 in [0, 10000] if all are integer multiples of 1e-4, else as float32.
         peak: sample value that counts as 1 in the metrics of original integers.
 
     Raises:
-        DatasetError: not an image, no valid sample, floats with `original`, or floats outside [0, 1] without it.
+        DatasetError: not an image, no valid sample, floats with `original`, or floats without it most of which are
+            outside of [0, 1].
     """
     with open_scene(path) as scene:
         info = scene.info
-        cube = scene.read(0, 0, info.height, info.width)
-    nodata = info.nodata
+        window = 0, 0, info.height, info.width
+        cube, masks = scene.read(*window), scene.read_masks(*window)
+    alpha = np.array(info.colors) == "alpha" if info.colors else np.zeros(info.bands, bool)
+    valid = valid_samples(cube, info) & shown_samples(masks, cube[alpha])
+    cube, valid = cube[~alpha], valid[~alpha]
     if len(cube) == NUM_BANDS and cube.dtype == np.int16:
-        cube = np.ascontiguousarray(cube[list(KEPT_INDICES)])
-        nodata = NODATA if nodata is None else nodata
-    valid = valid_mask(cube, nodata) & np.isfinite(cube)
+        kept = list(KEPT_INDICES)
+        cube, valid = np.ascontiguousarray(cube[kept]), valid[kept]
+        valid &= cube != NODATA
     if not valid.any():
         raise DatasetError(f"{path}: no sample holds data")
     if original:
@@ -101,8 +106,10 @@ def read_image(path: Path, original: bool, peak: float = SCALE) -> Image:
         return Image(cube, valid, peak)
     if cube.dtype != np.float32:
         return Image(to_digital_numbers(cube, valid), valid, SCALE)
-    cube = np.where(valid, cube, 0)
-    if cube.min() < 0 or cube.max() > 1:
-        raise DatasetError(f"{path}: reflectances must be in [0, 1], got {cube.min():g} to {cube.max():g}")
+    is_outside = valid & ((cube < 0) | (cube > 1))
+    if is_outside.sum() > valid.sum() / 2:
+        low, high = cube[valid].min(), cube[valid].max()
+        raise DatasetError(f"{path}: most reflectances must be in [0, 1], got {low:g} to {high:g}: scale them to it")
+    cube = np.clip(np.where(valid, cube, 0), 0, 1)
     numbers = np.rint(cube.astype(np.float64) * SCALE).astype(np.uint16)
     return Image(numbers, valid, SCALE) if np.array_equal(to_reflectance(numbers), cube) else Image(cube, valid, 1.0)

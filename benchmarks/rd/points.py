@@ -94,7 +94,7 @@ def run_jobs(jobs: Sequence[Job], num_workers: int, say: Callable[[str], None]) 
         except OutOfMemory:
             return "its process was killed or ran out of memory"
         except RuntimeError as error:
-            return str(error).strip().splitlines()[-1]
+            return one_line(error)
         return ""
 
     rows = []

@@ -211,8 +211,8 @@ class Report:
         psnr = sortable_psnr(means["psnr"])
         # More bits buy more decibels: points off their target rate do not compete.
         is_best = near & (psnr == psnr.where(near).groupby(means["target"]).transform("max"))
-        text = psnr.map(_psnr)
-        text = text.where(near, text + " at " + means["bpppc"].map("{:.3g}".format))
+        text, rates = psnr.map(_psnr).astype(str), means["bpppc"].map("{:.3g}".format).astype(str)  # also if empty
+        text = text.where(near, text + " at " + rates)
         text = text.where(~is_best, "**" + text + "**")
         cells = means.assign(text=text).pivot(index="codec", columns="target", values="text")
         cells = cells.reindex(index=list(codecs), columns=targets_of(self.points, "lossy")).fillna(DASH)

@@ -27,6 +27,7 @@ from coding.hsc.header import (
     header_to_json,
     inflate_header,
 )
+from datasets.base import SceneInfo
 
 MAGIC = b"\x89HSC\r\n\x1a\n"
 """As in PNG, a transfer as text, or through 7 bits, alters it."""
@@ -205,10 +206,12 @@ class Reader:
             "parameters": json.dumps(header.parameters, sort_keys=True),
             "model": "none",
             "size": f"{scene.height} x {scene.width} pixels, {_count(scene.bands, 'band')} of {scene.dtype}",
-            "nodata": "none" if scene.nodata is None else _digits(scene.nodata),
+            "nodata": _nodata_text(scene),
+            "masks": {0: "none", 1: "one for all bands"}.get(scene.masks, "one per band"),
             "CRS": _crs_name(scene.crs),
             "scale": f"{_digits(header.scale)} is reflectance 1.0",
             "dropped": "; ".join(f"{why}: {_ranges(bands)}" for why, bands in header.dropped.items()) or "none",
+            "alpha": _ranges(header.exact) or "none",
             "tiles": f"{header.tile_rows} x {header.tile_columns} of {header.tile_size} x {header.tile_size} pixels",
             "max error": "no bound" if header.max_error is None else _digits(header.max_error),
             "bytes": f"{self._end}: header {self._header_bytes}, shared {len(self.shared)}, tiles {tiles_bytes}, "
@@ -296,6 +299,13 @@ def _record_crc(number: int, payload: bytes) -> int:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _nodata_text(scene: SceneInfo) -> str:
+    if not scene.band_nodata:
+        return "none" if scene.nodata is None else _digits(scene.nodata)
+    values = list(dict.fromkeys("none" if value is None else _digits(value) for value in scene.band_nodata))
+    return "by band: " + ", ".join(values[:3]) + (", ..." if len(values) > 3 else "")
 
 
 def _digits(number: float) -> str:

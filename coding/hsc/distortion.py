@@ -9,7 +9,7 @@ import numpy as np
 
 from coding.entropy.compiled import compiled
 
-_LARGEST = ("largest_error", "largest_clip")
+_LARGEST = ("largest_error", "largest_sample", "largest_clip")
 """Fields of `Distortion` that are maxima; the others are sums."""
 
 
@@ -24,19 +24,23 @@ class Distortion:
         samples: number of samples.
         squared_error: sum of the squared errors, in units of reflectance squared.
         largest_error: largest error against the unclipped original, in the samples' units.
+        largest_sample: largest magnitude of the unclipped original, in the samples' units.
         clipped: number of samples that the codec clips.
         largest_clip: largest distance of a clipped sample from 0 or the scale, in the samples' units.
         angles: sum of the spectral angles in degrees.
         spectra: number of pixels with a valid sample.
+        energy: sum of the squared samples, in units of reflectance squared.
     """
 
     samples: int = 0
     squared_error: float = 0.0
     largest_error: float = 0.0
+    largest_sample: float = 0.0
     clipped: int = 0
     largest_clip: float = 0.0
     angles: float = 0.0
     spectra: int = 0
+    energy: float = 0.0
 
     def __add__(self, other: Distortion) -> Distortion:
         pairs = {item.name: (getattr(self, item.name), getattr(other, item.name)) for item in fields(self)}
@@ -64,7 +68,9 @@ def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: 
         scale: sample value of reflectance 1.0.
         clips: whether the codec clips samples to 0 and `scale`.
     """
-    count, squared_error, largest, clipped, clip, norms = _sums(samples, decoded, valid, scale, clips)
+    if samples.dtype == np.float16:  # which compiled loops do not have
+        samples, decoded = samples.astype(np.float32), decoded.astype(np.float32)
+    count, squared_error, largest, magnitude, clipped, clip, norms = _sums(samples, decoded, valid, scale, clips)
     original, restored, gap = norms[:, norms[3] > 0][:3]
     # Half the chord between two unit vectors is the sine of half their angle.
     lengths = np.sqrt(original), np.sqrt(restored)
@@ -75,10 +81,12 @@ def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: 
         samples=int(count),
         squared_error=float(squared_error),
         largest_error=float(largest),
+        largest_sample=float(magnitude),
         clipped=int(clipped),
         largest_clip=float(clip),
         angles=float(np.degrees(angles).sum()),
         spectra=len(angles),
+        energy=float(norms[0].sum()) / scale**2,
     )
 
 
@@ -95,7 +103,7 @@ def _sums(samples, decoded, valid, scale, clips):
     any band is valid.
     """
     bands, height, width = samples.shape
-    count, squared_error, largest, clipped, largest_clip = 0, 0.0, 0.0, 0, 0.0
+    count, squared_error, largest, magnitude, clipped, largest_clip = 0, 0.0, 0.0, 0.0, 0, 0.0
     norms = np.zeros((4, height * width))
     for band in range(bands):
         for y in range(height):
@@ -105,6 +113,7 @@ def _sums(samples, decoded, valid, scale, clips):
                 count += 1
                 original, value = np.float64(samples[band, y, x]), np.float64(decoded[band, y, x])
                 largest = max(largest, abs(value - original))
+                magnitude = max(magnitude, abs(original))
                 if clips:
                     distance = max(-original, original - scale)
                     if distance > 0:
@@ -118,4 +127,4 @@ def _sums(samples, decoded, valid, scale, clips):
                 norms[1, p] += value**2
                 norms[2, p] += gap
                 norms[3, p] = 1.0
-    return count, squared_error / scale**2, largest, clipped, largest_clip, norms
+    return count, squared_error / scale**2, largest, magnitude, clipped, largest_clip, norms

@@ -14,7 +14,7 @@ from typing import Any
 
 from coding.base import DamagedError, deflate, inflate
 from coding.numbers import MAX_BOUND, MAX_DIVISOR
-from datasets.base import DTYPES, INTEGER_RANGES, GroundControlPoint, SceneInfo
+from datasets.base import DTYPES, FLOATS, INTEGER_RANGES, GroundControlPoint, SceneInfo, as_sample
 
 MIN_TILE_SIZE, MAX_TILE_SIZE = 8, 1024  # pixels
 MAX_SIDE = 2**24  # pixels
@@ -31,7 +31,6 @@ MAX_LABEL_LENGTH = 64  # characters
 MAX_NESTING = 16
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # for which JSON has no numbers
-_FLOAT32_END = 2.0**128 - 2.0**103  # numbers from here on round to infinity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Header:
         dropped: 1-based numbers of the bands that are not coded, by reason.
         tile_size: side of a tile in pixels, 8 to 1024.
         max_error: bound on the error of every valid sample, in the samples' units; None without a bound.
+        exact: 1-based numbers of alpha bands, which are stored without the codec.
     """
 
     codec: str
@@ -60,6 +60,7 @@ class Header:
     dropped: dict[str, tuple[int, ...]]
     tile_size: int
     max_error: float | None
+    exact: tuple[int, ...] = ()
 
     @property
     def tile_rows(self) -> int:
@@ -91,9 +92,9 @@ class Header:
 
     @property
     def coded_bands(self) -> tuple[int, ...]:
-        """0-based indices of the bands that are not dropped."""
-        dropped = {band - 1 for bands in self.dropped.values() for band in bands}
-        return tuple(index for index in range(self.scene.bands) if index not in dropped)
+        """0-based indices of the bands that are neither dropped nor exact."""
+        others = {band - 1 for bands in (self.exact, *self.dropped.values()) for band in bands}
+        return tuple(index for index in range(self.scene.bands) if index not in others)
 
 
 # -- parameters of codecs -------------------------------------------------------------------------
@@ -212,9 +213,14 @@ def header_from_json(text: bytes) -> Header:
         scene=scene,
         scale=_number(fields["scale"], "scale"),
         dropped=_dropped(fields["dropped"], scene.bands),
+        exact=_exact(fields["exact"], scene.bands),
         tile_size=_whole(fields["tile_size"], "tile_size", MIN_TILE_SIZE, MAX_TILE_SIZE),
         max_error=None if fields["max_error"] is None else _number(fields["max_error"], "max_error"),
     )
+    dropped = {band for bands in header.dropped.values() for band in bands}
+    is_some_coded = len(dropped | set(header.exact)) < scene.bands
+    _check(is_some_coded, "dropped", header.dropped, f"at least one of the {scene.bands} bands to be coded")
+    _check(not dropped & set(header.exact), "exact", header.exact, "bands that are not dropped")
     _check(header.scale > 0, "scale", header.scale, "a number above 0")
     _check(header.max_error is None or header.max_error >= 0, "max_error", header.max_error, "null or at least 0")
     largest = math.isqrt(MAX_TILE_SAMPLES // scene.bands)
@@ -264,9 +270,8 @@ def _scene(value: Any) -> SceneInfo:
 def _gcp(value: Any, field: str) -> GroundControlPoint:
     length = len(GroundControlPoint._fields)
     _check(isinstance(value, list) and len(value) == length, field, value, f"a list of length {length}")
-    return GroundControlPoint(
-        *(_number(item, field) for item in value[:-2]), *(_text(item, field) for item in value[-2:])
-    )
+    row, column, x, y, z = (_number(item, field) for item in value[:-2])
+    return GroundControlPoint(row, column, x, y, z, _text(value[-2], field), _text(value[-1], field))
 
 
 def _color_table(value: Any, field: str) -> tuple[tuple[int, ...], ...]:
@@ -281,15 +286,14 @@ def _domains(value: Any, field: str) -> dict[str, dict[str, str]]:
 def _nodata(value: Any, field: str, dtype: str) -> float | None:
     if value is None:
         return None
-    if dtype == "float32":
+    if dtype in FLOATS:
         if isinstance(value, str) and value in _NON_FINITE:
             return _NON_FINITE[value]
-        fits = _is_number(value) and abs(value) < _FLOAT32_END
-        expected = "null, 'nan', 'inf', '-inf' or a number that float32 can hold"
+        expected = f"null, 'nan', 'inf', '-inf' or a number that {dtype} can hold"
     else:
         low, high = INTEGER_RANGES[dtype]
-        fits = _is_number(value) and low <= value <= high and value == int(value)
         expected = f"null or a whole number from {low} to {high}"
+    fits = _is_number(value) and as_sample(value, dtype) is not None
     _check(fits, field, value, expected)
     return float(value)
 
@@ -313,8 +317,13 @@ def _dropped(value: Any, num_bands: int) -> dict[str, tuple[int, ...]]:
         new = set(dropped[reason]) - seen
         _check(len(new) == len(bands), field, bands, "each band once, under one reason")
         seen |= new
-    _check(len(seen) < num_bands, "dropped", value, f"at least one of the {num_bands} bands to be left")
     return dropped
+
+
+def _exact(value: Any, num_bands: int) -> tuple[int, ...]:
+    exact = _tuple(value, "exact", range(num_bands), functools.partial(_whole, low=1, high=num_bands))
+    _check(list(exact) == sorted(set(exact)), "exact", value, "rising band numbers")
+    return exact
 
 
 def _check(is_right: bool, field: str, value: Any, expected: str) -> None:

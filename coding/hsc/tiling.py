@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,13 +11,14 @@ from typing import IO, Protocol, TypeVar
 
 import numpy as np
 
-from coding.base import BoundNotGuaranteed, Codec, DamagedError
+from coding.base import Codec, DamagedError
 from coding.hsc.container import DamagedTile, Reader, Writer
 from coding.hsc.distortion import Distortion, measure
+from coding.hsc.fills import count_fills
 from coding.hsc.header import Header
-from coding.hsc.masks import fill_value
-from coding.hsc.records import decode_record, encode_record
-from datasets.base import SceneInfo, valid_mask
+from coding.hsc.masks import fill_values
+from coding.hsc.records import Decoded, Parts, decode_record, encode_record, shown_samples
+from datasets.base import SceneInfo, without_statistics
 
 STRIP_BYTES = 2**25
 """Most bytes of a scene that are read at a time, unless a single tile has more."""
@@ -33,6 +34,10 @@ class Scene(Protocol):
 
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """Return the samples (bands, height, width) of a window."""
+        ...
+
+    def read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        """Return the masks (`info.masks`, height, width) of a window."""
         ...
 
 
@@ -55,8 +60,8 @@ def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], num_worke
 # -- to a file ------------------------------------------------------------------------------------
 
 
-def tiles_of(scene: Scene, header: Header) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number and the samples (all bands, H, W) of each tile; reads several tiles of a row at once."""
+def tiles_of(scene: Scene, header: Header) -> Iterator[tuple[int, Parts]]:
+    """Yield the number and the parts of each tile; reads several tiles of a row at once."""
     info = header.scene
     tile_bytes = info.bands * header.tile_size * min(header.tile_size, info.height) * np.dtype(info.dtype).itemsize
     at_once = max(STRIP_BYTES // tile_bytes, 1)
@@ -65,17 +70,12 @@ def tiles_of(scene: Scene, header: Header) -> Iterator[tuple[int, np.ndarray]]:
             numbers = range(start, min(start + at_once, first + header.tile_columns))
             top, left, height, _ = header.window(numbers[0])
             _, last, _, last_width = header.window(numbers[-1])
-            strip = scene.read(top, left, height, last + last_width - left)
+            window = top, left, height, last + last_width - left
+            samples, masks = scene.read(*window), scene.read_masks(*window)
             for number in numbers:
                 _, column, _, width = header.window(number)
-                yield number, strip[:, :, column - left : column - left + width]
-
-
-def split_bands(samples: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coded bands and the dropped bands of a tile."""
-    coded = list(header.coded_bands)
-    dropped = sorted(set(range(header.scene.bands)) - set(coded))
-    return samples[coded], samples[dropped]
+                columns = slice(column - left, column - left + width)
+                yield number, Parts.of(samples[:, :, columns], masks[:, :, columns], header)
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,14 @@ class Written:
         num_bytes: size of the file in bytes.
         distortion: distortion of the valid samples of the coded bands.
         lost: number of valid samples in bands that are not coded.
+        fills: number of pixels that look like gaps but are coded as data, see `coding.hsc.fills`.
     """
 
     header: Header
     num_bytes: int
     distortion: Distortion
     lost: int
+    fills: Counter[float] = field(default_factory=Counter)
 
     @property
     def rate(self) -> float:
@@ -126,24 +128,22 @@ def compress_scene(
     file.seek(0)
     file.truncate()
     writer = Writer(file, header, codec.shared)
-    nodata = header.scene.nodata
 
-    def code(job: tuple[int, np.ndarray]) -> tuple[int, bytes, Distortion, int]:
-        number, tile = job
-        cube, dropped = split_bands(tile, header)
-        valid = valid_mask(cube, nodata)
-        record, decoded = encode_record(codec, cube, valid, nodata)
-        distortion = measure(cube, decoded, valid, header.scale, codec.clips_to_scale)
-        return number, record, distortion, int(valid_mask(dropped, nodata).sum())
+    def code(job: tuple[int, Parts]) -> tuple[int, bytes, Distortion, int, Counter[float]]:
+        number, parts = job
+        record, decoded = encode_record(codec, parts)
+        distortion = measure(parts.cube, decoded, parts.valid, header.scale, codec.clips_to_scale)
+        return number, record, distortion, parts.lost, count_fills(parts)
 
-    total, total_lost = Distortion(), 0
-    for number, record, distortion, lost in in_threads(code, tiles_of(scene, header), num_workers):
+    total, total_lost, all_fills = Distortion(), 0, Counter[float]()
+    for number, record, distortion, lost, fills in in_threads(code, tiles_of(scene, header), num_workers):
         writer.add(number, record)
         total += distortion
         total_lost += lost
+        all_fills += fills
         advance(math.prod(header.window(number)[2:]))
     writer.finish()
-    return Written(header, file.seek(0, 2), total, total_lost)
+    return Written(header, file.seek(0, 2), total, total_lost, all_fills)
 
 
 # -- from a file ----------------------------------------------------------------------------------
@@ -175,9 +175,29 @@ class Window:
 
     def info(self, header: Header, may_have_gaps: bool = False) -> SceneInfo:
         """Return the info of the decoded window; it has a nodata value if bands or tiles may be missing."""
-        info = header.scene.window(self.row, self.column, self.height, self.width).select_bands(self.bands)
-        has_gaps = may_have_gaps or not set(self.bands) <= set(header.coded_bands)
-        return replace(info, nodata=fill_value(info)) if has_gaps and info.nodata is None else info
+        scene, exact = header.scene, [band - 1 for band in header.exact]
+        is_whole = (self.height, self.width) == (scene.height, scene.width)
+        info = scene.window(self.row, self.column, self.height, self.width).select_bands(self.bands)
+        if not is_whole or header.max_error != 0:
+            info = without_statistics(info)
+        if self.lacks_alpha(header):
+            info = replace(info, masks=1)
+        has_gaps = may_have_gaps or not set(self.bands) <= {*header.coded_bands, *exact}
+        if not has_gaps or None not in (info.nodata, *info.band_nodata):
+            return info
+        values = tuple(fill_values(info).ravel().tolist())
+        return replace(info, band_nodata=values) if info.band_nodata else replace(info, nodata=values[0])
+
+    def lacks_alpha(self, header: Header) -> bool:
+        """Return whether alpha bands are left out, so that a mask has to say which pixels they hide."""
+        exact = {band - 1 for band in header.exact}
+        return bool(exact) and header.scene.masks == 0 and not exact & set(self.bands)
+
+    def masks(self, tile: Decoded, header: Header) -> np.ndarray:
+        """Return the masks (M, H, W) of a tile, for the bands of this window."""
+        if self.lacks_alpha(header):
+            return shown_samples(tile.masks, tile.samples[[band - 1 for band in header.exact]])
+        return tile.masks[list(self.bands)] if len(tile.masks) > 1 else tile.masks
 
 
 @dataclass
@@ -196,7 +216,7 @@ class Problems:
 def decompress_scene(
     reader: Reader,
     codec: Codec,
-    write: Callable[[int, int, np.ndarray], None],
+    write: Callable[[int, int, np.ndarray, np.ndarray], None],
     window: Window,
     keep_going: bool = False,
     num_workers: int = 1,
@@ -207,7 +227,8 @@ def decompress_scene(
     Args:
         reader: reader of the file.
         codec: codec opened for the file.
-        write: called for each tile with row and column in the window, and samples (bands, height, width).
+        write: called for each tile with row and column in the window, samples (bands, height, width) and masks
+            (planes, height, width).
         window: window to decode.
         keep_going: whether to fill damaged tiles with nodata instead of raising an error.
         num_workers: number of threads; each decodes a tile.
@@ -222,29 +243,30 @@ def decompress_scene(
     header = reader.header
     problems = Problems()
 
-    def decode(job: tuple[int, bytes | DamagedTile]) -> tuple[int, np.ndarray | DamagedTile, str]:
+    def decode(job: tuple[int, bytes | DamagedTile]) -> tuple[int, Decoded | DamagedTile]:
         number, record = job
         try:
-            return number, *_decode_tile(reader, codec, number, record)
+            return number, _decode_tile(reader, codec, number, record)
         except DamagedTile as error:
             if not keep_going:
                 raise
-            return number, error, ""
+            return number, error
 
     numbers = (number for number in range(header.tile_count) if window.overlap(header.window(number)))
     jobs = ((number, _record_of(reader, number)) for number in numbers)
-    for number, samples, message in in_threads(decode, jobs, num_workers):
-        tile = header.window(number)
-        if isinstance(samples, DamagedTile):
-            problems.damaged.append(str(samples))
-            samples = _empty_tile(header, tile[2:])
-        if message:
-            problems.unguaranteed.append(f"{reader.tile_name(number)}: {message}")
-        overlap = window.overlap(tile)
+    for number, tile in in_threads(decode, jobs, num_workers):
+        place = header.window(number)
+        if isinstance(tile, DamagedTile):
+            problems.damaged.append(str(tile))
+            tile = _empty_tile(header, place[2:])
+        if tile.problem:
+            problems.unguaranteed.append(f"{reader.tile_name(number)}: {tile.problem}")
+        overlap = window.overlap(place)
         assert overlap is not None  # other tiles are not decoded
         row, column, rows, columns = overlap
-        write(row, column, samples[list(window.bands)][:, rows, columns])
-        advance(math.prod(tile[2:]))
+        samples, masks = tile.samples[list(window.bands)], window.masks(tile, header)
+        write(row, column, samples[:, rows, columns], masks[:, rows, columns])
+        advance(math.prod(place[2:]))
     return problems
 
 
@@ -256,30 +278,23 @@ def _record_of(reader: Reader, number: int) -> bytes | DamagedTile:
         return error
 
 
-def _decode_tile(reader: Reader, codec: Codec, number: int, record: bytes | DamagedTile) -> tuple[np.ndarray, str]:
-    """Return the samples (all bands, H, W) of a tile, and a message if its bound is not guaranteed.
+def _decode_tile(reader: Reader, codec: Codec, number: int, record: bytes | DamagedTile) -> Decoded:
+    """Return a decoded tile.
 
     Raises:
         DamagedTile: the record cannot be decoded.
     """
     if isinstance(record, DamagedTile):
         raise record
-    header = reader.header
-    coded, size = list(header.coded_bands), header.window(number)[2:]
-    message = ""
     try:
-        decoded = decode_record(codec, record, (len(coded), *size), header.scene, header.max_error is not None)
-    except BoundNotGuaranteed as error:
-        decoded, message = error.samples, str(error)
+        return decode_record(codec, record, reader.header, reader.header.window(number)[2:])
     except DamagedError as error:
         raise reader.damaged_tile(number, str(error)) from None
-    if len(coded) == header.scene.bands:
-        return decoded, message
-    samples = _empty_tile(header, size)
-    samples[coded] = decoded
-    return samples, message
 
 
-def _empty_tile(header: Header, size: tuple[int, int]) -> np.ndarray:
-    """Return a tile (all bands, H, W) without data."""
-    return np.full((header.scene.bands, *size), fill_value(header.scene), header.scene.dtype)
+def _empty_tile(header: Header, size: tuple[int, int]) -> Decoded:
+    """Return a tile without data; its masks hide all of it."""
+    scene = header.scene
+    samples = np.broadcast_to(fill_values(scene), (scene.bands, *size)).copy()
+    samples[[band - 1 for band in header.exact]] = 0
+    return Decoded(samples, np.zeros((scene.masks, *size), bool))

@@ -20,12 +20,16 @@ from datasets.base import SceneInfo
 class ArrayScene:
     """A cube (C, H, W) in memory as a scene."""
 
-    def __init__(self, cube: np.ndarray, nodata: float | None = None) -> None:
+    def __init__(self, cube: np.ndarray, nodata: float | None = None, masks: np.ndarray | None = None) -> None:
         bands, height, width = cube.shape
-        self.cube, self.info = cube, SceneInfo(height, width, bands, cube.dtype.name, nodata)
+        self.masks = np.zeros((0, height, width), bool) if masks is None else masks
+        self.cube, self.info = cube, SceneInfo(height, width, bands, cube.dtype.name, nodata, masks=len(self.masks))
 
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         return self.cube[:, row : row + height, column : column + width]
+
+    def read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        return self.masks[:, row : row + height, column : column + width]
 
 
 def header_of(cube, codec="klt-cm", nodata=None, scale=10000.0, max_error=None, tile_size=16) -> Header:
@@ -76,7 +80,7 @@ def decode(data: bytes, codec: Codec | None = None, num_workers: int = 1) -> tup
     info = reader.header.scene
     cube = np.zeros((info.bands, info.height, info.width), info.dtype)
 
-    def write(row, column, samples):
+    def write(row, column, samples, _masks):
         cube[:, row : row + samples.shape[1], column : column + samples.shape[2]] = samples
 
     codec = codec or codecs[reader.header.codec].open(reader.header, reader.shared)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coding.base import Codec, CodecFactory, CodingError
+from coding.hsc.distortion import Distortion, measure
 from coding.rate_control import RateController, StepSearch, Target
 from coding.samples import CubeSamples
 
@@ -108,6 +109,10 @@ class Rounding(Codec):
         raise NotImplementedError
 
 
+class FloatRounding(Rounding):
+    dtype = "float32"
+
+
 class Scene:
     """A scene whose PSNR and rate differ from those of its sampled tile."""
 
@@ -120,8 +125,6 @@ class Scene:
         self.written = []
 
     def write(self, codec):
-        from coding.hsc.distortion import measure
-
         data, decoded = codec.encode_and_decode(self.cube, None)
         found = measure(self.cube, decoded, np.ones(self.cube.shape, bool), 10000.0, False)
         found.squared_error *= 10 ** (-self._psnr_change / 10)
@@ -162,6 +165,22 @@ def test_a_target_out_of_reach_is_noted():
     assert written is scene.written[-1] and written.step == 1.0
 
 
+def test_steps_are_as_small_as_the_samples():
+    """Of radiances that are tiny compared with the scale."""
+    cube = np.random.default_rng(0).normal(3e-5, 1e-5, (4, 30, 30)).astype(np.float32)
+    samples = CubeSamples(cube, np.ones(cube.shape, bool), 1.0)
+    codecs = CodecFactory(lossy=FloatRounding, finest=2.0**-16, coarsest=2.0, first=2.0**-8)
+
+    class Written:
+        rate = 6.0
+        distortion = Distortion()
+
+    steps = []
+    controller = RateController(codecs, samples, "rounding")
+    controller.write(lambda codec: steps.append(codec.step) or Written, Target("bpppc", 6.0))
+    assert len(np.unique(np.rint(cube / steps[-1]))) > 40
+
+
 def test_the_nearest_attempt_is_the_last_one_written():
     """The rate of this scene jumps, so that no attempt meets the target."""
     scene = Scene()
@@ -173,7 +192,7 @@ def test_the_nearest_attempt_is_the_last_one_written():
         return plain(codec)
 
     written, note = scene.controller.write(write, Target("bpppc", 3.0))
-    assert "differ from the rest" in note
+    assert note.endswith("the header, index and masks of the file count, which no step changes")
     distances = [abs(math.log2(attempt.rate / 3)) for attempt in scene.written[:3]]
     assert written is scene.written[-1]
     assert written.step == scene.written[int(np.argmin(distances))].step

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from benchmarks.rd.images import image_name, read_image, split_paths
 from datasets.enmap import KEPT_INDICES, to_reflectance
@@ -65,10 +66,27 @@ def test_floats_that_are_no_digital_numbers_stay_floats(tmp_path):
     assert np.array_equal(image.valid, np.isfinite(cube)) and image.cube[0, 1, 1] == 0
 
 
+def test_floats_are_clipped_as_integers_are(tmp_path):
+    cube = np.array([[[-0.01, 0.5, 1.25, 0.123456]]], np.float32)
+    np.save(tmp_path / "a.npy", cube)
+    assert np.array_equal(read_image(tmp_path / "a.npy", original=False).cube, np.clip(cube, 0, 1))
+
+
+def test_masked_pixels_and_alpha_bands_are_left_out(tmp_path):
+    cube = np.random.default_rng(0).integers(1, 9, (4, 3, 5), dtype=np.uint16)
+    cube[3, 0, 0] = 0
+    profile = dict(driver="GTiff", width=5, height=3, count=4, dtype="uint16", photometric="MINISBLACK")
+    with rasterio.open(tmp_path / "a.tif", "w", **profile) as tif:
+        tif.colorinterp = [*[ColorInterp.undefined] * 3, ColorInterp.alpha]
+        tif.write(cube)
+    image = read_image(tmp_path / "a.tif", original=True)
+    assert np.array_equal(image.valid, np.broadcast_to(cube[3] != 0, (3, 3, 5)))
+
+
 @pytest.mark.parametrize(
     ("cube", "original", "text"),
     [
-        (np.full((1, 2, 2), 1.5, np.float32), False, r"in \[0, 1\], got 1.5 to 1.5"),
+        (np.full((1, 2, 2), 1.5, np.float32), False, r"in \[0, 1\], got 1.5 to 1.5: scale them"),
         (np.full((1, 2, 2), 0.5, np.float32), True, "floats"),
         (np.full((1, 2, 2), np.nan, np.float32), False, "no sample"),
     ],

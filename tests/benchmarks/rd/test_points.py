@@ -14,7 +14,7 @@ from benchmarks.rd.images import read_image
 from coding import codecs
 from coding.base import Codec, CodecFactory, CodingError
 from coding.hsc.masks import encode_mask
-from coding.hsc.records import encode_record
+from coding.hsc.records import Parts, encode_record
 from utils import metrics
 
 
@@ -122,7 +122,7 @@ def test_the_rate_counts_what_a_file_would_hold(cube):
 
     bench = bench_of(cube)
     trial = bench.encode(lambda samples: Loaded(100.0), 100.0, "lossy")
-    record, _ = encode_record(trial.codec, cube, np.ones(cube.shape, bool), None)
+    record, _ = encode_record(trial.codec, Parts(cube, np.ones(cube.shape, bool), [None] * len(cube)))
     assert trial.num_bytes == len(record) + len(Loaded.shared) + len('{"step":100.0}')
     assert trial.rate == 8 * trial.num_bytes / cube.size
 
@@ -213,7 +213,7 @@ def test_rates_can_be_added_later(make_job):
     ("changes", "text"),
     [
         ({"load": functools.partial(os._exit, 1)}, "killed"),
-        ({"make_factory": functools.partial(operator.getitem, {})}, "Error"),
+        ({"make_factory": functools.partial(operator.getitem, {})}, "CubeSamples object"),
     ],
 )
 def test_a_codec_that_fails_is_noted_and_tried_again(make_job, changes, text):

@@ -275,3 +275,12 @@ def test_images_of_different_bands_have_no_psnr_by_band(without_figures, tmp_pat
 def test_a_report_can_be_read_back(made):
     report = Report(json.loads((made[0] / "rd.json").read_text()))
     assert report.codecs == ["good", "plain", "net float32", "net", "aec"]
+
+
+def test_an_image_that_no_codec_takes_is_named(without_figures, tmp_path):
+    notes = [
+        {"codec": "good", "image": "two", "kind": "fixed", "target": None, "note": "two.npy: no sample holds data"}
+    ]
+    rows = [point("good", "one", "lossy", 1, 1.0, 40.0), *notes]
+    _, text = make_report(tmp_path, rows, ["good"], 1, ["good"])
+    assert "two.npy: no sample holds data" in text and "good, lossy 1: on 1 of 2 images only" in text

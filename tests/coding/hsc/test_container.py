@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from coding.base import CodingError, DamagedError
 from coding.hsc.container import DamagedTile, Reader, Writer
 from coding.hsc.header import Header
-from datasets.base import SceneInfo
+from datasets.base import GroundControlPoint, SceneInfo
 
 
 def a_scene(**changes) -> SceneInfo:
@@ -35,12 +35,17 @@ def a_scene(**changes) -> SceneInfo:
         "crs": "LOCAL_CS",
         "transform": (30.0, 0.0, 5.5, 0.0, -30.0, 6.0),
         "descriptions": ("B1", None, "µ"),
-        "tags": {"a": "b"},
-        "band_tags": ({"w": "418"}, {}, {}),
+        "tags": {"": {"a": "b"}, "RPC": {"LINE_OFF": "7"}},
+        "band_tags": ({"IMAGERY": {"w": "418"}}, {}, {}),
         "scales": (1e-4, 1.0, 2.0),
         "offsets": (0.0, 0.5, -1.0),
         "units": ("%", None, "µm"),
         "compression": "lzw",
+        "masks": 1,
+        "gcps": (GroundControlPoint(0.5, 1.5, 10.0, 50.0, 0.0, "1", ""),),
+        "gcps_crs": "LOCAL_CS",
+        "colors": ("gray", "undefined", "alpha"),
+        "color_tables": (((0, 255, 255, 255, 255),), (), ()),
     }
     return SceneInfo(**values | changes)
 
@@ -55,6 +60,7 @@ def a_header(**changes) -> Header:
         "dropped": {"water vapour": (2,)},
         "tile_size": 16,
         "max_error": 5.0,
+        "exact": (3,),
     }
     return Header(**values | changes)
 
@@ -76,7 +82,7 @@ def read(data: bytes) -> Reader:
     return Reader(io.BytesIO(data), "FILE")
 
 
-NO_ITEMS = {name: [] for name in ("descriptions", "band_tags", "scales", "offsets", "units")}
+NO_ITEMS = {name: [] for name in ("descriptions", "band_tags", "scales", "offsets", "units", "colors", "color_tables")}
 """Scene fields that would have to change with the number of bands."""
 
 
@@ -115,7 +121,7 @@ def join(parts: Parts, old_start: int | None = None) -> bytes:
     start = 12 + 36 + len(parts.header) + len(parts.shared) + 20 * len(parts.entries)
     shift = 0 if old_start is None else start - old_start
     entries = [((offset + shift) % 2**64, length, crc) for offset, length, crc in parts.entries]
-    head = b"\x89HSC\r\n\x1a\n\2\0\0\0" + block(parts.header) + block(parts.shared)
+    head = b"\x89HSC\r\n\x1a\n\3\0\0\0" + block(parts.header) + block(parts.shared)
     return head + block(index_of(entries)) + parts.records
 
 
@@ -188,7 +194,9 @@ json_values = st.recursive(
 NODATA = {
     "int16": st.integers(-32768, 32767),
     "uint16": st.integers(0, 65535),
-    "float32": st.floats(width=32, allow_nan=False) | st.just(math.nan) | st.just(-3.4028235e38),
+    "uint8": st.integers(0, 255),
+    "float32": st.floats(width=32, allow_nan=False) | st.just(-3.4028235e38),
+    "float64": st.floats(allow_nan=False),
 }
 
 
@@ -197,8 +205,11 @@ def headers(draw) -> Header:
     bands = draw(st.integers(1, 5))
     dropped = draw(st.lists(st.integers(1, bands), unique=True, max_size=bands - 1))
     cut = draw(st.integers(0, len(dropped)))
+    others = sorted(set(range(1, bands + 1)) - set(dropped))
     reasons = draw(st.lists(labels, unique=True, min_size=2, max_size=2))
-    tags = st.dictionaries(text, text, max_size=2)
+    tags = st.dictionaries(text, st.dictionaries(text, text, max_size=2), max_size=2)
+    points = st.builds(GroundControlPoint, *[numbers] * 5, text, text)
+    entries = st.lists(st.tuples(*[st.integers(0, 65535)] * 5), max_size=2).map(tuple)
     dtype = draw(st.sampled_from(sorted(NODATA)))
     scene = SceneInfo(
         height=draw(st.integers(1, 60)),
@@ -206,6 +217,10 @@ def headers(draw) -> Header:
         bands=bands,
         dtype=dtype,
         nodata=draw(st.none() | NODATA[dtype]),
+        band_nodata=draw(st.just(()) | st.tuples(*[st.none() | NODATA[dtype]] * bands)),
+        masks=draw(st.sampled_from((0, 1, bands))),
+        gcps=tuple(draw(st.lists(points, max_size=2))),
+        gcps_crs=draw(st.none() | text),
         crs=draw(st.none() | text),
         transform=draw(st.none() | st.tuples(*[numbers] * 6)),
         descriptions=draw(st.just(()) | st.tuples(*[st.none() | text] * bands)),
@@ -214,7 +229,10 @@ def headers(draw) -> Header:
         scales=draw(st.just(()) | st.tuples(*[numbers] * bands)),
         offsets=draw(st.just(()) | st.tuples(*[numbers] * bands)),
         units=draw(st.just(()) | st.tuples(*[st.none() | text] * bands)),
+        colors=draw(st.just(()) | st.tuples(*[labels] * bands)),
+        color_tables=draw(st.just(()) | st.tuples(*[entries] * bands)),
         compression=draw(st.none() | labels),
+        interleave=draw(st.sampled_from(("bsq", "bil", "bip"))),
     )
     model = {"name": draw(labels), "sha256": f"{draw(st.integers(0, 2**256 - 1)):064x}", "num_channels": bands}
     return Header(
@@ -228,6 +246,7 @@ def headers(draw) -> Header:
         },
         tile_size=draw(st.integers(8, 64)),
         max_error=draw(st.none() | st.floats(0, allow_infinity=False)),
+        exact=tuple(sorted(draw(st.sets(st.sampled_from(others), max_size=len(others) - 1)))) if others else (),
     )
 
 
@@ -253,8 +272,8 @@ def test_nodata_that_json_has_no_number_for():
 
 def test_equal_headers_are_equal_bytes():
     """Keys are sorted, there are no spaces, and no character is escaped."""
-    one = write(a_header(scene=a_scene(tags={"a": "µ", "b": "1"})))
-    assert one == write(a_header(scene=a_scene(tags={"b": "1", "a": "µ"})))
+    one = write(a_header(scene=a_scene(tags={"": {"a": "µ", "b": "1"}})))
+    assert one == write(a_header(scene=a_scene(tags={"": {"b": "1", "a": "µ"}})))
     header = zlib.decompress(split(one).header)
     assert "µ".encode() in header
     assert header.decode() == json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -313,8 +332,8 @@ def test_missing_tile_numbers_are_refused():
 
 
 def test_coded_bands_are_counted_from_0():
-    header = a_header(scene=a_scene(bands=6), dropped={"water vapour": (2, 3), "noise": (6,)})
-    assert header.coded_bands == (0, 3, 4)
+    header = a_header(scene=a_scene(bands=6), dropped={"water vapour": (2, 3), "noise": (6,)}, exact=(4,))
+    assert header.coded_bands == (0, 4)
 
 
 # What a Writer refuses
@@ -360,9 +379,9 @@ def test_invalid_headers_are_not_written(changes, expected):
         (b"II*\0" + bytes(100), "is no .hsc file"),
         (GOOD.replace(b"\r\n", b"\n"), "begins like a .hsc file that was altered, by a transfer as text for instance"),
         (bytes(byte & 127 for byte in GOOD), "begins like a .hsc file that was altered"),
-        (GOOD[:8] + b"\7" + GOOD[9:], "format version 7, this program reads version 2: update it"),
-        (GOOD[:8] + b"\1" + GOOD[9:], "format version 1, this program reads version 2: compress the scene again"),
-        (GOOD[:8] + b"\0" + GOOD[9:], "format version 0, this program reads version 2: there is no such version"),
+        (GOOD[:8] + b"\7" + GOOD[9:], "format version 7, this program reads version 3: update it"),
+        (GOOD[:8] + b"\2" + GOOD[9:], "format version 2, this program reads version 3: compress the scene again"),
+        (GOOD[:8] + b"\0" + GOOD[9:], "format version 0, this program reads version 3: there is no such version"),
         (GOOD + b"\0" * 3, f"3 bytes too many: cut the file to {len(GOOD)} bytes"),
     ],
 )
@@ -383,24 +402,38 @@ WRONG = {
     "scene.height": [None, 0, -1, 2**24 + 1, 10**18, 17.0, True, "17", [17]],
     "scene.width": [None, 0, -1, 2**24 + 1, 10**18, 20.0, True, "20", [20]],
     "scene.bands": [None, 0, -1, 65536, 10**18, 3.0, True, "3"],
-    "scene.dtype": [None, 1, "", "int8", "float64", "INT16", "<i2", ["int16"], {}],
+    "scene.dtype": [None, 1, "", "int64", "complex64", "INT16", "<i2", ["int16"], {}],
     "scene.nodata": [True, 0.5, -32769, 32768, 1e300, "nan", "0", [], {}],
+    "scene.band_nodata": [None, 1, {}, [1], [1] * 4, [1, 2, 0.5], [1, 2, True], [1, 2, "nan"]],
+    "scene.masks": [None, -1, 2, 4, True, 1.0, "1", []],
     "scene.crs": [1, True, [], {}, "\ud800"],
     "scene.transform": [1, True, "abcdef", {}, [], [1] * 5, [1] * 7, [1] * 5 + ["1"], [1] * 5 + [None], [True] * 6],
+    "scene.gcps": [
+        *(None, 1, {}, [1], [[]], [[0] * 7], [[0, 0, 0, 0, 0, "", 1]], [[0, 0, 0, 0, "0", "", ""]]),
+        [[0, 0, 0, 0, True, "", ""]],
+    ],
+    "scene.gcps_crs": [1, True, [], {}, "\ud800"],
     "scene.descriptions": [None, "abc", {}, ["a"], ["a"] * 4, ["a", "b", 1], ["a", "b", True], ["\ud800"] * 3],
-    "scene.tags": [None, "a", [], {"a": 1}, {"a": None}, {"a": ["b"]}, {"\ud800": "b"}],
-    "scene.band_tags": [None, "a", {}, [{}], [{}] * 4, [{}, {}, None], [{}, {}, {"a": 1}], [[], [], []]],
+    "scene.tags": [None, "a", [], {"a": "b"}, {"a": None}, {"a": {"b": 1}}, {"a": {"b": ["c"]}}, {"": {"\ud800": "b"}}],
+    "scene.band_tags": [None, "a", {}, [{}], [{}] * 4, [{}, {}, None], [{}, {}, {"a": "b"}], [[], [], []]],
     "scene.scales": [None, 1, "abc", {}, [1.0], [1.0] * 4, [1, 1, "1"], [1, 1, None], [1, 1, True]],
     "scene.offsets": [None, 1, "abc", {}, [1.0], [1.0] * 4, [1, 1, "1"], [1, 1, None], [1, 1, True]],
     "scene.units": [None, "abc", {}, ["a"], ["a"] * 4, ["a", "b", 1], ["\ud800"] * 3],
+    "scene.colors": [None, "abc", {}, ["a"], ["a"] * 4, ["a", "b", 1], ["a", "b", None], ["a", "b", ""]],
+    "scene.color_tables": [
+        *(None, 1, {}, [[]], [[]] * 4, [[], [], [1]], [[], [], [[0] * 4]], [[], [], [[0, 0, 0, 0, 65536]]]),
+        [[], [], [[0, 0, 0, 0, -1]]],
+    ],
+    "scene.interleave": [None, 1, "", "BSQ", []],
     "scene.compression": [1, True, [], "", "two\nlines", "x" * 65],
     "scale": [None, 0, -1, -0.0, True, "1", []],
     "dropped": [
         *(None, 1, [], [2], {"": [1]}, {"two\nlines": [1]}, {"r": 1}, {"r": []}, {"r": [0]}, {"r": [4]}, {"r": [-1]}),
         *({"r": [True]}, {"r": [1.0]}, {"r": ["1"]}, {"r": [1, 1]}, {"r": [1], "s": [1]}, {"r": [1, 2, 3]}),
-        *({"r": [1, 2], "s": [3]}, {"r": [1] * 10}),
+        *({"r": [1, 2], "s": [3]}, {"r": [1] * 10}, {"r": [1, 2]}),
     ],
     "tile_size": [None, -3, 0, 7, 1025, 10**18, 16.0, True, "16"],
+    "exact": [None, 1, {}, [0], [4], [3, 3], [3, 1], ["1"], [True], [2], [1, 2, 3]],
     "max_error": [-1, -1e-9, True, "0", [], {}],
 }
 
@@ -518,7 +551,7 @@ DEFLATED = split(GOOD).header
 
 
 def test_header_takes_less_than_its_text():
-    band_tags = [{"wavelength": f"{418.42 + 5.1 * band:.2f}", "FWHM": "6.99"} for band in range(224)]
+    band_tags = [{"": {"wavelength": f"{418.42 + 5.1 * band:.2f}", "FWHM": "6.99"}} for band in range(224)]
     scene = a_scene(bands=224, **dict.fromkeys(NO_ITEMS, ()) | {"band_tags": tuple(band_tags)})
     data = write(a_header(scene=scene))
     stored = split(data).header
@@ -838,7 +871,8 @@ def test_info():
     )
     model = {"name": "cae1d", "sha256": "0123456789abcdef" * 4, "num_channels": 202}
     dropped = {"water vapour": water, "noise": (224,)}
-    header = a_header(scene=scene, model=model, dropped=dropped, tile_size=512, parameters={"quality": 1.5, "a": "é"})
+    header = a_header(scene=scene, model=model, dropped=dropped, tile_size=512, exact=(1,))
+    header = dataclasses.replace(header, parameters={"quality": 1.5, "a": "é"})
     data = write(header, [b"x" * 10**6, b"y" * 10**6], order=(0, 1))
     head = len(data) - 2 * 10**6 - 2 * 20 - 24 - len(SHARED)
     assert read(data).info().splitlines() == [
@@ -847,13 +881,15 @@ def test_info():
         "model       cae1d, 202 channels, SHA-256 0123456789ab...",
         "size        1000 x 128 pixels, 224 bands of int16",
         "nodata      -32768",
+        "masks       one for all bands",
         "CRS         WGS 84 / UTM zone 33N",
         "scale       10000 is reflectance 1.0",
         "dropped     noise: 224; water vapour: 127-141, 161-167",
+        "alpha       1",
         "tiles       2 x 1 of 512 x 512 pixels",
         "max error   5",
         f"bytes       {len(data)}: header {head}, shared 16, tiles 2000000, index 64",
-        f"rate        {8 * len(data) / (1000 * 128 * 201):.4g} bits per sample of the 201 coded bands",
+        f"rate        {8 * len(data) / (1000 * 128 * 200):.4g} bits per sample of the 200 coded bands",
     ]
     lines = read(data[:-1]).info().splitlines()
     assert lines[-1] == "damaged     the file ends 1 byte too early: 1 tile cut off"
@@ -865,6 +901,7 @@ def test_info_of_a_plain_scene():
     lines = dict(line.split(maxsplit=1) for line in read(write(header, [b""], b"", [0])).info().splitlines())
     assert lines["model"] == lines["CRS"] == lines["dropped"] == "none"
     assert lines["size"] == "1 x 1 pixels, 1 band of float32"
+    assert lines["masks"] == lines["alpha"] == "none"
     assert lines["nodata"] == "nan" and lines["max"] == "error   no bound" and lines["scale"].startswith("1 is")
     for crs in ("", 'PROJCS["\x1b[31m"]', f'PROJCS["{"x" * 61}"]', "EPSG:4326"):
         renamed = dataclasses.replace(header, scene=dataclasses.replace(scene, crs=crs))

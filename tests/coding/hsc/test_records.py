@@ -5,9 +5,8 @@ import pytest
 
 from coding import codecs
 from coding.base import BoundNotGuaranteed, Codec, CodingError, DamagedError, join_blocks
-from coding.hsc.records import decode_record, encode_record
+from coding.hsc.records import Parts, decode_record, encode_record
 from coding.samples import Samples
-from datasets.base import SceneInfo
 from tests.coding import roundtrip
 
 NAMES = [name for name in codecs if name != "learned"]  # its tests need a network
@@ -31,8 +30,13 @@ class Constant(Codec):
         return decoded
 
 
-def info_of(cube, nodata):
-    return SceneInfo(*cube.shape[1:], bands=len(cube), dtype=cube.dtype.name, nodata=nodata)
+def encoded(codec, cube, valid, nodata):
+    return encode_record(codec, Parts(cube, valid, [nodata] * len(cube)))
+
+
+def decode(codec, record, cube, nodata, has_bound):
+    header = roundtrip.header_of(cube, nodata=nodata, max_error=0 if has_bound else None)
+    return decode_record(codec, record, header, cube.shape[1:])
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
@@ -40,8 +44,8 @@ def info_of(cube, nodata):
 def test_samples_move_off_nodata_towards_the_original(dtype, nodata):
     cube = np.array([[[6, 9, 7, 8, 0, 3]]], dtype) if nodata else np.array([[[1, 2, 0, 5, 1, 1]]], dtype)
     valid = cube != nodata
-    record, decoded = encode_record(Constant(nodata, dtype), cube, valid, nodata)
-    result = decode_record(Constant(nodata, dtype), record, cube.shape, info_of(cube, nodata), True)
+    record, decoded = encoded(Constant(nodata, dtype), cube, valid, nodata)
+    result = decode(Constant(nodata, dtype), record, cube, nodata, True).samples
     assert np.array_equal(result == nodata, ~valid)
     assert np.array_equal(result[valid], decoded[valid])
     assert (np.abs(result - cube.astype(float)) <= np.abs(nodata - cube.astype(float)))[valid].all()
@@ -56,52 +60,46 @@ def test_samples_move_off_nodata_at_an_end_of_the_type(dtype, nodata):
     cube = np.full((1, 2, 4), 100, dtype)
     valid = np.ones(cube.shape, bool)
     codec = Constant(nodata, dtype)
-    record, _ = encode_record(codec, cube, valid, nodata)
+    record, _ = encoded(codec, cube, valid, nodata)
     for moves in (record[8:9], b"\x00", b"\xff"):
         damaged = join_blocks([b"", moves]) + b"bytes"
-        result = decode_record(codec, damaged, cube.shape, info_of(cube, nodata), True)
+        result = decode(codec, damaged, cube, nodata, True).samples
         assert (np.abs(result.astype(int) - nodata) == 1).all()
 
 
 def test_the_codec_sees_no_gaps():
     cube = np.array([[[5, -1, 9]], [[-1, -1, -1]]], np.int16)
     codec = Constant(0)
-    encode_record(codec, cube, cube != -1, -1)
+    encoded(codec, cube, cube != -1, -1)
     assert codec.given.tolist() in ([[[5, 5, 9]], [[0, 0, 0]]], [[[5, 9, 9]], [[0, 0, 0]]])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_infinity_are_refused(value):
+def test_nan_and_infinity_do_not_reach_a_codec():
     cube = np.ones((1, 2, 3), np.float32)
-    cube[0, 1, 1] = value
+    cube[0, 1, 1] = np.nan
     with pytest.raises(CodingError, match="samples must be finite, got NaN or infinity"):
-        encode_record(Constant(0, "float32"), cube, np.ones(cube.shape, bool), None)
-    record, _ = encode_record(Constant(0, "float32"), cube, np.isfinite(cube), None)
-    result = decode_record(Constant(0, "float32"), record, cube.shape, info_of(cube, None), False)
-    assert np.array_equal(np.isnan(result), ~np.isfinite(cube))
+        encoded(Constant(0, "float32"), cube, np.ones(cube.shape, bool), None)
 
 
 def test_a_wrong_number_of_moves_is_damage_with_a_bound_only():
     """Without a bound, another machine may round otherwise, which must not stop a decoder."""
     cube = np.full((1, 2, 8), 5, np.int16)
     valid = np.ones(cube.shape, bool)
-    record, _ = encode_record(Constant(7), cube, valid, None)
-    info = info_of(cube, 7)
+    record, _ = encoded(Constant(7), cube, valid, None)
     with pytest.raises(DamagedError, match="must have 2 bytes of moves off nodata, got 0"):
-        decode_record(Constant(7), record, cube.shape, info, True)
-    assert (decode_record(Constant(7), record, cube.shape, info, False) == 6).all()
-    with pytest.raises(BoundNotGuaranteed) as caught:
-        decode_record(Constant(7, guaranteed=False), record, cube.shape, info, True)
-    assert (caught.value.samples == 6).all()
+        decode(Constant(7), record, cube, 7, True)
+    assert (decode(Constant(7), record, cube, 7, False).samples == 6).all()
+    unguaranteed = decode(Constant(7, guaranteed=False), record, cube, 7, True)
+    assert (unguaranteed.samples == 6).all() and "bound not guaranteed" in unguaranteed.problem
     # Without a nodata value no sample is moved, even if a damaged record says so.
     damaged = join_blocks([b"", b"\xff"]) + b"bytes"
-    assert (decode_record(Constant(7), damaged, cube.shape, info_of(cube, None), False) == 7).all()
+    assert (decode(Constant(7), damaged, cube, None, False).samples == 7).all()
 
 
 @pytest.mark.parametrize("record", [b"", b"\1\0\0\0", b"\0\0\0\0\xff\0\0\0ab", b"\1\0\0\0x\0\0\0\0"])
 def test_damaged_records_are_refused(record):
     with pytest.raises(DamagedError) as caught:
-        decode_record(Constant(0), record, (1, 2, 3), SceneInfo(2, 3, 1, "int16"), False)
+        decode(Constant(0), record, np.zeros((1, 2, 3), np.int16), None, False)
     assert "\n" not in str(caught.value)
 
 
@@ -142,7 +140,7 @@ def test_gaps_and_bounds_are_kept_with_any_number_of_threads(name, dtype, mode, 
     try:
         data, written = roundtrip.encode(cube, header, choose)
     except CodingError as error:
-        assert dtype == "float32" and "samples must be int16 or uint16" in str(error)
+        assert dtype == "float32" and "samples must be " in str(error)
         return
     assert roundtrip.encode(cube, header, choose, num_workers=3)[0] == data
     decoded = roundtrip.decoded(data)
@@ -196,7 +194,7 @@ def test_headers_that_a_codec_did_not_write_are_refused(name):
 
 def test_types_and_modes_that_a_codec_does_not_have_are_damage():
     floats, integers = np.zeros((2, 8, 8), np.float32), np.zeros((2, 8, 8), np.int16)
-    with pytest.raises(DamagedError, match="samples must be int16 or uint16"):
+    with pytest.raises(DamagedError, match=r"samples must be .*int16 or uint16"):
         codecs["jpegls"].open(roundtrip.header_of(floats, "jpegls", max_error=0), b"")
     with pytest.raises(DamagedError, match="has no bounded mode"):
         codecs["jpegxl"].open(roundtrip.header_of(integers, "jpegxl", max_error=3), b"")

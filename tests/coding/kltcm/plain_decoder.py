@@ -10,6 +10,8 @@ import math
 import struct
 import zlib
 
+UNLIKELY = {"int16": -32768, "uint16": 65535, "float32": math.nan}
+CHARACTERS = {"int16": "h", "uint16": "H", "float32": "f"}
 RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (-(2**24), 2**24)}
 
 
@@ -17,26 +19,107 @@ class Damaged(Exception):
     """Bytes that contradict the text."""
 
 
-def decode_record(parameters, dtype, nodata, record, shape):
-    """Return the samples of a tile as nested lists [band][row][column], nodata where there is no data.
+def decode_record(header, record, size):
+    """Return the samples of a tile as nested lists [band][row][column], and its mask planes likewise.
 
     Args:
-        parameters: parameters in the header.
-        dtype: `scene.dtype`.
-        nodata: `scene.nodata`, None or a number.
+        header: fields of the header's text.
         record: record of the tile.
-        shape: N, H, W.
+        size: H, W.
     """
+    scene, parameters = header["scene"], header["parameters"]
+    dtype, numbers = scene["dtype"], range(1, scene["bands"] + 1)
+    dropped = [number for bands in header["dropped"].values() for number in bands]
+    coded = [number for number in numbers if number not in dropped and number not in header["exact"]]
     packed, rest = first_block(record)
     moves, data = first_block(rest)
-    valid = mask(packed, shape)
-    samples = decode_tile(parameters, dtype, data, shape)
-    move(samples, valid, nodata, moves, dtype, "bound" in parameters)
-    fill = {"int16": -32768, "uint16": 65535, "float32": math.nan}[dtype] if nodata is None else nodata
-    return [
-        combine(lambda value, is_valid: value if is_valid else fill, *bands)
-        for bands in zip(samples, valid, strict=True)
-    ]
+    exact = {}
+    if header["exact"]:
+        stored, data = first_block(data)
+        exact = dict(zip(header["exact"], arrays(zlib.decompress(stored), dtype, size), strict=True))
+    valid, masks, specials = mask(packed, len(coded), scene["masks"], size)
+    nodata = scene["band_nodata"] or [scene["nodata"]] * scene["bands"]
+    nodata = [float(value) if isinstance(value, str) else value for value in nodata]
+
+    cubes = decode_tile(parameters, dtype, data, (len(coded), *size))
+    move(cubes, valid, [nodata[number - 1] for number in coded], moves, dtype, header["max_error"] is not None)
+    samples = {number: filled(nodata[number - 1], dtype, size) for number in dropped} | exact
+    missing = []
+    for number, cube, is_valid in zip(coded, cubes, valid, strict=True):
+        samples[number] = filled(nodata[number - 1], dtype, size)
+        for y, x in places(size):
+            if is_valid[y][x]:
+                samples[number][y][x] = cube[y][x]
+            elif not all(band[y][x] for band in [*exact.values(), *masks_of(masks, number)]):
+                samples[number][y][x] = 0 if nodata[number - 1] is None else nodata[number - 1]
+            else:
+                missing.append((number, y, x))
+    for (number, y, x), value in special_values(specials, missing, coded, dtype, size).items():
+        samples[number][y][x] = value
+    return [samples[number] for number in numbers], masks
+
+
+def filled(nodata, dtype, size):
+    """Return a band without data."""
+    height, width = size
+    return [[UNLIKELY[dtype] if nodata is None else nodata] * width for _ in range(height)]
+
+
+def masks_of(masks, number):
+    """Return the mask plane of a band, in a list."""
+    return masks[number - 1 : number] if len(masks) > 1 else masks
+
+
+def places(size):
+    return [(y, x) for y in range(size[0]) for x in range(size[1])]
+
+
+def arrays(content, dtype, size):
+    """Return arrays of samples [row][column]."""
+    values = [value for (value,) in struct.iter_unpack("<" + CHARACTERS[dtype], content)]
+    rows = [values[at : at + size[1]] for at in range(0, len(values), size[1])]
+    return [rows[at : at + size[0]] for at in range(0, len(rows), size[0])]
+
+
+def bit_planes(content, count, size):
+    """Return planes of bits [row][column], and the bytes after them."""
+    height, width = size
+    kinds = struct.unpack_from(f"<{count}H", content)
+    patterns = max((*kinds, 1)) - 1
+    length = -(-height * width // 8)
+    planes = []
+    for kind in kinds:
+        bits = [kind] * (height * width)
+        if kind >= 2:
+            start = 2 * count + (kind - 2) * length
+            bits = [byte >> 7 - i & 1 for byte in content[start : start + length] for i in range(8)]
+        planes.append([bits[y * width : (y + 1) * width] for y in range(height)])
+    return planes, content[2 * count + patterns * length :]
+
+
+def mask(packed, num_coded, num_masks, size):
+    """Return the planes of valid samples, the mask planes, and the bytes of special values."""
+    planes = [[[1] * size[1] for _ in range(size[0])] for _ in range(num_coded + num_masks)]
+    specials = b""
+    if packed:
+        planes, specials = bit_planes(zlib.decompress(packed), num_coded + num_masks, size)
+    return planes[:num_coded], planes[num_coded:], specials
+
+
+def special_values(content, missing, coded, dtype, size):
+    """Return the special values by (number of the band, row, column)."""
+    if not content:
+        return {}
+    planes, content = bit_planes(content, len(coded), size)
+    special = [(number, y, x) for number, y, x in missing if planes[coded.index(number)][y][x]]
+    character = CHARACTERS[dtype]
+    count, content = content[0], content[1:]
+    values = [value for (value,) in struct.iter_unpack("<" + character, content)] if count == 0 else []
+    if count:
+        palette = struct.unpack_from(f"<{count}{character}", content)
+        numbers = content[count * struct.calcsize(character) :] if count > 1 else bytes(len(special))
+        values = [palette[number] for number in numbers]
+    return dict(zip(special, values, strict=True))
 
 
 def decode_tile(parameters, dtype, data, shape):
@@ -696,40 +779,19 @@ def round_sample(value, dtype):
 # -- Mask and moves
 
 
-def mask(packed, shape):
-    """Return nested lists [band][row][column], True where there is data."""
-    bands, height, width = shape
-    if not packed:
-        return [[[True] * width for _ in range(height)] for _ in range(bands)]
-    content = zlib.decompress(packed)
-    kinds = struct.unpack_from(f"<{bands}H", content)
-    size = -(-height * width // 8)
-    valid = []
-    for kind in kinds:
-        plane = b"\0" * size if kind == 0 else b"\xff" * size
-        if kind > 1:
-            start = 2 * bands + (kind - 2) * size
-            plane = content[start : start + size]
-        bits = [bool(plane[i // 8] >> 7 - i % 8 & 1) for i in range(height * width)]
-        valid.append([bits[row * width : (row + 1) * width] for row in range(height)])
-    return valid
-
-
 def move(samples, valid, nodata, bits, dtype, has_bound):
-    """Move samples off nodata as the bits say."""
-    if nodata is None or math.isnan(nodata):
-        return
+    """Move samples off the nodata value of their band as the bits say."""
     is_float = dtype == "float32"
-    nodata = float32(nodata) if is_float else nodata
     hits = 0
-    for band, band_valid in zip(samples, valid, strict=True):
+    for band, band_valid, value in zip(samples, valid, nodata, strict=True):
+        value = float32(value) if is_float and value is not None else value
         for row, row_valid in zip(band, band_valid, strict=True):
             for x, is_valid in enumerate(row_valid):
-                if is_valid and row[x] == nodata:
+                if is_valid and row[x] == value:
                     up = hits // 8 < len(bits) and bool(bits[hits // 8] >> 7 - hits % 8 & 1)
-                    if not is_float and nodata in RANGES[dtype]:
-                        up = nodata == RANGES[dtype][0]
-                    row[x] = next_float32(nodata, up) if is_float else nodata + (1 if up else -1)
+                    if not is_float and value in RANGES[dtype]:
+                        up = value == RANGES[dtype][0]
+                    row[x] = next_float32(value, up) if is_float else value + (1 if up else -1)
                     hits += 1
     if has_bound and len(bits) != (hits + 7) // 8:
         raise Damaged("moves")

@@ -1,5 +1,7 @@
 """docs/format.md suffices to decode `klt-cm`: a plain decoder written from it decodes what the codec does."""
 
+import json
+import math
 import re
 import struct
 import zlib
@@ -8,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coding.hsc.masks import fill_value
-from coding.hsc.records import encode_record
+from coding.hsc.header import Header, header_to_json
+from coding.hsc.masks import fill_values
+from coding.hsc.records import Parts, decode_record, encode_record
 from coding.kltcm.codec import KltCm
 from coding.kltcm.coefficients import encode_coefficients
 from coding.kltcm.trellis import NEXT_STATE
@@ -47,14 +50,22 @@ def with_gaps(cube, nodata, seed=0):
     return np.where(valid, cube, np.array(nodata, cube.dtype)), valid
 
 
+def fields_of(codec, info, exact=()):
+    """Return the fields of the header's text that a decoder of a tile reads."""
+    max_error = None if codec.numbers.bound is None else 0.0
+    header = Header("klt-cm", dict(codec.parameters), None, info, 1.0, {}, 64, max_error, exact)
+    return json.loads(header_to_json(header))
+
+
 def decode_both(cube, step=None, bound=None, divisor=1, nodata=None, valid=None):
     """Return the encoder's decoded cube, the plain decoder's, and the codec's bytes."""
     dtype = cube.dtype.name
     valid = np.ones(cube.shape, bool) if valid is None else valid
     codec = KltCm(Numbers(dtype, divisor, bound), step)
-    record, expected = encode_record(codec, cube, valid, nodata)
-    decoded = plain_decoder.decode_record(codec.parameters, dtype, nodata, record, cube.shape)
-    expected = np.where(valid, expected, np.array(fill_value(SceneInfo(1, 1, 1, dtype, nodata)), dtype))
+    record, expected = encode_record(codec, Parts(cube, valid, [nodata] * len(cube)))
+    info = SceneInfo(*cube.shape[1:], len(cube), dtype, nodata)
+    decoded, _ = plain_decoder.decode_record(fields_of(codec, info), record, cube.shape[1:])
+    expected = np.where(valid, expected, fill_values(info))
     return expected, np.array(decoded), plain_decoder.first_block(plain_decoder.first_block(record)[1])[1]
 
 
@@ -180,8 +191,9 @@ def test_numbers_that_move_off_nodata(bound):
     nodata = int(np.bincount(decoded.ravel() + 2**15).argmax()) - 2**15
     cube[cube == nodata] += 1
     codec = KltCm(Numbers("int16", 1, bound))
-    record, expected = encode_record(codec, cube, np.ones(cube.shape, bool), float(nodata))
-    decoded = np.array(plain_decoder.decode_record(codec.parameters, "int16", float(nodata), record, cube.shape))
+    record, expected = encode_record(codec, Parts(cube, np.ones(cube.shape, bool), [float(nodata)] * 4))
+    info = SceneInfo(*cube.shape[1:], len(cube), "int16", float(nodata))
+    decoded = np.array(plain_decoder.decode_record(fields_of(codec, info), record, cube.shape[1:])[0])
     moved = plain_decoder.first_block(plain_decoder.first_block(record)[1])[0]
     assert 0 < np.unpackbits(np.frombuffer(moved, np.uint8)).mean() < 1, "up and down"
     assert (decoded != nodata).all() and np.array_equal(decoded, expected)
@@ -192,7 +204,7 @@ def test_numbers_that_move_off_nodata(bound):
 def test_floats(nodata, coding):
     cube = smooth_cube((6, 9, 11), "float32")
     cube = (np.rint(cube * 10000).astype(np.float32) / np.float32(10000)).astype(np.float32)
-    cube, valid = with_gaps(cube, 0.0 if nodata is None else nodata)
+    cube, valid = with_gaps(cube, math.nan if nodata is None else nodata)
     cube[valid & (cube == np.float32(0.5))] = 0.75
     expected, decoded, _ = decode_both(cube, nodata=nodata, valid=valid, **coding)
     if "bound" in coding:
@@ -212,6 +224,47 @@ def test_samples_without_a_bound_at_nodata(nodata):
 def test_floats_without_a_bound_at_nodata(nodata):
     expected, decoded, _ = decode_both(np.full((2, 4, 4), nodata, np.float32), step=0.5, nodata=nodata)
     assert np.array_equal(decoded, expected.astype(np.float64))
+
+
+@pytest.mark.parametrize("num_masks", [0, 1, 5])
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("coding", [{"bound": 20, "divisor": 10000}, {"step": 1e-3}])
+def test_masks_alpha_bands_and_special_values(num_masks, many, coding):
+    """Five bands: alpha, no nodata, nodata -1, nodata 0 and not a number, with values that no codec takes."""
+    rng = np.random.default_rng(0)
+    cube = np.concatenate([rng.integers(0, 3, (1, 9, 11)), smooth_cube((4, 9, 11), "float32")]).astype(np.float32)
+    cube[1:] = np.rint(cube[1:] * 10000) / np.float32(10000)
+    nodata = None, None, -1.0, 0.0, math.nan
+    for band in (2, 3, 4):
+        cube[band, :3] = nodata[band]
+    patterns = rng.integers(0x7FC00000, 0x7FFFFFFF, cube.shape, np.uint32).view(np.float32)
+    cube[1, 4:6] = patterns[1, 4:6] if many else np.inf
+    cube[2, 1:5, 2:7] = patterns[2, 1:5, 2:7] if many else np.nan
+    cube[3, 2, :4] = -0.0
+    cube[3, 7, 7:], cube[4, 8] = patterns[3, 0, 0], -np.inf
+    cube[4, :, 3] = -np.float32(np.nan)
+
+    codec = KltCm(Numbers("float32", coding.get("divisor", 1), coding.get("bound")), coding.get("step"))
+    info = SceneInfo(9, 11, 5, "float32", band_nodata=nodata, masks=num_masks)
+    max_error = 0.002 if "bound" in coding else None
+    header = Header("klt-cm", dict(codec.parameters), None, info, 1.0, {}, 64, max_error, (1,))
+    parts = Parts.of(cube, rng.random((num_masks, 9, 11)) > 0.2, header)
+    record, expected = encode_record(codec, parts)
+    decoded = decode_record(codec, record, header, (9, 11))
+    plain, masks = plain_decoder.decode_record(fields_of(codec, info, (1,)), record, (9, 11))
+    plain = np.array(plain).astype(np.float32)
+    assert np.allclose(plain, decoded.samples, rtol=1e-6, atol=1e-9, equal_nan=True)
+    assert np.array_equal(np.reshape(masks, parts.masks.shape), parts.masks)
+    assert np.array_equal(decoded.masks, parts.masks) and np.array_equal(decoded.samples[0], cube[0])
+
+    shown = np.broadcast_to(parts.shown, parts.cube.shape)
+    for samples in (plain, decoded.samples):
+        coded, original = samples[1:], cube[1:]
+        assert np.array_equal(coded[parts.valid], np.float32(expected)[parts.valid]) or "step" in coding
+        missing = ~parts.valid & shown
+        assert np.array_equal(coded[missing].view(np.uint32), original[missing].view(np.uint32))
+        hidden = np.broadcast_to(np.float32([0, -1, 0, np.nan])[:, None, None], coded.shape)[~shown]
+        assert np.array_equal(coded[~shown], hidden, equal_nan=True)
 
 
 def test_bytes_after_a_stream_are_damage():
