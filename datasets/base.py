@@ -17,9 +17,16 @@ import numpy as np
 
 Item = TypeVar("Item")
 
-DTYPES = ("int16", "uint16", "float32")
+DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "float16", "float32", "float64")
 """Sample types that a scene may have."""
-INTEGER_RANGES = {"int16": (-32768, 32767), "uint16": (0, 65535)}
+INTEGER_RANGES = {
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "int16": (-32768, 32767),
+    "uint16": (0, 65535),
+    "int32": (-(2**31), 2**31 - 1),
+    "uint32": (0, 2**32 - 1),
+}
 
 
 class GroundControlPoint(NamedTuple):

@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 
 from coding.base import CodingError, DamagedError, join_blocks, split_blocks
-from coding.classical.codec import ANY, ClassicalCodec, Modes
+from coding.classical.codec import ANY, SHORT, ClassicalCodec, Modes
 from coding.classical.sperr import psnr_of
 from coding.classical.streams import join_streams, split_streams
 from coding.klt import Klt, fit_klt, principal_components, unpack_klt
@@ -136,7 +136,7 @@ class PcaFloat32(ClassicalCodec):
     well, since the decoder needs them. The squared error is at most step^2 / 12 before rounding to integers.
     """
 
-    modes = Modes(lossy=ANY)
+    modes = Modes(lossy=SHORT)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         assert self.step is not None  # there is no other mode
