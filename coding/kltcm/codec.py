@@ -19,7 +19,6 @@ from coding.base import (
     inflate,
     join_blocks,
     split_blocks,
-    take_block,
     to_dtype,
 )
 from coding.hsc.header import Header, check_parameters, check_plain, is_bound, is_divisor, is_step
@@ -121,7 +120,7 @@ class KltCm(Codec):
         if self.numbers.divisor == 0:
             return decode_floats(data, valid.shape, self.dtype)
         if self.numbers.bound is not None:
-            signs, data = take_block(data) if self.numbers.has_negative_zeros else (b"", data)
+            signs, data = split_blocks(data, 2) if self.numbers.has_negative_zeros else (b"", data)
             decoded = decode_samples(data, valid.shape, self.numbers.bound)
             decoded = self.numbers.samples(self.numbers.clip(decoded))
             return _with_negative_zeros(decoded, signs) if self.numbers.has_negative_zeros else decoded
