@@ -12,6 +12,8 @@ Samples may lie on the lattice of floats: integers with at most `digits` signifi
 farther apart. They are predicted as integers, but the prediction error is the number of lattice places between the
 prediction and the sample. An error size remains a difference of integers, and is divided by the distance of lattice
 places where it becomes a context.
+
+Samples that the decoder knows already, such as those at which a sensor saturates, take no bits, but predict others.
 """
 
 from __future__ import annotations
@@ -105,6 +107,8 @@ class Band(NamedTuple):
         lowest, highest: limits of the samples.
         bound: largest error of a sample; 0 is lossless.
         digits: largest number of significant bits of the samples, up to `ALL_DIGITS`.
+        kinds: uint8 (H * W,), 0 for a sample to code, else 1 + the index of its value in `known`; or of length 0.
+        known: int64 (K,), values of samples that the decoder knows.
     """
 
     number: int
@@ -115,6 +119,8 @@ class Band(NamedTuple):
     highest: int
     bound: int
     digits: int
+    kinds: np.ndarray
+    known: np.ndarray
 
 
 class Activity(NamedTuple):
@@ -242,9 +248,14 @@ def _code_row(coder, state, band, start):
     plane, errors = state.planes[band.number], state.error_sizes[band.number % 3]
     before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
     left, second_left = _row_coefficients(band)
+    kinds = band.kinds[(start - PAD) // stride * len(state.predictions) - PAD * len(state.predictions) :]
     first_place, last_place = _to_lattice(band.lowest, band.digits), _to_lattice(band.highest, band.digits)
     for x in range(len(state.predictions)):
         p = start + x
+        if len(band.kinds) and kinds[x]:
+            plane[p] = band.known[kinds[x] - 1] - band.mean
+            errors[p] = causal_sum(errors, p, stride) >> 3
+            continue
         predicted = state.predictions[x] + left * plane[p - 1] + second_left * plane[p - 2]
         predicted = _shift_right(predicted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
         predicted = min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)

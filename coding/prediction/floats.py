@@ -6,7 +6,8 @@ so small that all but the largest outliers have at most `_NUMBER_BITS` bits, whi
 Numbers are coded like integers (`coding.prediction.samples`), but prediction errors are counted in floats: `digits` is
 the largest number of significant bits of a tile's samples, 24 at most in float32, and only integers with so many bits
 are numbers of samples. The rest has those of the `digits` bits that are below the unit. It is noise, and stored as it
-is. For floats below the unit the number is 0; their exponents and signs are coded with adaptive contexts.
+is. For floats below the unit the number is 0; their exponents and signs are coded with adaptive contexts. Values that
+many samples share are coded on their own (`coding.prediction.frequent`).
 
 Since `digits` depends on the samples alone, float64 whose samples are float32 take as many bytes as float32.
 """
@@ -23,7 +24,9 @@ from coding.entropy.compiled import compiled, inlined
 from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
 from coding.entropy.neighbors import bit_length
 from coding.entropy.range_coder import check_decoder, code_bits, finish_encoder, new_decoder, new_encoder, take_bytes
-from coding.prediction.samples import decode_samples, encode_samples
+from coding.prediction.frequent import MAX_VALUES, decode_kinds, encode_kinds, find_frequent, kinds_of
+from coding.prediction.lines import decode_lines, encode_lines, find_lines
+from coding.prediction.samples import Known, decode_samples, encode_samples
 
 _NUMBER_BITS = 30
 _MAX_DIGITS = 53  # of float64
@@ -34,6 +37,7 @@ _DEPTHS = 16  # that contexts distinguish
 
 _HEADER = struct.Struct("<hB")  # exponent of the unit, digits; plus `_HAS_RESTS` if there are rests
 _HAS_RESTS = 0x80
+_ON_LINES = 0  # digits of tiles that are coded by `coding.prediction.lines`
 
 
 class Scale(NamedTuple):
@@ -83,24 +87,29 @@ class Parts(NamedTuple):
 
 def encode_floats(cube: np.ndarray) -> bytes:
     """Encode a cube (C, H, W) of finite floats of any type without loss."""
-    scale = _scale_of(cube)
-    outliers = np.flatnonzero(_exponents(cube) > scale.top) if len(cube) else np.zeros(0, np.int64)
-    listed = outliers.astype("<u4").tobytes() + cube.ravel()[outliers].astype(cube.dtype.newbyteorder("<")).tobytes()
+    lines = find_lines(cube)
+    coded_lines = None if lines is None else encode_lines(cube, lines)
+    if coded_lines is not None:
+        return _HEADER.pack(0, _ON_LINES) + coded_lines
+    values = find_frequent(cube)
+    kinds = kinds_of(cube, values)
+    others = np.where(kinds > 0, cube.dtype.type(0), cube) if len(values) else cube
+    scale = _scale_of(others)
+    outliers = np.flatnonzero(_exponents(others) > scale.top)
+    listed = outliers.astype("<u4").tobytes() + _to_bytes(cube.ravel()[outliers])
     if len(outliers):
-        cube = cube.copy()
-        cube.ravel()[outliers] = 0
-    numbers = np.empty(cube.shape, np.int32)
-    coder, stream_parts, model = new_encoder(_MAX_BYTES * cube[0].size), [], _new_model()
-    for band, place in zip(cube, numbers, strict=True):
-        parts = _split(band, scale)
-        place[:] = parts.numbers
-        if scale.has_rests:
-            _code_rests(coder, model, parts, scale.digits)
-            stream_parts.append(take_bytes(coder))
-    rests = finish_encoder(coder, stream_parts) if scale.has_rests else b""
-    coded, _ = encode_samples(numbers, 0, scale.digits)
+        others = others.copy()
+        others.ravel()[outliers] = 0
+    known = _known(kinds, values, scale)
+    numbers, rests = _encode_rests(others, kinds, scale)
+    for index, number in enumerate(known.values):
+        numbers[kinds == index + 1] = number
+    coded, _ = encode_samples(numbers, 0, scale.digits, known)
+    coded_kinds = encode_kinds(kinds, len(values)) if len(values) else b""
     head = _HEADER.pack(scale.exponent, scale.digits + _HAS_RESTS * scale.has_rests)
-    return head + join_blocks([deflate(listed) if listed else b"", coded, rests])
+    return head + join_blocks(
+        [deflate(listed) if listed else b"", _to_bytes(values), coded_kinds, coded, rests]
+    )
 
 
 def decode_floats(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -117,22 +126,71 @@ def decode_floats(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray
     if len(data) < _HEADER.size:
         raise DamagedError(f"coded floats must have {_HEADER.size} bytes or more, got {len(data)}")
     exponent, flags = _HEADER.unpack_from(data)
-    scale = Scale(exponent, flags & ~_HAS_RESTS, 0, bool(flags & _HAS_RESTS))
+    if flags == _ON_LINES:
+        return decode_lines(data[_HEADER.size :], shape, dtype)
+    scale = Scale(exponent, flags & ~_HAS_RESTS, exponent + _NUMBER_BITS, bool(flags & _HAS_RESTS))
     if not 1 <= scale.digits <= _MAX_DIGITS:
         raise DamagedError(f"floats must have 1 to {_MAX_DIGITS} significant bits, got {scale.digits}")
-    listed, coded, stream = split_blocks(data[_HEADER.size :], 3)
-    numbers = decode_samples(coded, shape, 0, scale.digits)
-    cube = np.empty(shape, dtype)
-    coder, model = new_decoder(stream), _new_model()
-    for band, band_numbers in zip(cube, numbers, strict=True):
-        parts = Parts(band_numbers.astype(np.int64), *np.zeros((2, *shape[1:]), np.int64))
-        if scale.has_rests:
-            _code_rests(coder, model, parts, scale.digits)
-        with np.errstate(over="ignore"):  # damaged numbers may be too large for the type
-            band[:] = _join(parts, scale)
-    check_decoder(coder)
+    listed, packed_values, coded_kinds, coded, stream = split_blocks(data[_HEADER.size :], 5)
+    values = _from_bytes(packed_values, dtype)
+    if len(values) > MAX_VALUES or (coded_kinds and not len(values)):
+        raise DamagedError("the frequent values of a tile are damaged")
+    kinds = decode_kinds(coded_kinds, shape, len(values)) if len(values) else np.zeros(shape, np.uint8)
+    numbers = decode_samples(coded, shape, 0, scale.digits, _known(kinds, values, scale))
+    cube = _decode_rests(stream, numbers, kinds, scale).astype(dtype)
+    for index, value in enumerate(values):
+        cube[kinds == index + 1] = value
     _put_outliers(cube, inflate(listed, cube.size * (4 + cube.itemsize)) if listed else b"")
     return cube
+
+
+def _known(kinds: np.ndarray, values: np.ndarray, scale: Scale) -> Known:
+    """Return the samples with frequent values, and the numbers nearest to these values."""
+    most = 2**_NUMBER_BITS - 1
+    with np.errstate(over="ignore"):
+        numbers = np.clip(np.ldexp(np.nan_to_num(values.astype(np.float64)), -scale.exponent), -most, most)
+    return Known(kinds, tuple(int(number) for number in numbers)) if len(values) else Known()
+
+
+def _encode_rests(cube: np.ndarray, kinds: np.ndarray, scale: Scale) -> tuple[np.ndarray, bytes]:
+    """Return the numbers of floats (C, H, W), int32, and the stream of their rests."""
+    numbers = np.empty(cube.shape, np.int32)
+    coder, written, model = new_encoder(_MAX_BYTES * cube[0].size), [], _new_model()
+    for band, place, band_kinds in zip(cube, numbers, kinds, strict=True):
+        parts = _split(band, scale)
+        place[:] = parts.numbers
+        if scale.has_rests:
+            _code_rests(coder, model, parts, band_kinds, scale.digits)
+            written.append(take_bytes(coder))
+    return numbers, finish_encoder(coder, written) if scale.has_rests else b""
+
+
+def _decode_rests(stream: bytes, numbers: np.ndarray, kinds: np.ndarray, scale: Scale) -> np.ndarray:
+    """Return the floats (C, H, W), float64, of numbers and the stream of their rests."""
+    cube, coder, model = np.empty(numbers.shape), new_decoder(stream), _new_model()
+    for band, band_numbers, band_kinds in zip(cube, numbers, kinds, strict=True):
+        parts = Parts(band_numbers.astype(np.int64), *np.zeros((2, *band.shape), np.int64))
+        if scale.has_rests:
+            _code_rests(coder, model, parts, band_kinds, scale.digits)
+        band[:] = _join(parts, scale)
+    check_decoder(coder)
+    return cube
+
+
+def _to_bytes(values: np.ndarray) -> bytes:
+    return values.astype(values.dtype.newbyteorder("<")).tobytes()
+
+
+def _from_bytes(data: bytes, dtype: str) -> np.ndarray:
+    """Return the values of `_to_bytes`.
+
+    Raises:
+        DamagedError: the bytes are not whole values.
+    """
+    kind = np.dtype(dtype)
+    if len(data) % kind.itemsize:
+        raise DamagedError(f"values of {dtype} must have {kind.itemsize} bytes each, got {len(data)} bytes")
+    return np.frombuffer(data, kind.newbyteorder("<")).astype(kind)
 
 
 def _put_outliers(cube: np.ndarray, listed: bytes) -> None:
@@ -141,7 +199,7 @@ def _put_outliers(cube: np.ndarray, listed: bytes) -> None:
     positions = np.frombuffer(listed[: 4 * count], "<u4")
     if rest or positions.max(initial=0) >= cube.size:
         raise DamagedError("the list of outliers is damaged")
-    cube.ravel()[positions] = np.frombuffer(listed[4 * count :], cube.dtype.newbyteorder("<"))
+    cube.ravel()[positions] = _from_bytes(listed[4 * count :], cube.dtype.name)
 
 
 def _exponents(samples: np.ndarray) -> np.ndarray:
@@ -202,10 +260,13 @@ def _new_model() -> RestModel:
 
 
 @compiled
-def _code_rests(coder, model, parts, digits):
-    """Encode the rests and depths of a band, or decode them."""
+def _code_rests(coder, model, parts, kinds, digits):
+    """Encode the rests and depths of the samples of kind 0 of a band, or decode them."""
     numbers, rests, depths = parts.numbers.ravel(), parts.rests.ravel(), parts.depths.ravel()
+    is_known = kinds.ravel()
     for i in range(len(numbers)):
+        if is_known[i]:
+            continue
         bits = bit_length(abs(numbers[i]))
         if bits == 0:
             depths[i] = _code_depth(coder, model, depths[i])

@@ -25,7 +25,21 @@ _RANGE = struct.Struct("<ii")  # smallest and largest sample
 _MAX_BYTES = 96  # of a sample: some 40 decisions of at most 2 bytes each
 
 
-def encode_samples(cube: np.ndarray, bound: int, digits: int = ALL_DIGITS) -> tuple[bytes, np.ndarray]:
+class Known(NamedTuple):
+    """Samples that the decoder knows already.
+
+    Attributes:
+        kinds: uint8 (C, H, W), 0 for a sample to code, else 1 + the index of its value in `values`; or of size 0.
+        values: integers.
+    """
+
+    kinds: np.ndarray = np.zeros((0, 0, 0), np.uint8)
+    values: tuple[int, ...] = ()
+
+
+def encode_samples(
+    cube: np.ndarray, bound: int, digits: int = ALL_DIGITS, known: Known = Known()
+) -> tuple[bytes, np.ndarray]:
     """Encode integers (C, H, W).
 
     Args:
@@ -33,6 +47,7 @@ def encode_samples(cube: np.ndarray, bound: int, digits: int = ALL_DIGITS) -> tu
         bound: largest error of a sample; 0 is lossless.
         digits: largest number of significant bits of a sample, see `coding.prediction.bands`; fewer than `ALL_DIGITS`
             only without loss.
+        known: samples to leave out.
 
     Returns:
         The bytes, and the samples as `decode_samples` returns them.
@@ -42,7 +57,7 @@ def encode_samples(cube: np.ndarray, bound: int, digits: int = ALL_DIGITS) -> tu
     if high - low <= bound:
         return head, np.full(cube.shape, (low + high) // 2, np.int32)
     means = np.rint(cube.mean(axis=(1, 2))).astype(np.int64)
-    bands = _BandCoder(cube.shape, means, _Limits(low, high, bound, digits))
+    bands = _BandCoder(cube.shape, means, _Limits(low, high, bound, digits), known)
     regression = Regression(cube, 2 * bound + 1)
     table, exponents = np.zeros(bands.table_shape, np.int64), np.zeros((KINDS, len(cube)), np.int64)
     coder, parts = new_encoder(_MAX_BYTES * cube[0].size), []
@@ -57,13 +72,15 @@ def encode_samples(cube: np.ndarray, bound: int, digits: int = ALL_DIGITS) -> tu
     return head + join_blocks([encode_integers(settings), encode_integers(table), stream]), bands.samples()
 
 
-def decode_samples(data: bytes, shape: tuple[int, ...], bound: int, digits: int = ALL_DIGITS) -> np.ndarray:
+def decode_samples(
+    data: bytes, shape: tuple[int, ...], bound: int, digits: int = ALL_DIGITS, known: Known = Known()
+) -> np.ndarray:
     """Return the samples (C, H, W) that `encode_samples` encoded, int32.
 
     Args:
         data: the bytes.
         shape: (C, H, W).
-        bound, digits: as they were encoded with.
+        bound, digits, known: as they were encoded with.
 
     Raises:
         DamagedError: `data` is damaged.
@@ -79,7 +96,7 @@ def decode_samples(data: bytes, shape: tuple[int, ...], bound: int, digits: int 
         return np.full(shape, (low + high) // 2, np.int32)
     settings, coded_table, stream = split_blocks(data[_RANGE.size :], 3)
     means, exponents = np.split(decode_integers(settings, (1 + KINDS, shape[0])).astype(np.int64), [1])
-    bands = _BandCoder(shape, np.clip(means[0], low, high), _Limits(low, high, bound, digits))
+    bands = _BandCoder(shape, np.clip(means[0], low, high), _Limits(low, high, bound, digits), known)
     table = decode_integers(coded_table, bands.table_shape)
     coder = new_decoder(stream)
     for band in range(shape[0]):
@@ -109,13 +126,16 @@ class _BandCoder:
         shape: (C, H, W).
         means: int64 (C,), means of the bands.
         limits: of the samples.
+        known: samples to leave out.
     """
 
-    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: _Limits) -> None:
+    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: _Limits, known: Known) -> None:
         bands, height, width = shape
         self.state = new_state(shape, limits.highest - limits.lowest)
         self.planes = self.state.planes.reshape(bands, height + 2 * PAD, width + 2 * PAD)
         self._means, self._limits, self._pixels = means, limits, height * width
+        self._kinds = known.kinds.reshape(bands, -1) if known.kinds.size else np.zeros((bands, 0), np.uint8)
+        self._known = np.clip(np.array(known.values, np.int64), limits.lowest, limits.highest)
         places = map(tuple, regressors(bands - 1, self._pixels)[0].tolist())
         self._rows = {place: row for row, place in enumerate(places)}
         self.table_shape = len(self._rows), bands
@@ -128,7 +148,8 @@ class _BandCoder:
         """Encode or decode a band; for `numbers` and `exponents` see `dequantize_coefficients`."""
         places, kinds = regressors(band, self._pixels)
         coefficients = dequantize_coefficients(numbers, exponents, kinds)
-        code_band(coder, self.state, Band(band, places, coefficients, int(self._means[band]), *self._limits))
+        mean, kinds = int(self._means[band]), self._kinds[band]
+        code_band(coder, self.state, Band(band, places, coefficients, mean, *self._limits, kinds, self._known))
 
     def samples(self) -> np.ndarray:
         """Return the decoded samples (C, H, W), int32."""
