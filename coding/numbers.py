@@ -93,6 +93,10 @@ def numbers_of(dtype: str, max_error: float | None, blocks: Iterable[np.ndarray]
     exact, largest, has_negative_zeros = _exact_numbers(dtype, blocks)
     if exact is not None and (max_error == 0 or dtype != "float16"):
         bound = min(math.floor(max_error * exact.divisor + 1e-6), MAX_BOUND)
+        # Samples and decoded samples are rounded, to float32 at worst. A bound may be exceeded by that if it is tiny.
+        rounding = 1.5 * 2.0 ** (math.frexp(math.nextafter(largest, 0))[1] - 24)
+        if bound / exact.divisor + rounding > max_error * (1 + 1e-6) + 1e-7:
+            bound = max(bound - math.ceil(rounding * exact.divisor), 0)
         signs = has_negative_zeros and bound == 0
         return Numbers(dtype, exact.divisor, bound, exact.has_short_quotient, signs)
     # Decoded samples of float16 are rounded, by up to half of the distance of the largest ones.

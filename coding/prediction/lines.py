@@ -83,9 +83,10 @@ def _find_line(values: np.ndarray, dtype: np.dtype) -> tuple[float, float] | Non
     """Return gain and offset of the rising values of a band, float64 (V,)."""
     if len(values) == 1:
         return 1.0, float(values[0])
-    error = float(np.spacing(np.abs(values[[0, -1]]).max().astype(dtype)))
-    smallest = float(np.diff(values).min())
-    if smallest < 8 * error or values[-1] - values[0] > _MAX_NUMBER * smallest:
+    with np.errstate(over="ignore"):
+        error = float(np.spacing(np.abs(values[[0, -1]]).max().astype(dtype)))
+        smallest, span = float(np.diff(values).min()), float(values[-1] - values[0])
+    if not 8 * error <= smallest or not span <= _MAX_NUMBER * smallest:  # NaN at the largest float
         return None
     for divisor in range(1, _MAX_DIVISOR + 1):
         gain, offset = _fit(values, smallest / divisor, error)
