@@ -19,6 +19,9 @@ from utils.errors import ProjectError
 MIN_STEP, MAX_STEP = 1e-9, 1e9
 """Range of quantizer steps; float32 samples can be divided and multiplied by any of them."""
 
+SHORT = ("uint8", "int8", "int16", "uint16", "float16", "float32")
+"""Types whose samples float32 represents exactly."""
+
 _LENGTH = struct.Struct("<I")
 
 

@@ -63,11 +63,11 @@ class Numbers:
             return (numbers.astype(np.int64) + _UINT32_MIDDLE).astype(np.uint32)
         if self.dtype in INTEGER_RANGES:
             return numbers.astype(self.dtype)
-        quotient = np.float64 if self.dtype == "float64" and not self.has_short_quotient else np.float32
+        quotient = "float64" if self.dtype == "float64" and not self.has_short_quotient else "float32"
         # Dividing gives the nearest float; multiplying by the inverse would not.
-        samples = (numbers.astype(quotient) / quotient(self.divisor)).astype(quotient)
-        largest = np.finfo(self.dtype).max
-        return (np.clip(samples, -largest, largest) if self.dtype == "float16" else samples).astype(self.dtype)
+        samples = np.divide(numbers, self.divisor, dtype=quotient, casting="same_kind")
+        largest = float(np.finfo(self.dtype).max)
+        return (samples.clip(-largest, largest) if self.dtype == "float16" else samples).astype(self.dtype, copy=False)
 
     def clip(self, numbers: np.ndarray) -> np.ndarray:
         """Return `numbers` clipped to those of the samples' type; for floats to -2^24 to 2^24, float64 below 2^31."""
@@ -92,11 +92,7 @@ def numbers_of(dtype: str, max_error: float | None, blocks: Iterable[np.ndarray]
         return Numbers(dtype)
     exact, largest, has_negative_zeros = _exact_numbers(dtype, blocks)
     if exact is not None and (max_error == 0 or dtype != "float16"):
-        bound = min(math.floor(max_error * exact.divisor + 1e-6), MAX_BOUND)
-        # Samples and decoded samples are rounded, to float32 at worst. A bound may be exceeded by that if it is tiny.
-        rounding = 1.5 * 2.0 ** (math.frexp(math.nextafter(largest, 0))[1] - 24)
-        if bound / exact.divisor + rounding > max_error * (1 + 1e-6) + 1e-7:
-            bound = max(bound - math.ceil(rounding * exact.divisor), 0)
+        bound = _exact_bound(max_error, exact.divisor, largest)
         signs = has_negative_zeros and bound == 0
         return Numbers(dtype, exact.divisor, bound, exact.has_short_quotient, signs)
     # Decoded samples of float16 are rounded, by up to half of the distance of the largest ones.
@@ -114,6 +110,16 @@ def numbers_of(dtype: str, max_error: float | None, blocks: Iterable[np.ndarray]
             "choose a larger --max-error"
         )
     raise CodingError(f"a bound of {max_error:g} is too fine for floats of up to {largest:g}: choose a larger one")
+
+
+def _exact_bound(max_error: float, divisor: int, largest: float) -> int:
+    """Return the bound, in numbers, of floats of up to `largest` that are numbers divided by `divisor`."""
+    bound = min(math.floor(max_error * divisor + 1e-6), MAX_BOUND)
+    # Samples and decoded samples are rounded, to float32 at worst, and may exceed the bound by a little.
+    rounding = 1.5 * 2.0 ** (math.frexp(math.nextafter(largest, 0))[1] - 24)
+    if bound / divisor + rounding <= max_error * (1 + 1e-6) + 1e-7:
+        return bound
+    return max(bound - math.ceil(rounding * divisor), 0)
 
 
 def _exact_numbers(dtype: str, blocks: Iterable[np.ndarray]) -> tuple[Numbers | None, float, bool]:

@@ -27,8 +27,6 @@ from utils.errors import ProjectError, one_line
 
 INTEGERS = ("uint8", "int8", "int16", "uint16")
 """Integers of at most 16 bits."""
-SHORT = (*INTEGERS, "float16", "float32")
-"""Types whose samples float32 represents exactly."""
 ANY = DTYPES
 MAX_BOUND = 2**16 - 1
 """Largest bound; with it, all integers of 16 bits are within the bound of one another."""

@@ -18,8 +18,8 @@ import struct
 import imagecodecs
 import numpy as np
 
-from coding.base import CodingError, join_blocks, take_block
-from coding.classical.codec import INTEGERS, SHORT, ClassicalCodec, Modes
+from coding.base import SHORT, CodingError, join_blocks, take_block
+from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 from coding.classical.streams import join_streams, split_streams
 from coding.entropy.integers import decode_integers, encode_integers
 

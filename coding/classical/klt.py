@@ -14,8 +14,8 @@ from typing import cast
 import imagecodecs
 import numpy as np
 
-from coding.base import CodingError, DamagedError, join_blocks, split_blocks
-from coding.classical.codec import ANY, SHORT, ClassicalCodec, Modes
+from coding.base import SHORT, CodingError, DamagedError, join_blocks, split_blocks
+from coding.classical.codec import ANY, ClassicalCodec, Modes
 from coding.classical.sperr import psnr_of
 from coding.classical.streams import join_streams, split_streams
 from coding.klt import Klt, fit_klt, principal_components, unpack_klt

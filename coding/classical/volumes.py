@@ -6,8 +6,8 @@ from abc import abstractmethod
 
 import numpy as np
 
-from coding.base import CodingError, to_dtype
-from coding.classical.codec import ANY, SHORT, ClassicalCodec
+from coding.base import SHORT, CodingError, to_dtype
+from coding.classical.codec import ANY, ClassicalCodec
 from datasets.base import INTEGER_RANGES
 
 BOUNDED = tuple(dtype for dtype in ANY if dtype != "float16")

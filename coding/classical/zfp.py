@@ -35,7 +35,9 @@ class Zfp(VolumeCodec):
         with np.errstate(over="ignore"):
             scaled = volume / unit
         if not np.isfinite(scaled).all():
-            raise CodingError(f"{self.held.__name__} cannot hold the samples in units of {unit:g}: choose a larger step")
+            raise CodingError(
+                f"{self.held.__name__} cannot hold the samples in units of {unit:g}: choose a larger step"
+            )
         return _UNIT.pack(unit) + imagecodecs.zfp_encode(scaled, 1, mode="accuracy", header=False, numthreads=1)
 
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:

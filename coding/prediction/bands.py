@@ -248,24 +248,28 @@ def _code_row(coder, state, band, start):
     plane, errors = state.planes[band.number], state.error_sizes[band.number % 3]
     before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
     left, second_left = _row_coefficients(band)
-    kinds = band.kinds[(start - PAD) // stride * len(state.predictions) - PAD * len(state.predictions) :]
-    first_place, last_place = _to_lattice(band.lowest, band.digits), _to_lattice(band.highest, band.digits)
+    first = ((start - PAD) // stride - PAD) * len(state.predictions)
+    has_known, is_lattice, digits = len(band.kinds) > 0, band.digits < ALL_DIGITS, band.digits
+    first_place, last_place = _to_lattice(band.lowest, digits), _to_lattice(band.highest, digits)
     for x in range(len(state.predictions)):
         p = start + x
-        if len(band.kinds) and kinds[x]:
-            plane[p] = band.known[kinds[x] - 1] - band.mean
+        if has_known and band.kinds[first + x]:
+            plane[p] = band.known[band.kinds[first + x] - 1] - band.mean
             errors[p] = causal_sum(errors, p, stride) >> 3
             continue
         predicted = state.predictions[x] + left * plane[p - 1] + second_left * plane[p - 2]
         predicted = _shift_right(predicted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
         predicted = min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)
-        activity = _activity(errors, before, second, p, stride, _lattice_shift(predicted, band.digits + FRACTION_BITS))
-        predicted = _to_lattice(predicted, band.digits + FRACTION_BITS)
+        shift = _lattice_shift(predicted, digits + FRACTION_BITS) if is_lattice else 0
+        activity = _activity(errors, before, second, p, stride, shift)
+        place = plane[p] + band.mean
+        if is_lattice:
+            predicted, place = _to_lattice(predicted, digits + FRACTION_BITS), _to_lattice(place, digits)
         rounded = _shift_right(predicted, FRACTION_BITS)
         fraction = predicted - (rounded << FRACTION_BITS)
         is_flipped = fraction < 0
         fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
-        error = _to_lattice(plane[p] + band.mean, band.digits) - rounded
+        error = place - rounded
         is_negative = (error < 0) != is_flipped
         magnitude = (abs(error) + band.bound) // step if band.bound else abs(error)
         magnitude = _code_magnitude(coder, state, band, activity, fraction, magnitude)
@@ -275,9 +279,10 @@ def _code_row(coder, state, band, start):
         if is_flipped:
             error = -error
         place = min(max(rounded + error, first_place), last_place)
-        plane[p] = _from_lattice(place, band.digits) - band.mean
-        if band.digits < ALL_DIGITS:
-            magnitude = abs(_from_lattice(place, band.digits) - _from_lattice(rounded, band.digits))
+        if is_lattice:
+            place = _from_lattice(place, digits)
+            magnitude = abs(place - _from_lattice(rounded, digits))
+        plane[p] = place - band.mean
         errors[p] = min(magnitude, _MAX_ERROR_SIZE)
 
 

@@ -107,9 +107,7 @@ def encode_floats(cube: np.ndarray) -> bytes:
     coded, _ = encode_samples(numbers, 0, scale.digits, known)
     coded_kinds = encode_kinds(kinds, len(values)) if len(values) else b""
     head = _HEADER.pack(scale.exponent, scale.digits + _HAS_RESTS * scale.has_rests)
-    return head + join_blocks(
-        [deflate(listed) if listed else b"", _to_bytes(values), coded_kinds, coded, rests]
-    )
+    return head + join_blocks([deflate(listed) if listed else b"", _to_bytes(values), coded_kinds, coded, rests])
 
 
 def decode_floats(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -39,12 +39,12 @@ class State(NamedTuple):
     Attributes:
         planes: uint8 (C + 2, H + 4, W + 4), kinds with a margin of 0; the first two planes precede the first band.
         mixer: mixer of decisions.
-        count: number of frequent values.
+        num_values: number of frequent values.
     """
 
     planes: np.ndarray
     mixer: Mixer
-    count: int
+    num_values: int
 
 
 def find_frequent(cube: np.ndarray) -> np.ndarray:
@@ -123,7 +123,7 @@ def _code_kinds(coder, state):
                     _BY_BEFORE + before * MAX_VALUES,
                 )
                 kind = np.int64(0)
-                for number in range(1, state.count + 1):
+                for number in range(1, state.num_values + 1):
                     if code_mixed(coder, state.mixer, contexts, 0, number - 1, int(planes[b, y, x] == number)):
                         kind = np.int64(number)
                         break

@@ -46,7 +46,8 @@ def encode_lines(cube: np.ndarray, lines: np.ndarray) -> bytes | None:
     corrections = _ordered(cube).astype(np.int64) - _ordered(_on_lines(numbers, lines, cube.dtype.name))
     if np.abs(corrections).max() > _MAX_NUMBER:
         return None
-    return join_blocks([lines.astype("<f8").tobytes(), encode_samples(numbers, 0)[0], encode_samples(corrections, 0)[0]])
+    coded = [encode_samples(integers, 0)[0] for integers in (numbers, corrections)]
+    return join_blocks([lines.astype("<f8").tobytes(), *coded])
 
 
 def decode_lines(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -90,7 +91,8 @@ def _find_line(values: np.ndarray, dtype: np.dtype) -> tuple[float, float] | Non
         return None
     for divisor in range(1, _MAX_DIVISOR + 1):
         gain, offset = _fit(values, smallest / divisor, error)
-        if np.abs(np.rint((values - offset) / gain) * gain + offset - values).max() <= _TOLERANCE[dtype.itemsize] * error:
+        distances = np.abs(np.rint((values - offset) / gain) * gain + offset - values)
+        if distances.max() <= _TOLERANCE[dtype.itemsize] * error:
             return _fewest_corrections(values, gain, offset, dtype)
     return None
 

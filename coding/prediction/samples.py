@@ -37,8 +37,11 @@ class Known(NamedTuple):
     values: tuple[int, ...] = ()
 
 
+_NONE_KNOWN = Known()
+
+
 def encode_samples(
-    cube: np.ndarray, bound: int, digits: int = ALL_DIGITS, known: Known = Known()
+    cube: np.ndarray, bound: int, digits: int = ALL_DIGITS, known: Known = _NONE_KNOWN
 ) -> tuple[bytes, np.ndarray]:
     """Encode integers (C, H, W).
 
@@ -73,14 +76,16 @@ def encode_samples(
 
 
 def decode_samples(
-    data: bytes, shape: tuple[int, ...], bound: int, digits: int = ALL_DIGITS, known: Known = Known()
+    data: bytes, shape: tuple[int, ...], bound: int, digits: int = ALL_DIGITS, known: Known = _NONE_KNOWN
 ) -> np.ndarray:
     """Return the samples (C, H, W) that `encode_samples` encoded, int32.
 
     Args:
         data: the bytes.
         shape: (C, H, W).
-        bound, digits, known: as they were encoded with.
+        bound: the bound that they were encoded with.
+        digits: likewise.
+        known: likewise.
 
     Raises:
         DamagedError: `data` is damaged.

@@ -795,8 +795,8 @@ def decode_kinds(data, shape, count):
 def with_outliers(samples, outliers, shape, dtype):
     _, height, width = shape
     count = len(outliers) // (4 + struct.calcsize(FLOATS[dtype]))
-    positions = struct.unpack_from(f"<{count}I", outliers)
-    for position, value in zip(positions, struct.unpack_from(f"<{count}{FLOATS[dtype]}", outliers, 4 * count)):
+    listed = struct.unpack(f"<{count}I{count}{FLOATS[dtype]}", outliers)
+    for position, value in zip(listed[:count], listed[count:], strict=True):
         samples[position // (height * width)][position // width % height][position % width] = value
     return samples
 
