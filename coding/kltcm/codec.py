@@ -26,7 +26,7 @@ from coding.klt import fit_klt, unpack_klt
 from coding.kltcm.coefficients import decode_coefficients, encode_coefficients
 from coding.numbers import Numbers, numbers_of
 from coding.prediction.floats import decode_floats, encode_floats
-from coding.prediction.samples import decode_samples, encode_samples
+from coding.prediction.samples import Known, decode_samples, encode_samples
 from coding.samples import Samples
 from datasets.base import INTEGER_RANGES
 
@@ -103,13 +103,14 @@ class KltCm(Codec):
     def encode_and_decode(self, cube: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
         """See `Codec.encode_and_decode`; the encoder yields the decoded cube, too."""
         if self.numbers.divisor == 0:
-            return encode_floats(cube), cube
+            return encode_floats(cube, valid), cube
         if self.numbers.bound is not None:
-            data, numbers = encode_samples(self.numbers.of(cube), self.numbers.bound)
+            data, numbers = encode_samples(self.numbers.of(cube), self.numbers.bound, known=Known.gaps(valid))
             decoded = self.numbers.samples(numbers)
             if not self.numbers.has_negative_zeros:
                 return data, decoded
-            return join_blocks([deflate(np.packbits(np.signbit(cube[decoded == 0])).tobytes()), data]), cube
+            signs = np.packbits(np.signbit(cube[(decoded == 0) & valid]))
+            return join_blocks([deflate(signs.tobytes()), data]), np.where(valid, cube, decoded)
         assert self.step is not None  # there is a step or a bound
         klt, transform = fit_klt(cube, self.step**2 / 12)
         components = klt.forward(cube)
@@ -118,12 +119,12 @@ class KltCm(Codec):
 
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
         if self.numbers.divisor == 0:
-            return decode_floats(data, valid.shape, self.dtype)
+            return decode_floats(data, valid, self.dtype)
         if self.numbers.bound is not None:
             signs, data = split_blocks(data, 2) if self.numbers.has_negative_zeros else (b"", data)
-            decoded = decode_samples(data, valid.shape, self.numbers.bound)
+            decoded = decode_samples(data, valid.shape, self.numbers.bound, known=Known.gaps(valid))
             decoded = self.numbers.samples(self.numbers.clip(decoded))
-            return _with_negative_zeros(decoded, signs) if self.numbers.has_negative_zeros else decoded
+            return _with_negative_zeros(decoded, signs, valid) if self.numbers.has_negative_zeros else decoded
         transform, coded = split_blocks(data, 2)
         bands, height, width = valid.shape
         klt = unpack_klt(transform, bands, height * width)
@@ -134,9 +135,9 @@ class KltCm(Codec):
         return to_dtype(klt.inverse(components), self.dtype)
 
 
-def _with_negative_zeros(cube: np.ndarray, signs: bytes) -> np.ndarray:
+def _with_negative_zeros(cube: np.ndarray, signs: bytes, valid: np.ndarray) -> np.ndarray:
     """Return the cube with the signs of its zeros."""
-    zeros = cube == 0
+    zeros = (cube == 0) & valid
     count = int(zeros.sum())
     bits = np.frombuffer(inflate(signs, -(-count // 8)), np.uint8)
     if len(bits) != -(-count // 8):

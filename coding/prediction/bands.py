@@ -14,6 +14,7 @@ prediction and the sample. An error size remains a difference of integers, and i
 places where it becomes a context.
 
 Samples that the decoder knows already, such as those at which a sensor saturates, take no bits, but predict others.
+Neither do gaps, whose samples have no meaning: they become what is predicted.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ _ESCAPE_BITS = 34  # of how much larger they are
 _MAX_MAGNITUDE = 1 << 35
 _INITIAL_ERROR_SIZE = 4  # in the imaginary bands before the first
 
+GAP = 255
+"""Kind of samples that have no meaning."""
 ALL_DIGITS = 53
 """Significant bits that integers do not exceed, in eighths either."""
 _NARROW_RANGE = 1 << 31  # differences from a mean that are smaller fit into int32
@@ -107,7 +110,8 @@ class Band(NamedTuple):
         lowest, highest: limits of the samples.
         bound: largest error of a sample; 0 is lossless.
         digits: largest number of significant bits of the samples, up to `ALL_DIGITS`.
-        kinds: uint8 (H * W,), 0 for a sample to code, else 1 + the index of its value in `known`; or of length 0.
+        kinds: uint8 (H * W,), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value in
+            `known`; or of length 0.
         known: int64 (K,), values of samples that the decoder knows.
     """
 
@@ -253,13 +257,18 @@ def _code_row(coder, state, band, start):
     first_place, last_place = _to_lattice(band.lowest, digits), _to_lattice(band.highest, digits)
     for x in range(len(state.predictions)):
         p = start + x
-        if has_known and band.kinds[first + x]:
-            plane[p] = band.known[band.kinds[first + x] - 1] - band.mean
+        kind = band.kinds[first + x] if has_known else 0
+        if kind:
             errors[p] = causal_sum(errors, p, stride) >> 3
+        if kind and kind != GAP:
+            plane[p] = band.known[kind - 1] - band.mean
             continue
         predicted = state.predictions[x] + left * plane[p - 1] + second_left * plane[p - 2]
         predicted = _shift_right(predicted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
         predicted = min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)
+        if kind:
+            plane[p] = _shift_right(predicted, FRACTION_BITS) - band.mean
+            continue
         shift = _lattice_shift(predicted, digits + FRACTION_BITS) if is_lattice else 0
         activity = _activity(errors, before, second, p, stride, shift)
         place = plane[p] + band.mean

@@ -24,6 +24,7 @@ from coding.entropy.compiled import compiled, inlined
 from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
 from coding.entropy.neighbors import bit_length
 from coding.entropy.range_coder import check_decoder, code_bits, finish_encoder, new_decoder, new_encoder, take_bytes
+from coding.prediction.bands import GAP
 from coding.prediction.frequent import MAX_VALUES, decode_kinds, encode_kinds, find_frequent, kinds_of
 from coding.prediction.lines import decode_lines, encode_lines, find_lines
 from coding.prediction.samples import Known, decode_samples, encode_samples
@@ -85,37 +86,37 @@ class Parts(NamedTuple):
     depths: np.ndarray
 
 
-def encode_floats(cube: np.ndarray) -> bytes:
-    """Encode a cube (C, H, W) of finite floats of any type without loss."""
+def encode_floats(cube: np.ndarray, valid: np.ndarray) -> bytes:
+    """Encode a cube (C, H, W) of finite floats of any type without loss, except where `valid` is False."""
     lines = find_lines(cube)
-    coded_lines = None if lines is None else encode_lines(cube, lines)
+    coded_lines = None if lines is None else encode_lines(cube, lines, Known.gaps(valid))
     if coded_lines is not None:
         return _HEADER.pack(0, _ON_LINES) + coded_lines
-    values = find_frequent(cube)
-    kinds = kinds_of(cube, values)
-    others = np.where(kinds > 0, cube.dtype.type(0), cube) if len(values) else cube
+    values = find_frequent(cube, valid)
+    kinds = np.where(valid, kinds_of(cube, values), np.uint8(0))
+    others = np.where(valid & (kinds == 0), cube, cube.dtype.type(0))
     scale = _scale_of(others)
     outliers = np.flatnonzero(_exponents(others) > scale.top)
     listed = outliers.astype("<u4").tobytes() + _to_bytes(cube.ravel()[outliers])
     if len(outliers):
         others = others.copy()
         others.ravel()[outliers] = 0
-    known = _known(kinds, values, scale)
-    numbers, rests = _encode_rests(others, kinds, scale)
+    known = _known(kinds, values, valid, scale)
+    numbers, rests = _encode_rests(others, known.kinds, scale)
     for index, number in enumerate(known.values):
         numbers[kinds == index + 1] = number
     coded, _ = encode_samples(numbers, 0, scale.digits, known)
-    coded_kinds = encode_kinds(kinds, len(values)) if len(values) else b""
+    coded_kinds = encode_kinds(kinds, valid, len(values)) if len(values) else b""
     head = _HEADER.pack(scale.exponent, scale.digits + _HAS_RESTS * scale.has_rests)
     return head + join_blocks([deflate(listed) if listed else b"", _to_bytes(values), coded_kinds, coded, rests])
 
 
-def decode_floats(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def decode_floats(data: bytes, valid: np.ndarray, dtype: str) -> np.ndarray:
     """Return the cube (C, H, W) that `encode_floats` encoded.
 
     Args:
         data: the bytes.
-        shape: (C, H, W).
+        valid: bool (C, H, W), as given to `encode_floats`; other samples have no meaning.
         dtype: type of the samples.
 
     Raises:
@@ -125,7 +126,7 @@ def decode_floats(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray
         raise DamagedError(f"coded floats must have {_HEADER.size} bytes or more, got {len(data)}")
     exponent, flags = _HEADER.unpack_from(data)
     if flags == _ON_LINES:
-        return decode_lines(data[_HEADER.size :], shape, dtype)
+        return decode_lines(data[_HEADER.size :], valid.shape, dtype, Known.gaps(valid))
     scale = Scale(exponent, flags & ~_HAS_RESTS, exponent + _NUMBER_BITS, bool(flags & _HAS_RESTS))
     if not 1 <= scale.digits <= _MAX_DIGITS:
         raise DamagedError(f"floats must have 1 to {_MAX_DIGITS} significant bits, got {scale.digits}")
@@ -133,21 +134,23 @@ def decode_floats(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray
     values = _from_bytes(packed_values, dtype)
     if len(values) > MAX_VALUES or (coded_kinds and not len(values)):
         raise DamagedError("the frequent values of a tile are damaged")
-    kinds = decode_kinds(coded_kinds, shape, len(values)) if len(values) else np.zeros(shape, np.uint8)
-    numbers = decode_samples(coded, shape, 0, scale.digits, _known(kinds, values, scale))
-    cube = _decode_rests(stream, numbers, kinds, scale).astype(dtype)
+    kinds = decode_kinds(coded_kinds, valid, len(values)) if len(values) else np.zeros(valid.shape, np.uint8)
+    known = _known(kinds, values, valid, scale)
+    numbers = decode_samples(coded, valid.shape, 0, scale.digits, known)
+    with np.errstate(over="ignore"):  # gaps, and damaged samples
+        cube = _decode_rests(stream, numbers, known.kinds, scale).astype(dtype)
     for index, value in enumerate(values):
         cube[kinds == index + 1] = value
     _put_outliers(cube, inflate(listed, cube.size * (4 + cube.itemsize)) if listed else b"")
     return cube
 
 
-def _known(kinds: np.ndarray, values: np.ndarray, scale: Scale) -> Known:
-    """Return the samples with frequent values, and the numbers nearest to these values."""
+def _known(kinds: np.ndarray, values: np.ndarray, valid: np.ndarray, scale: Scale) -> Known:
+    """Return the gaps, the samples with frequent values, and the numbers nearest to these values."""
     most = 2**_NUMBER_BITS - 1
     with np.errstate(over="ignore"):
         numbers = np.clip(np.ldexp(np.nan_to_num(values.astype(np.float64)), -scale.exponent), -most, most)
-    return Known(kinds, tuple(int(number) for number in numbers)) if len(values) else Known()
+    return Known(np.where(valid, kinds, np.uint8(GAP)), tuple(int(number) for number in numbers))
 
 
 def _encode_rests(cube: np.ndarray, kinds: np.ndarray, scale: Scale) -> tuple[np.ndarray, bytes]:

@@ -38,23 +38,26 @@ class State(NamedTuple):
 
     Attributes:
         planes: uint8 (C + 2, H + 4, W + 4), kinds with a margin of 0; the first two planes precede the first band.
+        is_coded: bool (C, H, W), False in gaps.
         mixer: mixer of decisions.
         num_values: number of frequent values.
     """
 
     planes: np.ndarray
+    is_coded: np.ndarray
     mixer: Mixer
     num_values: int
 
 
-def find_frequent(cube: np.ndarray) -> np.ndarray:
+def find_frequent(cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Return at most `MAX_VALUES` values that stand out from those next to them.
 
     Args:
-        cube: finite floats. 0.0 and -0.0 are different values.
+        cube: (C, H, W), finite floats. 0.0 and -0.0 are different values.
+        valid: bool (C, H, W), False in gaps.
     """
     step = max(cube.size // _SAMPLED, 1) | 1  # odd: not always the same columns
-    sampled = cube.ravel()[::step]
+    sampled = cube.ravel()[::step][valid.ravel()[::step]]
     bits = sampled.view(f"i{sampled.itemsize}")
     ordered = bits ^ ((bits >> (8 * bits.itemsize - 1)) & np.iinfo(bits.dtype).max)
     values, first, counts = np.unique(ordered, return_index=True, return_counts=True)
@@ -76,31 +79,31 @@ def kinds_of(cube: np.ndarray, values: np.ndarray) -> np.ndarray:
     return kinds
 
 
-def encode_kinds(kinds: np.ndarray, count: int) -> bytes:
-    """Encode kinds (C, H, W) from 0 to `count`."""
-    state = _new_state(kinds.shape, count)
+def encode_kinds(kinds: np.ndarray, valid: np.ndarray, count: int) -> bytes:
+    """Encode kinds (C, H, W) from 0 to `count`, 0 in gaps, where `valid` is False."""
+    state = _new_state(valid, count)
     state.planes[2:, PAD:-PAD, PAD:-PAD] = kinds
     coder = new_encoder(_MAX_BYTES * kinds.size + 64)
     _code_kinds(coder, state)
     return finish_encoder(coder)
 
 
-def decode_kinds(data: bytes, shape: tuple[int, ...], count: int) -> np.ndarray:
+def decode_kinds(data: bytes, valid: np.ndarray, count: int) -> np.ndarray:
     """Return the kinds, uint8 (C, H, W), that `encode_kinds` encoded.
 
     Raises:
         DamagedError: `data` is damaged.
     """
-    state, coder = _new_state(shape, count), new_decoder(data)
+    state, coder = _new_state(valid, count), new_decoder(data)
     _code_kinds(coder, state)
     check_decoder(coder)
     return np.ascontiguousarray(state.planes[2:, PAD:-PAD, PAD:-PAD])
 
 
-def _new_state(shape: tuple[int, ...], count: int) -> State:
-    bands, height, width = shape
+def _new_state(valid: np.ndarray, count: int) -> State:
+    bands, height, width = valid.shape
     planes = np.zeros((bands + 2, height + 2 * PAD, width + 2 * PAD), np.uint8)
-    return State(planes, new_mixer(_COUNTERS, MAX_VALUES, 3), count)
+    return State(planes, np.ascontiguousarray(valid), new_mixer(_COUNTERS, MAX_VALUES, 3), count)
 
 
 @compiled
@@ -111,6 +114,8 @@ def _code_kinds(coder, state):
     for b in range(2, bands):
         for y in range(PAD, height - PAD):
             for x in range(PAD, width - PAD):
+                if not state.is_coded[b - 2, y - PAD, x - PAD]:
+                    continue
                 west, north = np.int64(planes[b, y, x - 1]), np.int64(planes[b, y - 1, x])
                 corners = np.int64(planes[b, y - 1, x - 1]) * _KINDS + planes[b, y - 1, x + 1]
                 center = np.int64(planes[b - 1, y, x]) * _KINDS + planes[b - 2, y, x]

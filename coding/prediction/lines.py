@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from coding.base import DamagedError, join_blocks, split_blocks
-from coding.prediction.samples import decode_samples, encode_samples
+from coding.prediction.samples import Known, decode_samples, encode_samples
 
 _MAX_NUMBER = 2**20
 _MAX_DIVISOR = 6  # of the smallest distance of two values: not all integers occur
@@ -39,18 +39,18 @@ def find_lines(cube: np.ndarray) -> np.ndarray | None:
     return lines
 
 
-def encode_lines(cube: np.ndarray, lines: np.ndarray) -> bytes | None:
+def encode_lines(cube: np.ndarray, lines: np.ndarray, gaps: Known) -> bytes | None:
     """Encode a cube (C, H, W) of floats without loss, or return None if the corrections are too large."""
     gains, offsets = lines[:, :, None, None]
     numbers = np.rint((cube - offsets) / gains).astype(np.int32)
     corrections = _ordered(cube).astype(np.int64) - _ordered(_on_lines(numbers, lines, cube.dtype.name))
     if np.abs(corrections).max() > _MAX_NUMBER:
         return None
-    coded = [encode_samples(integers, 0)[0] for integers in (numbers, corrections)]
+    coded = [encode_samples(integers, 0, known=gaps)[0] for integers in (numbers, corrections)]
     return join_blocks([lines.astype("<f8").tobytes(), *coded])
 
 
-def decode_lines(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def decode_lines(data: bytes, shape: tuple[int, ...], dtype: str, gaps: Known) -> np.ndarray:
     """Return the cube (C, H, W) that `encode_lines` encoded.
 
     Raises:
@@ -60,9 +60,9 @@ def decode_lines(data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     if len(packed) != 16 * shape[0]:
         raise DamagedError(f"the lines of {shape[0]} bands must have {16 * shape[0]} bytes, got {len(packed)}")
     lines = np.frombuffer(packed, "<f8").astype(np.float64).reshape(2, -1)
-    cube = _on_lines(decode_samples(coded_numbers, shape, 0), lines, dtype)
+    cube = _on_lines(decode_samples(coded_numbers, shape, 0, known=gaps), lines, dtype)
     ordered = _ordered(cube)
-    ordered += decode_samples(coded_corrections, shape, 0).astype(ordered.dtype)
+    ordered += decode_samples(coded_corrections, shape, 0, known=gaps).astype(ordered.dtype)
     return _ordered(ordered.view(dtype)).view(dtype)
 
 

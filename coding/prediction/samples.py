@@ -18,7 +18,7 @@ from coding.base import DamagedError, join_blocks, split_blocks
 from coding.entropy.integers import decode_integers, encode_integers
 from coding.entropy.neighbors import PAD
 from coding.entropy.range_coder import Coder, check_decoder, finish_encoder, new_decoder, new_encoder, take_bytes
-from coding.prediction.bands import ALL_DIGITS, Band, code_band, fill_plane, new_state
+from coding.prediction.bands import ALL_DIGITS, GAP, Band, code_band, fill_plane, new_state
 from coding.prediction.regression import KINDS, Regression, dequantize_coefficients, regressors
 
 _RANGE = struct.Struct("<ii")  # smallest and largest sample
@@ -26,15 +26,21 @@ _MAX_BYTES = 96  # of a sample: some 40 decisions of at most 2 bytes each
 
 
 class Known(NamedTuple):
-    """Samples that the decoder knows already.
+    """Samples that are not coded.
 
     Attributes:
-        kinds: uint8 (C, H, W), 0 for a sample to code, else 1 + the index of its value in `values`; or of size 0.
+        kinds: uint8 (C, H, W), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value
+            in `values`; or of size 0.
         values: integers.
     """
 
     kinds: np.ndarray = np.zeros((0, 0, 0), np.uint8)
     values: tuple[int, ...] = ()
+
+    @classmethod
+    def gaps(cls, valid: np.ndarray) -> Known:
+        """Return the gaps of a tile, where `valid`, bool (C, H, W), is False."""
+        return cls() if valid.all() else cls(np.where(valid, np.uint8(0), np.uint8(GAP)))
 
 
 _NONE_KNOWN = Known()
@@ -61,7 +67,8 @@ def encode_samples(
         return head, np.full(cube.shape, (low + high) // 2, np.int32)
     means = np.rint(cube.mean(axis=(1, 2))).astype(np.int64)
     bands = _BandCoder(cube.shape, means, _Limits(low, high, bound, digits), known)
-    regression = Regression(cube, 2 * bound + 1)
+    is_coded = known.kinds != GAP if known.kinds.size else None
+    regression = Regression(cube, 2 * bound + 1, is_coded)
     table, exponents = np.zeros(bands.table_shape, np.int64), np.zeros((KINDS, len(cube)), np.int64)
     coder, parts = new_encoder(_MAX_BYTES * cube[0].size), []
     for band, samples in enumerate(cube):

@@ -35,7 +35,7 @@ def decode_record(parameters, dtype, nodata, record, shape):
     packed, rest = first_block(record)
     moves, data = first_block(rest)
     valid = mask(packed, shape)
-    samples = decode_tile(parameters, dtype, data, shape)
+    samples = decode_tile(parameters, dtype, data, valid)
     move(samples, valid, nodata, moves, dtype, "bound" in parameters)
     fill = {"int16": -32768, "uint16": 65535, "float32": math.nan}[dtype] if nodata is None else nodata
     return [
@@ -44,8 +44,11 @@ def decode_record(parameters, dtype, nodata, record, shape):
     ]
 
 
-def decode_tile(parameters, dtype, data, shape):
+def decode_tile(parameters, dtype, data, valid):
     """Return the samples of the codec's bytes, before they are moved and masked."""
+    shape = len(valid), len(valid[0]), len(valid[0][0])
+    places = [(b, y, x) for b in range(shape[0]) for y in range(shape[1]) for x in range(shape[2])]
+    known = {(b, y, x): None for b, y, x in places if not valid[b][y][x]}
     if "bound" not in parameters:
         first, second = blocks(data, 2)
         return [
@@ -53,23 +56,23 @@ def decode_tile(parameters, dtype, data, shape):
             for band in decode_transformed(first, second, shape)
         ]
     if parameters["divisor"] == 0:
-        return decode_floats(data, shape, dtype)
+        return decode_floats(data, shape, dtype, known)
     signs = None
     if parameters.get("has_negative_zeros"):
         signs, data = blocks(data, 2)
-    numbers = decode_numbers(data, shape, parameters["bound"])
+    numbers = decode_numbers(data, shape, parameters["bound"], known=known)
     samples = [[[sample(x, dtype, parameters) for x in row] for row in band] for band in numbers]
     if signs is not None:
-        samples = with_signs_of_zeros(samples, zlib.decompress(signs))
+        samples = with_signs_of_zeros(samples, valid, zlib.decompress(signs))
     return samples
 
 
-def with_signs_of_zeros(samples, signs):
+def with_signs_of_zeros(samples, valid, signs):
     seen = 0
-    for band in samples:
-        for row in band:
+    for band, band_valid in zip(samples, valid, strict=True):
+        for row, row_valid in zip(band, band_valid, strict=True):
             for x, value in enumerate(row):
-                if value == 0:
+                if value == 0 and row_valid[x]:
                     row[x] = -0.0 if signs[seen // 8] >> 7 - seen % 8 & 1 else 0.0
                     seen += 1
     return samples
@@ -608,7 +611,7 @@ def regressors(band, pixels):
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-    """What numbers have in common: E, M, and the known ones by (band, row, column).
+    """What numbers have in common: E, M, and the known ones by (band, row, column), None in gaps.
 
     Attributes:
         means: of the bands.
@@ -679,12 +682,14 @@ def decode_number(stream, y, x, planes, sizes, coefficients, common):
     bound, digits, b = common.bound, common.digits, len(planes) - 1
     mean = common.means[b]
     here, before, second = sizes[-1], sizes[-2], sizes[-3]
-    if (b, y, x) in common.known:
-        planes[-1].values[y, x] = clamp(common.known[b, y, x], common.least, common.largest) - mean
-        here.values[y, x] = causal_sum(here.around(y, x)) >> 3
-        return
     total = sum(factor * planes[-1 - lag].at(y + dy, x + dx) for lag, dy, dx, factor in coefficients)
     predicted = clamp((total + 2**12 >> 13) + 8 * mean, 8 * common.least, 8 * common.largest)
+    if (b, y, x) in common.known:
+        number = common.known[b, y, x]
+        number = predicted + 4 >> 3 if number is None else clamp(number, common.least, common.largest)
+        planes[-1].values[y, x] = number - mean
+        here.values[y, x] = causal_sum(here.around(y, x)) >> 3
+        return
     shift = lattice_shift(predicted, digits + 3)
     place = place_of(predicted, digits + 3)
     r = place + 4 >> 3
@@ -726,25 +731,25 @@ def decode_number(stream, y, x, planes, sizes, coefficients, common):
 # -- Floats
 
 
-def decode_floats(data, shape, dtype):
+def decode_floats(data, shape, dtype, gaps):
     """Return samples [band][row][column]."""
     exponent, flags = struct.unpack_from("<hB", data)
     if flags == 0:
-        return decode_lines(data[3:], shape, dtype)
+        return decode_lines(data[3:], shape, dtype, gaps)
     digits, has_rests = flags & 127, flags >> 7
     outliers, values, kinds, numbers, rests = blocks(data[3:], 5)
     values = [value for (value,) in struct.iter_unpack("<" + FLOATS[dtype], values)]
-    kinds = decode_kinds(kinds, shape, len(values))
+    kinds = decode_kinds(kinds, shape, len(values), gaps)
     most = 2**30 - 1
     nearest = [clamp(math.trunc(math.ldexp(value, -exponent)), -most, most) for value in values]
-    known = {place: nearest[kind - 1] for place, kind in kinds.items() if kind}
+    known = gaps | {place: nearest[kind - 1] for place, kind in kinds.items() if kind}
     samples = decode_numbers(numbers, shape, 0, digits, known)
     stream, last = Stream(rests), 0
     for place, kind in kinds.items():
         b, y, x = place
         if kind:
             samples[b][y][x] = values[kind - 1]
-        elif has_rests:
+        elif has_rests and place not in gaps:
             samples[b][y][x], last = decode_rest(stream, samples[b][y][x], exponent, digits, last)
         else:
             samples[b][y][x] = math.ldexp(samples[b][y][x], exponent)
@@ -766,7 +771,7 @@ def decode_rest(stream, number, exponent, digits, last):
     return math.copysign(sample, sign), depth
 
 
-def decode_kinds(data, shape, count):
+def decode_kinds(data, shape, count, gaps):
     """Return kinds by (band, row, column)."""
     bands, height, width = shape
     stream, kinds = Stream(data), {}
@@ -784,7 +789,7 @@ def decode_kinds(data, shape, count):
                     ("band", min(b, 1023), center),
                     ("before", center, *before, west, north),
                 ]
-                kind = 1
+                kind = 1 if (b, y, x) not in gaps else count + 1
                 while kind <= count and not stream.mixed(kind, [(*context, kind) for context in contexts]):
                     kind += 1
                 kinds[b, y, x] = kind if kind <= count else 0
@@ -801,10 +806,10 @@ def with_outliers(samples, outliers, shape, dtype):
     return samples
 
 
-def decode_lines(data, shape, dtype):
+def decode_lines(data, shape, dtype, gaps):
     packed, numbers, corrections = blocks(data, 3)
     lines = struct.unpack(f"<{2 * shape[0]}d", packed)
-    numbers, corrections = (decode_numbers(block, shape, 0) for block in (numbers, corrections))
+    numbers, corrections = (decode_numbers(block, shape, 0, known=gaps) for block in (numbers, corrections))
     return [
         combine(lambda j, up, g=g, o=o: floats_above(nearest_float(j * g + o, dtype), up, dtype), *bands)
         for g, o, *bands in zip(lines[: shape[0]], lines[shape[0] :], numbers, corrections, strict=True)

@@ -80,6 +80,20 @@ def test_all_integers_of_32_bits_are_kept(bound):
     assert np.abs(expected.astype(np.int64) - cube).max() <= bound
 
 
+@pytest.mark.parametrize("bound", [0, 4])
+def test_gaps_take_no_bytes_and_do_not_disturb(bound):
+    cube = scene((20, 64, 64), noise=20)
+    rows, columns = np.mgrid[:64, :64]
+    valid = np.broadcast_to(columns > rows, cube.shape)
+    whole = len(encode_samples(cube, bound)[0])
+    filled = np.where(valid, cube, 4000)
+    data, expected = encode_samples(filled, bound, known=Known.gaps(valid))
+    decoded = decode_samples(data, cube.shape, bound, known=Known.gaps(valid))
+    assert np.array_equal(decoded, expected) and np.abs(decoded - cube)[valid].max() <= bound
+    assert len(data) < 0.55 * whole
+    assert len(encode_samples(filled, bound, known=Known.gaps(np.zeros_like(valid)))[0]) < 2000
+
+
 def test_known_samples_take_no_bytes():
     noise = np.random.default_rng(0).integers(-50000, 50000, (4, 40, 40))
     kinds = np.random.default_rng(1).integers(0, 3, noise.shape).astype(np.uint8)
