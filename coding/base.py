@@ -19,6 +19,9 @@ from utils.errors import ProjectError
 MIN_STEP, MAX_STEP = 1e-9, 1e9
 """Range of quantizer steps; float32 samples can be divided and multiplied by any of them."""
 
+SHORT = ("uint8", "int8", "int16", "uint16", "float16", "float32")
+"""Types whose samples float32 represents exactly."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -175,7 +178,7 @@ def bound_of_step(step: float) -> int:
 
 
 def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Return decoded values (C, ...) rounded and clipped to the type of the samples.
+    """Return decoded values (C, ...) rounded and clipped to the type of the samples, floats to its finite range.
 
     Args:
         values: (C, ...), any real type. NaN becomes 0 in integers.
@@ -183,11 +186,12 @@ def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     """
     samples = np.empty(values.shape, dtype)
     for band, plane in zip(samples, values, strict=True):  # band by band, to save memory
-        if dtype == "float32":
-            with np.errstate(over="ignore"):
-                band[:] = plane
+        if dtype in INTEGER_RANGES:
+            # In float32, the largest int32 would be rounded up.
+            band[:] = np.clip(np.rint(np.nan_to_num(plane)), *INTEGER_RANGES[dtype], dtype=np.float64)
         else:
-            band[:] = np.clip(np.rint(np.nan_to_num(plane)), *INTEGER_RANGES[dtype])
+            largest = float(np.finfo(dtype).max)
+            band[:] = np.clip(plane, -largest, largest)
     return samples
 
 

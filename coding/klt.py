@@ -31,6 +31,7 @@ from coding.entropy.integers import decode_integers, encode_integers
 
 _HEADER = struct.Struct("<fI")  # step of the coefficients, number of components
 _SQUARED_STEPS_PER_BIT = 2 * math.log(2) / 12  # how much one bit more lowers the squared error of a coefficient
+_LARGEST = 1e100
 _MAX_NUMBER_BITS = 30  # in the basis and the mean
 _COARSEST_ENTRY_STEP = 0.5  # of a unit vector, relative to the entries of one whose entries are all equal
 
@@ -75,9 +76,11 @@ def principal_components(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
         with its largest entry positive.
 
     Raises:
-        CodingError: a sample is NaN or infinite.
+        CodingError: a sample is NaN or infinite, or its square would be.
     """
     check_finite(cube)
+    if cube.dtype == np.float64 and np.abs(cube).max(initial=0) > _LARGEST:
+        raise CodingError(f"samples must be at most {_LARGEST:g} for a transform along the bands: code without loss")
     spectra = cube.reshape(len(cube), -1).astype(np.float64)
     mean = spectra.mean(axis=1)
     spectra -= mean[:, None]

@@ -296,10 +296,15 @@ class Ccsds123Codec(ClassicalCodec):
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         """See `ClassicalCodec.encode_cube`; the bytes are a compressed image of the standard."""
-        return Ccsds123(int(self.max_error)).encode(cube)
+        return Ccsds123(int(self.max_error)).encode(cube.astype(self._held, copy=False))
 
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         cube = read_stream(data)
-        if cube.dtype.name != self.dtype:
-            raise DamagedError(f"samples must be {self.dtype}, got {cube.dtype}")
+        if cube.dtype != self._held:
+            raise DamagedError(f"samples must be {self._held}, got {cube.dtype}")
         return cube
+
+    @property
+    def _held(self) -> np.dtype:
+        """Type of the compressed image, which tells signed from unsigned samples only."""
+        return _DTYPES[self.dtype.startswith("int")]

@@ -22,10 +22,11 @@ from coding.base import (
 )
 from coding.hsc.header import Header, check_parameters, check_plain, is_step
 from coding.samples import Samples
-from datasets.base import DTYPES
+from datasets.base import DTYPES, INTEGER_RANGES
 from utils.errors import ProjectError, one_line
 
-INTEGERS = ("int16", "uint16")
+INTEGERS = ("uint8", "int8", "int16", "uint16")
+"""Integers of at most 16 bits."""
 ANY = DTYPES
 MAX_BOUND = 2**16 - 1
 """Largest bound; with it, all integers of 16 bits are within the bound of one another."""
@@ -71,13 +72,16 @@ class ClassicalCodec(Codec):
         if not dtypes:
             raise CodingError(f"{type(self).__name__} has no {mode} mode")
         if dtype not in dtypes:
-            raise CodingError(f"samples must be {' or '.join(dtypes)} for this codec, got {dtype}")
+            raise CodingError(
+                f"samples must be {', '.join(dtypes[:-1])} or {dtypes[-1]} for this codec and mode, got {dtype}: "
+                "choose another codec, such as klt-cm"
+            )
         if step is not None:
             check_step(step)
             if self.bounds_steps:
                 self.max_error = bound_of_step(step)
         check_max_error(self.max_error, self.max_bound)
-        if dtype in INTEGERS:
+        if dtype in INTEGER_RANGES:
             self.max_error = math.floor(self.max_error)
 
     @classmethod

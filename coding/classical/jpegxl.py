@@ -18,8 +18,8 @@ import struct
 import imagecodecs
 import numpy as np
 
-from coding.base import CodingError, join_blocks, take_block
-from coding.classical.codec import ANY, INTEGERS, ClassicalCodec, Modes
+from coding.base import SHORT, CodingError, join_blocks, take_block
+from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 from coding.classical.streams import join_streams, split_streams
 from coding.entropy.integers import decode_integers, encode_integers
 
@@ -42,7 +42,7 @@ class JpegXl(ClassicalCodec):
     is between half and twice step^2 / 12.
     """
 
-    modes = Modes(lossy=ANY, lossless=INTEGERS)
+    modes = Modes(lossy=SHORT, lossless=INTEGERS)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         return self._encode_lossless(cube) if self.step is None else self._encode_lossy(cube, self.step)

@@ -14,7 +14,7 @@ from typing import cast
 import imagecodecs
 import numpy as np
 
-from coding.base import CodingError, DamagedError, join_blocks, split_blocks
+from coding.base import SHORT, CodingError, DamagedError, join_blocks, split_blocks
 from coding.classical.codec import ANY, ClassicalCodec, Modes
 from coding.classical.sperr import psnr_of
 from coding.classical.streams import join_streams, split_streams
@@ -136,7 +136,7 @@ class PcaFloat32(ClassicalCodec):
     well, since the decoder needs them. The squared error is at most step^2 / 12 before rounding to integers.
     """
 
-    modes = Modes(lossy=ANY)
+    modes = Modes(lossy=SHORT)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         assert self.step is not None  # there is no other mode

@@ -9,7 +9,7 @@ import numpy as np
 
 from coding.base import CodingError
 from coding.classical.codec import ANY, Modes
-from coding.classical.volumes import VolumeCodec
+from coding.classical.volumes import BOUNDED, VolumeCodec
 
 
 class Sperr(VolumeCodec):
@@ -19,7 +19,7 @@ class Sperr(VolumeCodec):
     enough. With a bound, it corrects the outliers of the wavelet coding.
     """
 
-    modes = Modes(lossy=ANY, bounded=ANY)
+    modes = Modes(lossy=ANY, bounded=BOUNDED)
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
         if volume.size == 1:
@@ -31,7 +31,7 @@ class Sperr(VolumeCodec):
         return bytes(imagecodecs.sperr_encode(volume, psnr, "psnr", numthreads=1))
 
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        volume = imagecodecs.sperr_decode(data, shape=_long_axes_first(shape), dtype=np.float32, numthreads=1)
+        volume = imagecodecs.sperr_decode(data, shape=_long_axes_first(shape), dtype=self.held, numthreads=1)
         return volume.reshape(shape)
 
 

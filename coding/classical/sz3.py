@@ -6,17 +6,17 @@ import imagecodecs
 import numpy as np
 
 from coding.classical.codec import ANY, Modes
-from coding.classical.volumes import VolumeCodec
+from coding.classical.volumes import BOUNDED, VolumeCodec
 
 
 class Sz3(VolumeCodec):
     """SZ3 with a largest error, by interpolation along three axes; a step is the width of the bins."""
 
-    modes = Modes(lossy=ANY, bounded=ANY)
+    modes = Modes(lossy=ANY, bounded=BOUNDED)
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
         bound = self.tolerance() if self.step is None else self.step / 2
         return bytes(imagecodecs.sz3_encode(volume, "abs", abs=bound))
 
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        return imagecodecs.sz3_decode(data, shape, np.float32)
+        return imagecodecs.sz3_decode(data, shape, self.held)

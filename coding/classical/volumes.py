@@ -6,12 +6,16 @@ from abc import abstractmethod
 
 import numpy as np
 
-from coding.base import CodingError, to_dtype
-from coding.classical.codec import ClassicalCodec
+from coding.base import SHORT, CodingError, to_dtype
+from coding.classical.codec import ANY, ClassicalCodec
+from datasets.base import INTEGER_RANGES
+
+BOUNDED = tuple(dtype for dtype in ANY if dtype != "float16")
+"""Types with a bound: rounding to float16 could exceed it."""
 
 
 class VolumeCodec(ClassicalCodec):
-    """Base of codecs of float32 volumes; float32 represents integers of 16 bits exactly."""
+    """Base of codecs of volumes of float32, or of float64 for samples that float32 does not represent exactly."""
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         """See `ClassicalCodec.encode_cube`.
@@ -19,9 +23,9 @@ class VolumeCodec(ClassicalCodec):
         Raises:
             CodingError: the library does not keep the bound.
         """
-        data = self.encode_volume(cube.astype(np.float32))
+        data = self.encode_volume(cube.astype(self.held))
         if self.step is None:
-            # The library keeps the bound in its own arithmetic, but returns float32, which is rounded once more.
+            # The library keeps the bound in its own arithmetic, but what it returns is rounded once more.
             decoded = to_dtype(self.decode_cube(data, cube.shape), self.dtype)
             largest = np.abs(decoded.astype(np.float64) - cube).max()
             if largest > self.max_error:
@@ -30,9 +34,14 @@ class VolumeCodec(ClassicalCodec):
                 )
         return data
 
+    @property
+    def held(self) -> type[np.floating]:
+        """Type of the volume."""
+        return np.float32 if self.dtype in SHORT else np.float64
+
     @abstractmethod
     def encode_volume(self, volume: np.ndarray) -> bytes:
-        """Encode a float32 volume (C, H, W) of samples of type `dtype`; may raise errors of libraries."""
+        """Encode a volume (C, H, W) of samples of type `dtype`; may raise errors of libraries."""
 
     def tolerance(self) -> float:
         """Return the largest error of the volume for which the cube keeps `max_error`.
@@ -43,7 +52,7 @@ class VolumeCodec(ClassicalCodec):
         Raises:
             CodingError: the samples are floats and the bound is 0.
         """
-        if self.dtype != "float32":
+        if self.dtype in INTEGER_RANGES:
             return self.max_error + 0.49
         if self.max_error == 0:
             raise CodingError("floats need a largest error above 0, got 0")

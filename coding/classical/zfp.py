@@ -9,7 +9,8 @@ import numpy as np
 
 from coding.base import CodingError
 from coding.classical.codec import ANY, Modes
-from coding.classical.volumes import VolumeCodec
+from coding.classical.volumes import BOUNDED, VolumeCodec
+from datasets.base import INTEGER_RANGES
 
 _UNIT = struct.Struct("<d")
 TOLERANCE_OF_STEP = 0.022**-0.5
@@ -24,21 +25,28 @@ class Zfp(VolumeCodec):
     stored; 0 stands for the reversible mode.
     """
 
-    modes = Modes(lossy=ANY, bounded=ANY, lossless=ANY)
+    modes = Modes(lossy=ANY, bounded=BOUNDED, lossless=tuple(dtype for dtype in ANY if dtype != "uint32"))
 
     def encode_volume(self, volume: np.ndarray) -> bytes:
         if self.step is None and self.max_error == 0:
-            exact = volume if self.dtype == "float32" else volume.astype(np.int32)
+            exact = volume.astype(self._exact)
             return _UNIT.pack(0) + imagecodecs.zfp_encode(exact, mode="reversible", header=False, numthreads=1)
-        unit = np.float32(self.tolerance() if self.step is None else TOLERANCE_OF_STEP * self.step)
+        unit = self.held(self.tolerance() if self.step is None else TOLERANCE_OF_STEP * self.step)
         with np.errstate(over="ignore"):
             scaled = volume / unit
         if not np.isfinite(scaled).all():
-            raise CodingError(f"float32 cannot hold the samples in units of {unit:g}: choose a larger step")
+            raise CodingError(
+                f"{self.held.__name__} cannot hold the samples in units of {unit:g}: choose a larger step"
+            )
         return _UNIT.pack(unit) + imagecodecs.zfp_encode(scaled, 1, mode="accuracy", header=False, numthreads=1)
 
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         (unit,) = _UNIT.unpack_from(data)
-        held = np.float32 if unit or self.dtype == "float32" else np.int32
+        held = self.held if unit else self._exact
         volume = imagecodecs.zfp_decode(data[_UNIT.size :], shape=shape, dtype=held, numthreads=1)
         return volume * unit if unit else volume
+
+    @property
+    def _exact(self) -> type[np.number]:
+        """Type of the volume in the reversible mode."""
+        return np.int32 if self.dtype in INTEGER_RANGES else self.held

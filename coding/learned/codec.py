@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from coding import PLANE_CODERS
-from coding.base import Codec, CodingError, DamagedError, join_blocks, split_blocks, to_dtype
+from coding.base import SHORT, Codec, CodingError, DamagedError, join_blocks, split_blocks, to_dtype
 from coding.hsc.header import Header, check_parameters, is_bound, is_divisor, is_step
 from coding.hsc.masks import fill_gaps
 from coding.learned.network import Network, load_network
@@ -181,7 +181,7 @@ class LearnedCodec(Codec):
     def to_samples(self, x_hat: np.ndarray) -> np.ndarray:
         """Return reflectances, clipped to [0, 1], as samples of type `dtype`."""
         x_hat = np.clip(x_hat, 0, 1)
-        if self.dtype == "float32":
+        if self.dtype in ("float16", "float32"):
             return to_dtype(x_hat * np.float32(self.settings.scale), self.dtype)
         return to_dtype(x_hat.astype(np.float64) * self.settings.scale, self.dtype)
 
@@ -274,6 +274,8 @@ def open_with(header: Header, shared: bytes, network: Network) -> LearnedCodec:
         )
 
     has_bound = header.max_error is not None
+    if has_bound and header.scene.dtype not in SHORT:
+        raise DamagedError(f"the header names a model with a bound for {header.scene.dtype}, which no encoder does")
     rules = {
         "coder": lambda value: isinstance(value, str) and value in PLANE_CODERS,
         "step": lambda value: is_step(value, MAX_STEP) or (has_bound and value is None),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from coding.base import CodecFactory, CodingError
+from coding.base import SHORT, CodecFactory, CodingError
 from coding.learned.codec import DEFAULT_CODER, LearnedCodec, Settings, units_of
 from coding.learned.latents import LatentCodec
 from coding.learned.network import Network, load_network
@@ -119,6 +119,11 @@ class _Maker:
     def bounded(self, max_error: float, step: float | None = None) -> LearnedCodec:
         """Return a codec with a bound; if no step is given, the step of `BOUNDED_STEPS` with the smallest tiles."""
         samples = self._samples
+        if samples.dtype not in SHORT:
+            raise CodingError(
+                f"samples must be {', '.join(SHORT)} for a model with a bound, got {samples.dtype}: "
+                "code without a bound, or choose another codec, such as klt-cm"
+            )
         numbers = numbers_of(samples.dtype, max_error, samples.values())
         codecs = [
             LearnedCodec(self._network, self._settings(candidate, numbers), *self._judged)

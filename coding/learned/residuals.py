@@ -17,6 +17,7 @@ from coding.base import BoundNotGuaranteed, DamagedError
 from coding.learned.bounds import MAX_GRID, choose_grid, quantize, round_as_listed, round_to_grid
 from coding.numbers import Numbers
 from coding.planes import decode_planes, encode_planes
+from datasets.base import INTEGER_RANGES
 
 CODER = next(iter(PLANE_CODERS))
 NUM_BLOCKS = 4
@@ -126,7 +127,7 @@ class ResidualCoder:
     @property
     def _wraps(self) -> bool:
         """Whether residuals are modulo 2^16: lossless residuals of integers would otherwise need 17 bits."""
-        return self.numbers.bound == 0 and self.numbers.dtype != "float32"
+        return self.numbers.bound == 0 and self.numbers.dtype in INTEGER_RANGES
 
     def _wrap(self, residual: np.ndarray) -> np.ndarray:
         return (residual + 2**15) % 2**16 - 2**15 if self._wraps else residual

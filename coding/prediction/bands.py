@@ -7,6 +7,14 @@ below with the last sample.
 A prediction error is coded as its magnitude in units of 2^k, the k bits below, and its sign. Both k and the contexts
 depend on the errors around the sample: to the left and above in its own band, and on all sides in the two preceding
 bands. Contexts are in units of 2^k as well, so that dark and bright bands share their statistics.
+
+Samples may lie on the lattice of floats: integers with at most `digits` significant bits, so that large ones are
+farther apart. They are predicted as integers, but the prediction error is the number of lattice places between the
+prediction and the sample. An error size remains a difference of integers, and is divided by the distance of lattice
+places where it becomes a context.
+
+Samples that the decoder knows already, such as those at which a sensor saturates, take no bits, but predict others.
+Neither do gaps, whose samples have no meaning: they become what is predicted.
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import compiled, inlined
-from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
+from coding.entropy.mixing import MAGNITUDE_BITS, NODES, Mixer, code_magnitude, code_mixed, new_mixer
 from coding.entropy.neighbors import (
     PAD,
     bit_length,
@@ -40,8 +48,17 @@ _SCALES = 5  # values of k that contexts distinguish
 _SUM_SIZES = 16  # sizes of a sum of errors that contexts distinguish
 _ERROR_SIZES = 12  # sizes of a single error that contexts distinguish
 _BIT_MAGNITUDES = 8  # magnitudes that contexts of the bit below distinguish
-_MAX_ERROR_SIZE = (1 << 20) - 1
+_MAX_ERROR_SIZE = (1 << 33) - 1
+_ESCAPE = (1 << MAGNITUDE_BITS) - 1  # stands for itself and for larger magnitudes
+_ESCAPE_BITS = 34  # of how much larger they are
+_MAX_MAGNITUDE = 1 << 35
 _INITIAL_ERROR_SIZE = 4  # in the imaginary bands before the first
+
+GAP = 255
+"""Kind of samples that have no meaning."""
+ALL_DIGITS = 53
+"""Significant bits that integers do not exceed, in eighths either."""
+_NARROW_RANGE = 1 << 31  # differences from a mean that are smaller fit into int32
 
 # First counter of each kind of context for magnitudes; docs/format.md uses the same names.
 _BY_CLASS = 0
@@ -66,8 +83,8 @@ class State(NamedTuple):
 
     Attributes:
         stride: W + 4.
-        planes: int32 (C, (H + 4) (W + 4)), samples minus the mean of their band, as the decoder has them; an encoder
-            fills in the band to code.
+        planes: int32 or int64 (C, (H + 4) (W + 4)), samples minus the mean of their band, as the decoder has them; an
+            encoder fills in the band to code.
         error_sizes: int64 (3, (H + 4) (W + 4)), magnitudes of the errors in the last three bands; row: band modulo 3.
         magnitudes: mixer of magnitudes.
         bits: mixer of the bits below and of the signs.
@@ -89,16 +106,25 @@ class Band(NamedTuple):
         number: number of the band and of its plane.
         regressors: int64 (R, 3): how many bands before, rows below and columns right of a sample.
         coefficients: int64 (R,), of the regressors, in units of 2^-`POINT`.
-        lowest, highest: limits of the samples minus the mean.
+        mean: mean of the samples.
+        lowest, highest: limits of the samples.
         bound: largest error of a sample; 0 is lossless.
+        digits: largest number of significant bits of the samples, up to `ALL_DIGITS`.
+        kinds: uint8 (H * W,), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value in
+            `known`; or of length 0.
+        known: int64 (K,), values of samples that the decoder knows.
     """
 
     number: int
     regressors: np.ndarray
     coefficients: np.ndarray
+    mean: int
     lowest: int
     highest: int
     bound: int
+    digits: int
+    kinds: np.ndarray
+    known: np.ndarray
 
 
 class Activity(NamedTuple):
@@ -122,13 +148,19 @@ class Activity(NamedTuple):
     class_number: int
 
 
-def new_state(bands: int, height: int, width: int) -> State:
-    """Return the state before the first band of an image of `bands` bands, `height` rows and `width` columns."""
+def new_state(shape: tuple[int, ...], largest_difference: int) -> State:
+    """Return the state before the first band of an image.
+
+    Args:
+        shape: (C, H, W).
+        largest_difference: of two samples of the image.
+    """
+    bands, height, width = shape
     stride = width + 2 * PAD
     size = (height + 2 * PAD) * stride
     return State(
         stride,
-        np.zeros((bands, size), np.int32),
+        np.zeros((bands, size), np.int32 if largest_difference < _NARROW_RANGE else np.int64),
         np.full((3, size), _INITIAL_ERROR_SIZE, np.int64),
         new_mixer(_BY_BAND + bands * _FINE * NODES, _SCALES * NODES, 4),
         new_mixer(_BIT_COUNTERS, _BIT_SETS + 1, 2),
@@ -220,26 +252,75 @@ def _code_row(coder, state, band, start):
     plane, errors = state.planes[band.number], state.error_sizes[band.number % 3]
     before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
     left, second_left = _row_coefficients(band)
+    first = ((start - PAD) // stride - PAD) * len(state.predictions)
+    has_known, is_lattice, digits = len(band.kinds) > 0, band.digits < ALL_DIGITS, band.digits
+    first_place, last_place = _to_lattice(band.lowest, digits), _to_lattice(band.highest, digits)
     for x in range(len(state.predictions)):
         p = start + x
-        activity = _activity(errors, before, second, p, stride)
+        kind = band.kinds[first + x] if has_known else 0
+        if kind:
+            errors[p] = causal_sum(errors, p, stride) >> 3
+        if kind and kind != GAP:
+            plane[p] = band.known[kind - 1] - band.mean
+            continue
         predicted = state.predictions[x] + left * plane[p - 1] + second_left * plane[p - 2]
-        predicted = _shift_right(predicted, POINT - FRACTION_BITS)
+        predicted = _shift_right(predicted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
         predicted = min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)
+        if kind:
+            plane[p] = _shift_right(predicted, FRACTION_BITS) - band.mean
+            continue
+        shift = _lattice_shift(predicted, digits + FRACTION_BITS) if is_lattice else 0
+        activity = _activity(errors, before, second, p, stride, shift)
+        place = plane[p] + band.mean
+        if is_lattice:
+            predicted, place = _to_lattice(predicted, digits + FRACTION_BITS), _to_lattice(place, digits)
         rounded = _shift_right(predicted, FRACTION_BITS)
         fraction = predicted - (rounded << FRACTION_BITS)
         is_flipped = fraction < 0
         fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
-        error = plane[p] - rounded
+        error = place - rounded
+        is_negative = (error < 0) != is_flipped
         magnitude = (abs(error) + band.bound) // step if band.bound else abs(error)
         magnitude = _code_magnitude(coder, state, band, activity, fraction, magnitude)
         error = magnitude * step
-        if magnitude and _code_sign(coder, state, activity, fraction, magnitude, (plane[p] < rounded) != is_flipped):
+        if magnitude and _code_sign(coder, state, activity, fraction, magnitude, is_negative):
             error = -error
         if is_flipped:
             error = -error
-        plane[p] = min(max(rounded + error, band.lowest), band.highest)
+        place = min(max(rounded + error, first_place), last_place)
+        if is_lattice:
+            place = _from_lattice(place, digits)
+            magnitude = abs(place - _from_lattice(rounded, digits))
+        plane[p] = place - band.mean
         errors[p] = min(magnitude, _MAX_ERROR_SIZE)
+
+
+@inlined
+def _lattice_shift(value, digits):
+    """Return the binary logarithm of the distance of lattice places at an integer."""
+    size = abs(value)
+    return bit_length(size) - digits if size >> digits else 0
+
+
+@inlined
+def _to_lattice(value, digits):
+    """Return the number of the lattice place at an integer or next to it, towards 0."""
+    shift = _lattice_shift(value, digits)
+    if shift == 0:
+        return value
+    place = (shift << (digits - 1)) + (abs(value) >> shift)
+    return place if value > 0 else -place
+
+
+@inlined
+def _from_lattice(place, digits):
+    """Return the integer at a lattice place."""
+    size = abs(place)
+    if size >> digits == 0:
+        return place
+    shift = (size >> (digits - 1)) - 1
+    value = (size - (shift << (digits - 1))) << shift
+    return value if place > 0 else -value
 
 
 @inlined
@@ -249,15 +330,19 @@ def _shift_right(value, places):
 
 
 @inlined
-def _activity(errors, before, second, p, stride):
-    """Return the `Activity` at place `p`, from the error sizes of this band and of the two preceding bands."""
-    spatial = causal_sum(errors, p, stride)
-    spectral = 2 * (before[p] + second[p]) + cross_sum(before, p, stride)
+def _activity(errors, before, second, p, stride, shift):
+    """Return the `Activity` at place `p`, from the error sizes of this band and of the two preceding bands.
+
+    Error sizes are divided by 2^shift.
+    """
+    spatial = causal_sum(errors, p, stride) >> shift
+    spectral = (2 * (before[p] + second[p]) + cross_sum(before, p, stride)) >> shift
     activity = ((spatial + spectral) >> 1) + 1
     k = max(bit_length(activity) - 4, 0)
     fine = activity >> k
     class_number = _FINE * min(k, 6) + fine
-    return Activity(spatial, spectral, errors[p - 1], errors[p - stride], before[p], k, fine, class_number)
+    west, north, center = errors[p - 1] >> shift, errors[p - stride] >> shift, before[p] >> shift
+    return Activity(spatial, spectral, west, north, center, k, fine, class_number)
 
 
 @inlined
@@ -266,7 +351,10 @@ def _code_magnitude(coder, state, band, activity, fraction, magnitude):
     k = activity.k
     scale = min(k, _SCALES - 1)
     contexts = _magnitude_contexts(band, activity, fraction, scale)
-    upper = code_magnitude(coder, state.magnitudes, contexts, scale * NODES, magnitude >> k)
+    upper = code_magnitude(coder, state.magnitudes, contexts, scale * NODES, min(magnitude >> k, _ESCAPE))
+    if upper == _ESCAPE:
+        upper += code_bits(coder, (magnitude >> k) - _ESCAPE, _ESCAPE_BITS)
+        upper = min(upper, _MAX_MAGNITUDE >> k)  # a damaged stream may hold more
     if k == 0:
         return upper
     lower = magnitude & ((1 << k) - 1)

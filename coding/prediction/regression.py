@@ -77,14 +77,17 @@ class Regression:
     Args:
         cube: (C, H, W), any real type; pixels where neighboring bands differ get small weights.
         error_step: quantizer step of the prediction errors; quantization adds noise to the regressors.
+        is_coded: bool (C, H, W), False in gaps, which get no weight; None if there are none.
     """
 
-    def __init__(self, cube: np.ndarray, error_step: int) -> None:
+    def __init__(self, cube: np.ndarray, error_step: int, is_coded: np.ndarray | None = None) -> None:
         self._pixels = cube[0].size
         self._noise = error_step**2 / 12
         height = cube.shape[1]
         self._rows = slice(0, height, math.ceil(self._pixels / _MAX_TRAINING_PIXELS))
         weights = _pixel_weights(cube)[self._rows]
+        if is_coded is not None and is_coded[:, self._rows].any():
+            weights *= is_coded[:, self._rows].mean(axis=0)
         self._scale = np.sqrt(weights / weights.mean())
         # Rows of the vectors, in this order: the preceding bands; their neighbors to the left and above; the neighbors
         # of the nearest bands to the right and below; the preceding samples of the band itself; the band.

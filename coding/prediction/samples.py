@@ -1,4 +1,4 @@
-"""Coding of an image or a tile of integers, without loss or with a bound on the error.
+"""Coding of an image or a tile of integers of up to 32 bits, without loss or with a bound on the error.
 
 Each band is predicted linearly from what is decoded before it, with coefficients that are stored, and the prediction
 errors are coded with mixed contexts. With a bound, these errors are quantized within the prediction loop (near-lossless
@@ -10,47 +10,69 @@ The decoder uses integers only, so that every machine decodes the same samples.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
 
-from coding.base import CodingError, DamagedError, join_blocks, split_blocks
+from coding.base import DamagedError, join_blocks, split_blocks
 from coding.entropy.integers import decode_integers, encode_integers
 from coding.entropy.neighbors import PAD
 from coding.entropy.range_coder import Coder, check_decoder, finish_encoder, new_decoder, new_encoder, take_bytes
-from coding.prediction.bands import Band, code_band, fill_plane, new_state
+from coding.prediction.bands import ALL_DIGITS, GAP, Band, code_band, fill_plane, new_state
 from coding.prediction.regression import KINDS, Regression, dequantize_coefficients, regressors
 
 _RANGE = struct.Struct("<ii")  # smallest and largest sample
-_MAX_RANGE = 1 << 22
 _MAX_BYTES = 96  # of a sample: some 40 decisions of at most 2 bytes each
 
 
-def encode_samples(cube: np.ndarray, bound: int) -> tuple[bytes, np.ndarray]:
+class Known(NamedTuple):
+    """Samples that are not coded.
+
+    Attributes:
+        kinds: uint8 (C, H, W), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value
+            in `values`; or of size 0.
+        values: integers.
+    """
+
+    kinds: np.ndarray = np.zeros((0, 0, 0), np.uint8)
+    values: tuple[int, ...] = ()
+
+    @classmethod
+    def gaps(cls, valid: np.ndarray) -> Known:
+        """Return the gaps of a tile, where `valid`, bool (C, H, W), is False."""
+        return cls() if valid.all() else cls(np.where(valid, np.uint8(0), np.uint8(GAP)))
+
+
+_NONE_KNOWN = Known()
+
+
+def encode_samples(
+    cube: np.ndarray, bound: int, digits: int = ALL_DIGITS, known: Known = _NONE_KNOWN
+) -> tuple[bytes, np.ndarray]:
     """Encode integers (C, H, W).
 
     Args:
-        cube: any integer type; values within the range of int32, and their largest difference below 2^22.
+        cube: any integer type; values within the range of int32.
         bound: largest error of a sample; 0 is lossless.
+        digits: largest number of significant bits of a sample, see `coding.prediction.bands`; fewer than `ALL_DIGITS`
+            only without loss.
+        known: samples to leave out.
 
     Returns:
         The bytes, and the samples as `decode_samples` returns them.
-
-    Raises:
-        CodingError: the largest difference of samples is 2^22 or more.
     """
     low, high = int(cube.min()), int(cube.max())
-    if high - low >= _MAX_RANGE:
-        raise CodingError(f"the range of the samples must be less than {_MAX_RANGE}, got {low} to {high}")
     head = _RANGE.pack(low, high)
     if high - low <= bound:
         return head, np.full(cube.shape, (low + high) // 2, np.int32)
     means = np.rint(cube.mean(axis=(1, 2))).astype(np.int64)
-    bands = _BandCoder(cube.shape, means, (low, high), bound)
-    regression = Regression(cube, 2 * bound + 1)
+    bands = _BandCoder(cube.shape, means, _Limits(low, high, bound, digits), known)
+    is_coded = known.kinds != GAP if known.kinds.size else None
+    regression = Regression(cube, 2 * bound + 1, is_coded)
     table, exponents = np.zeros(bands.table_shape, np.int64), np.zeros((KINDS, len(cube)), np.int64)
     coder, parts = new_encoder(_MAX_BYTES * cube[0].size), []
     for band, samples in enumerate(cube):
-        fill_plane(bands.state.planes, band, (samples - means[band]).astype(np.int32))
+        fill_plane(bands.state.planes, band, samples.astype(bands.planes.dtype) - means[band])
         numbers, exponents[:, band] = regression.fit(bands.planes, band)
         table[bands.rows(band), band] = numbers
         bands.code(coder, band, numbers, exponents[:, band])
@@ -60,13 +82,17 @@ def encode_samples(cube: np.ndarray, bound: int) -> tuple[bytes, np.ndarray]:
     return head + join_blocks([encode_integers(settings), encode_integers(table), stream]), bands.samples()
 
 
-def decode_samples(data: bytes, shape: tuple[int, ...], bound: int) -> np.ndarray:
+def decode_samples(
+    data: bytes, shape: tuple[int, ...], bound: int, digits: int = ALL_DIGITS, known: Known = _NONE_KNOWN
+) -> np.ndarray:
     """Return the samples (C, H, W) that `encode_samples` encoded, int32.
 
     Args:
         data: the bytes.
         shape: (C, H, W).
         bound: the bound that they were encoded with.
+        digits: likewise.
+        known: likewise.
 
     Raises:
         DamagedError: `data` is damaged.
@@ -74,15 +100,15 @@ def decode_samples(data: bytes, shape: tuple[int, ...], bound: int) -> np.ndarra
     if len(data) < _RANGE.size:
         raise DamagedError(f"coded samples must have {_RANGE.size} bytes or more, got {len(data)}")
     low, high = _RANGE.unpack_from(data)
-    if not 0 <= high - low < _MAX_RANGE:
-        raise DamagedError(f"the range of coded samples must be less than {_MAX_RANGE}, got {low} to {high}")
+    if high < low:
+        raise DamagedError(f"the largest of coded samples must be at least {low}, the smallest, got {high}")
     if high - low <= bound:
         if len(data) > _RANGE.size:
             raise DamagedError(f"coded samples within one bin must have {_RANGE.size} bytes, got {len(data)}")
         return np.full(shape, (low + high) // 2, np.int32)
     settings, coded_table, stream = split_blocks(data[_RANGE.size :], 3)
     means, exponents = np.split(decode_integers(settings, (1 + KINDS, shape[0])).astype(np.int64), [1])
-    bands = _BandCoder(shape, np.clip(means[0], low, high), (low, high), bound)
+    bands = _BandCoder(shape, np.clip(means[0], low, high), _Limits(low, high, bound, digits), known)
     table = decode_integers(coded_table, bands.table_shape)
     coder = new_decoder(stream)
     for band in range(shape[0]):
@@ -91,26 +117,37 @@ def decode_samples(data: bytes, shape: tuple[int, ...], bound: int) -> np.ndarra
     return bands.samples()
 
 
+class _Limits(NamedTuple):
+    """What `Band` holds for all bands alike."""
+
+    lowest: int
+    highest: int
+    bound: int
+    digits: int
+
+
 class _BandCoder:
     """Encodes or decodes the bands of an image one after another.
 
     Attributes:
         state: state of the kernels.
-        planes: int32 (C, H + 4, W + 4), a view of the planes of the state.
+        planes: int32 or int64 (C, H + 4, W + 4), a view of the planes of the state.
         table_shape: shape (R, C) of the stored table of the coefficients of all bands.
 
     Args:
         shape: (C, H, W).
         means: int64 (C,), means of the bands.
-        limits: smallest and largest sample.
-        bound: largest error of a sample.
+        limits: of the samples.
+        known: samples to leave out.
     """
 
-    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: tuple[int, int], bound: int) -> None:
+    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: _Limits, known: Known) -> None:
         bands, height, width = shape
-        self.state = new_state(bands, height, width)
+        self.state = new_state(shape, limits.highest - limits.lowest)
         self.planes = self.state.planes.reshape(bands, height + 2 * PAD, width + 2 * PAD)
-        self._means, self._limits, self._bound, self._pixels = means, limits, bound, height * width
+        self._means, self._limits, self._pixels = means, limits, height * width
+        self._kinds = known.kinds.reshape(bands, -1) if known.kinds.size else np.zeros((bands, 0), np.uint8)
+        self._known = np.clip(np.array(known.values, np.int64), limits.lowest, limits.highest)
         places = map(tuple, regressors(bands - 1, self._pixels)[0].tolist())
         self._rows = {place: row for row, place in enumerate(places)}
         self.table_shape = len(self._rows), bands
@@ -122,10 +159,11 @@ class _BandCoder:
     def code(self, coder: Coder, band: int, numbers: np.ndarray, exponents: np.ndarray) -> None:
         """Encode or decode a band; for `numbers` and `exponents` see `dequantize_coefficients`."""
         places, kinds = regressors(band, self._pixels)
-        low, high = (limit - int(self._means[band]) for limit in self._limits)
         coefficients = dequantize_coefficients(numbers, exponents, kinds)
-        code_band(coder, self.state, Band(band, places, coefficients, low, high, self._bound))
+        mean, kinds = int(self._means[band]), self._kinds[band]
+        code_band(coder, self.state, Band(band, places, coefficients, mean, *self._limits, kinds, self._known))
 
     def samples(self) -> np.ndarray:
         """Return the decoded samples (C, H, W), int32."""
-        return self.planes[:, PAD:-PAD, PAD:-PAD] + self._means[:, None, None].astype(np.int32)
+        samples = self.planes[:, PAD:-PAD, PAD:-PAD] + self._means[:, None, None].astype(self.planes.dtype)
+        return samples.astype(np.int32, copy=False)

@@ -1,13 +1,18 @@
 """The same tests for every classical codec: errors, rates, and what is refused."""
 
+import importlib
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from coding import codecs
 from coding.base import CodingError, DamagedError
-from coding.classical.codec import ClassicalCodec
+from coding.classical.codec import INTEGERS, ClassicalCodec
 from coding.classical.streams import join_streams
 from coding.samples import Samples
+from datasets.base import DTYPES
 
 STEPS = (4.0, 16.0, 64.0)
 BOUNDS = (0, 1, 6, 200)
@@ -143,11 +148,45 @@ def test_signed_and_unsigned_cubes_take_about_the_same_size(name, mode, argument
     assert max(sizes) < 1.1 * min(sizes)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "mode", "arguments"), settings())
-def test_other_types_are_refused(name, mode, arguments):
-    for dtype in ("uint8", "float64"):
-        with pytest.raises(CodingError, match=f"samples must be .*, got {dtype}"):
-            getattr(factory(name, dtype), mode)(*arguments)
+def test_types_are_coded_or_refused(name, mode, arguments, dtype):
+    """Whatever type a mode names is coded within its errors; other types are refused in one line."""
+    make = getattr(factory(name, dtype), mode)
+    if dtype not in getattr(codec_class(name).modes, mode):
+        with pytest.raises(CodingError, match=f"samples must be .*, got {dtype}: choose another codec"):
+            make(*arguments)
+        return
+    unit = 1e-3 if dtype.startswith("float") else 1 if dtype.endswith("8") else 1000 if dtype.endswith("32") else 10
+    cube = (smooth("int16", (5, 24, 20), 3.0) / 20 + (128 if dtype[0] == "u" else 0)).clip(-128, 255)
+    cube = (cube.clip(-128, 127 if dtype == "int8" else 255) * unit).astype(dtype)
+    codec = make(*(unit * argument for argument in arguments)) if arguments else make()
+    error = largest_error(coded(codec, cube), cube)
+    assert error <= {"lossless": 0, "bounded": 2 * unit * (1 + 1e-6), "lossy": 400 * unit}[mode]
+
+
+def codec_class(name):
+    module, _, attribute = codecs[name].factory.partition(":")
+    return getattr(importlib.import_module(module), attribute.partition(".")[0])
+
+
+def test_documented_types_are_those_of_the_codecs():
+    """Each cell of the table lists the modes in which a codec takes a type."""
+    text = (Path(__file__).resolve().parents[3] / "docs/compressing.md").read_text()
+    head, _, *rows = re.search(r"(\| codec \| 8 and 16 bits .*?)\n\n", text, re.DOTALL).group(1).splitlines()
+    columns = [cell.strip() for cell in head.strip("|").split("|")][1:]
+    found = {}
+    for row in rows:
+        names, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        for name in re.findall("`([\\w-]+)`", names):
+            found[name] = dict(zip(columns, cells, strict=True))
+    assert set(found) == set(codecs)
+    for name in CLASSICAL:
+        for column, dtypes in {"8 and 16 bits": INTEGERS, **{dtype: (dtype,) for dtype in columns[1:]}}.items():
+            for dtype in dtypes:
+                modes = codec_class(name).modes._asdict()
+                stated = ", ".join(mode for mode in ("lossless", "bounded", "lossy") if dtype in modes[mode])
+                assert found[name][column] == stated, (name, dtype)
 
 
 def test_a_missing_mode_is_refused():

@@ -10,9 +10,15 @@ import math
 import struct
 import zlib
 
-UNLIKELY = {"int16": -32768, "uint16": 65535, "float32": math.nan}
-CHARACTERS = {"int16": "h", "uint16": "H", "float32": "f"}
-RANGES = {"int16": (-(2**15), 2**15 - 1), "uint16": (0, 2**16 - 1), "float32": (-(2**24), 2**24)}
+RANGES = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)}
+RANGES |= {f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32)}
+NUMBERS = {**RANGES, "uint32": (-(2**31), 2**31 - 1), "float16": (-(2**24), 2**24), "float32": (-(2**24), 2**24)}
+NUMBERS["float64"] = 1 - 2**31, 2**31 - 1
+FLOATS = {"float16": "e", "float32": "f", "float64": "d"}
+BITS = {"float16": "h", "float32": "i", "float64": "q"}
+UNLIKELY = {name: low if name.startswith("i") else high for name, (low, high) in RANGES.items()}
+UNLIKELY |= dict.fromkeys(FLOATS, math.nan)
+CHARACTERS = {"int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I", **FLOATS}
 
 
 class Damaged(Exception):
@@ -41,7 +47,7 @@ def decode_record(header, record, size):
     nodata = scene["band_nodata"] or [scene["nodata"]] * scene["bands"]
     nodata = [float(value) if isinstance(value, str) else value for value in nodata]
 
-    cubes = decode_tile(parameters, dtype, data, (len(coded), *size))
+    cubes = decode_tile(parameters, dtype, data, valid)
     move(cubes, valid, [nodata[number - 1] for number in coded], moves, dtype, header["max_error"] is not None)
     samples = {number: filled(nodata[number - 1], dtype, size) for number in dropped} | exact
     missing = []
@@ -122,8 +128,11 @@ def special_values(content, missing, coded, dtype, size):
     return dict(zip(special, values, strict=True))
 
 
-def decode_tile(parameters, dtype, data, shape):
+def decode_tile(parameters, dtype, data, valid):
     """Return the samples of the codec's bytes, before they are moved and masked."""
+    shape = len(valid), len(valid[0]), len(valid[0][0])
+    places = [(b, y, x) for b in range(shape[0]) for y in range(shape[1]) for x in range(shape[2])]
+    known = {(b, y, x): None for b, y, x in places if not valid[b][y][x]}
     if "bound" not in parameters:
         first, second = blocks(data, 2)
         return [
@@ -131,17 +140,26 @@ def decode_tile(parameters, dtype, data, shape):
             for band in decode_transformed(first, second, shape)
         ]
     if parameters["divisor"] == 0:
-        high, low = (decode_numbers(block, shape, 0) for block in blocks(data, 2))
-        return [
-            combine(lambda upper, lower: float_of_bits(4096 * upper + lower), *bands)
-            for bands in zip(high, low, strict=True)
-        ]
-    numbers = decode_numbers(data, shape, parameters["bound"])
-    return [[[sample(x, dtype, parameters["divisor"]) for x in row] for row in band] for band in numbers]
+        return decode_floats(data, shape, dtype, known)
+    signs = None
+    if parameters.get("has_negative_zeros"):
+        signs, data = blocks(data, 2)
+    numbers = decode_numbers(data, shape, parameters["bound"], known=known)
+    samples = [[[sample(x, dtype, parameters) for x in row] for row in band] for band in numbers]
+    if signs is not None:
+        samples = with_signs_of_zeros(samples, valid, zlib.decompress(signs))
+    return samples
 
 
-def float_of_bits(number):
-    return struct.unpack("<f", struct.pack("<i", number if number >= 0 else number ^ 0x7FFFFFFF))[0]
+def with_signs_of_zeros(samples, valid, signs):
+    seen = 0
+    for band, band_valid in zip(samples, valid, strict=True):
+        for row, row_valid in zip(band, band_valid, strict=True):
+            for x, value in enumerate(row):
+                if value == 0 and row_valid[x]:
+                    row[x] = -0.0 if signs[seen // 8] >> 7 - seen % 8 & 1 else 0.0
+                    seen += 1
+    return samples
 
 
 def first_block(data):
@@ -675,11 +693,45 @@ def regressors(band, pixels):
     return found + [(0, y, x, 4) for y, x in OWN[: min(10, pixels // 32)]]
 
 
-def decode_numbers(data, shape, bound):
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What numbers have in common: E, M, and the known ones by (band, row, column), None in gaps.
+
+    Attributes:
+        means: of the bands.
+    """
+
+    bound: int = 0
+    digits: int = 53
+    known: dict = dataclasses.field(default_factory=dict)
+    least: int = 0
+    largest: int = 0
+    means: tuple = ()
+
+
+def lattice_shift(v, digits):
+    return max(abs(v).bit_length() - digits, 0)
+
+
+def place_of(v, digits):
+    shift = lattice_shift(v, digits)
+    place = shift * 2 ** (digits - 1) + (abs(v) >> shift)
+    return -place if v < 0 else place
+
+
+def number_at(place, digits):
+    shift = 0
+    while abs(place) - shift * 2 ** (digits - 1) >= 2**digits:
+        shift += 1
+    number = abs(place) - shift * 2 ** (digits - 1) << shift
+    return -number if place < 0 else number
+
+
+def decode_numbers(data, shape, bound, digits=53, known=None):
     """Return numbers [band][row][column]."""
     bands, height, width = shape
     least, largest = struct.unpack_from("<ii", data)
-    if not 0 <= largest - least < 2**22:
+    if largest < least:
         raise Damaged("the range")
     if largest - least <= bound:
         if len(data) > 8:
@@ -691,6 +743,7 @@ def decode_numbers(data, shape, bound):
     everywhere = [regressor[:3] for regressor in regressors(bands - 1, height * width)]
     table = array(table, len(everywhere), bands)
     stream = Stream(content)
+    common = Common(bound, digits, known or {}, least, largest, tuple(means))
     planes, sizes, numbers = [], [Everywhere(4), Everywhere(4)], []
     for b in range(bands):
         coefficients = []
@@ -700,31 +753,39 @@ def decode_numbers(data, shape, bound):
             coefficients.append((lag, y, x, clamp(entry << 16 - exponent, -(2**22), 2**22)))
         planes.append(Plane(height, width, planes[-1] if planes else None))
         sizes.append(Plane(height, width, sizes[-1]))
-        limits = least - means[b], largest - means[b]
         for y in range(height):
             for x in range(width):
-                decode_number(stream, y, x, planes, sizes, coefficients, limits, bound)
+                decode_number(stream, y, x, planes, sizes, coefficients, common)
         numbers.append([[planes[b].at(y, x) + means[b] for x in range(width)] for y in range(height)])
     stream.check_end()
     return numbers
 
 
-def decode_number(stream, y, x, planes, sizes, coefficients, limits, bound):
+def decode_number(stream, y, x, planes, sizes, coefficients, common):
     """Decode the number at (y, x) of the last band: fill in its value in `planes` and its error size in `sizes`."""
-    lowest, highest = limits
+    bound, digits, b = common.bound, common.digits, len(planes) - 1
+    mean = common.means[b]
     here, before, second = sizes[-1], sizes[-2], sizes[-3]
-    west, north, center = here.at(y, x - 1), here.at(y - 1, x), before.at(y, x)
-    spatial = causal_sum(here.around(y, x))
-    spectral = 2 * (center + second.at(y, x)) + cross_sum(before.around(y, x))
+    total = sum(factor * planes[-1 - lag].at(y + dy, x + dx) for lag, dy, dx, factor in coefficients)
+    predicted = clamp((total + 2**12 >> 13) + 8 * mean, 8 * common.least, 8 * common.largest)
+    if (b, y, x) in common.known:
+        number = common.known[b, y, x]
+        number = predicted + 4 >> 3 if number is None else clamp(number, common.least, common.largest)
+        planes[-1].values[y, x] = number - mean
+        here.values[y, x] = causal_sum(here.around(y, x)) >> 3
+        return
+    shift = lattice_shift(predicted, digits + 3)
+    place = place_of(predicted, digits + 3)
+    r = place + 4 >> 3
+    f = place - 8 * r
+
+    west, north, center = (size >> shift for size in (here.at(y, x - 1), here.at(y - 1, x), before.at(y, x)))
+    spatial = causal_sum(here.around(y, x)) >> shift
+    spectral = 2 * (before.at(y, x) + second.at(y, x)) + cross_sum(before.around(y, x)) >> shift
     activity = (spatial + spectral >> 1) + 1
     k = max(activity.bit_length() - 4, 0)
     fine = activity >> k
     level = 8 * min(k, 6) + fine
-
-    total = sum(factor * planes[-1 - lag].at(y + dy, x + dx) for lag, dy, dx, factor in coefficients)
-    predicted = clamp(total + 2**12 >> 13, 8 * lowest, 8 * highest)
-    r = predicted + 4 >> 3
-    f = predicted - 8 * r
     fraction = abs(f) if k == 0 and bound == 0 else 0
 
     contexts = [
@@ -734,6 +795,8 @@ def decode_number(stream, y, x, planes, sizes, coefficients, limits, bound):
         ("band", len(planes) - 1, fine % 8),
     ]
     h = stream.magnitude(min(k, 4), contexts)
+    if h == 2**24 - 1:
+        h = min(h + stream.plain(34), 2**35 >> k)
     a = h
     if k > 0:
         a = 2 * a + stream.mixed(("bit", min(h, 3)), [("bit", min(h, 7)), ("bit", level, h > 0)])
@@ -743,19 +806,122 @@ def decode_number(stream, y, x, planes, sizes, coefficients, limits, bound):
         error = -error
     if f < 0:
         error = -error
-    planes[-1].values[y, x] = clamp(r + error, lowest, highest)
-    here.values[y, x] = min(a, 2**20 - 1)
+    place = clamp(r + error, place_of(common.least, digits), place_of(common.largest, digits))
+    planes[-1].values[y, x] = number_at(place, digits) - mean
+    size = a if digits == 53 else abs(number_at(place, digits) - number_at(r, digits))
+    here.values[y, x] = min(size, 2**33 - 1)
+
+
+# -- Floats
+
+
+def decode_floats(data, shape, dtype, gaps):
+    """Return samples [band][row][column]."""
+    exponent, flags = struct.unpack_from("<hB", data)
+    if flags == 0:
+        return decode_lines(data[3:], shape, dtype, gaps)
+    digits, has_rests = flags & 127, flags >> 7
+    outliers, values, kinds, numbers, rests = blocks(data[3:], 5)
+    values = [value for (value,) in struct.iter_unpack("<" + FLOATS[dtype], values)]
+    kinds = decode_kinds(kinds, shape, len(values), gaps)
+    most = 2**30 - 1
+    nearest = [clamp(math.trunc(math.ldexp(value, -exponent)), -most, most) for value in values]
+    known = gaps | {place: nearest[kind - 1] for place, kind in kinds.items() if kind}
+    samples = decode_numbers(numbers, shape, 0, digits, known)
+    stream, last = Stream(rests), 0
+    for place, kind in kinds.items():
+        b, y, x = place
+        if kind:
+            samples[b][y][x] = values[kind - 1]
+        elif has_rests and place not in gaps:
+            samples[b][y][x], last = decode_rest(stream, samples[b][y][x], exponent, digits, last)
+        else:
+            samples[b][y][x] = math.ldexp(samples[b][y][x], exponent)
+    stream.check_end()
+    return with_outliers(samples, zlib.decompress(outliers) if outliers else b"", shape, dtype)
+
+
+def decode_rest(stream, number, exponent, digits, last):
+    """Return the sample, and the depth for the next one."""
+    size, below = abs(number), max(digits - abs(number).bit_length(), 0)
+    if size:
+        sample = math.ldexp(size << below | stream.plain(below), exponent - below)
+        return math.copysign(sample, number), last
+    depth = stream.magnitude("depth", [("depth",), ("depth", min(last, 15))])
+    sign = -1 if stream.mixed("sign", [("sign",), ("sign", min(depth, 15))]) else 1
+    sample = 0.0
+    if depth:
+        sample = math.ldexp(2 ** (digits - 1) + stream.plain(digits - 1), exponent + 1 - depth - digits)
+    return math.copysign(sample, sign), depth
+
+
+def decode_kinds(data, shape, count, gaps):
+    """Return kinds by (band, row, column)."""
+    bands, height, width = shape
+    stream, kinds = Stream(data), {}
+
+    def at(b, y, x):
+        return kinds.get((b, y, x), 0)
+
+    for b in range(bands):
+        for y in range(height):
+            for x in range(width):
+                west, north, center = at(b, y, x - 1), at(b, y - 1, x), at(b - 1, y, x)
+                before = at(b - 2, y, x), at(b - 1, y, x + 1), at(b - 1, y + 1, x)
+                contexts = [
+                    ("near", west, north, at(b, y - 1, x - 1), at(b, y - 1, x + 1), center),
+                    ("band", min(b, 1023), center),
+                    ("before", center, *before, west, north),
+                ]
+                kind = 1 if (b, y, x) not in gaps else count + 1
+                while kind <= count and not stream.mixed(kind, [(*context, kind) for context in contexts]):
+                    kind += 1
+                kinds[b, y, x] = kind if kind <= count else 0
+    stream.check_end()
+    return kinds
+
+
+def with_outliers(samples, outliers, shape, dtype):
+    _, height, width = shape
+    count = len(outliers) // (4 + struct.calcsize(FLOATS[dtype]))
+    listed = struct.unpack(f"<{count}I{count}{FLOATS[dtype]}", outliers)
+    for position, value in zip(listed[:count], listed[count:], strict=True):
+        samples[position // (height * width)][position // width % height][position % width] = value
+    return samples
+
+
+def decode_lines(data, shape, dtype, gaps):
+    packed, numbers, corrections = blocks(data, 3)
+    lines = struct.unpack(f"<{2 * shape[0]}d", packed)
+    numbers, corrections = (decode_numbers(block, shape, 0, known=gaps) for block in (numbers, corrections))
+    return [
+        combine(lambda j, up, g=g, o=o: floats_above(nearest_float(j * g + o, dtype), up, dtype), *bands)
+        for g, o, *bands in zip(lines[: shape[0]], lines[shape[0] :], numbers, corrections, strict=True)
+    ]
+
+
+def floats_above(value, count, dtype):
+    """Return the float that is `count` floats above a value."""
+    high = 2 ** (8 * struct.calcsize(BITS[dtype]) - 1) - 1
+    (bits,) = struct.unpack("<" + BITS[dtype], struct.pack("<" + FLOATS[dtype], value))
+    bits = (bits if bits >= 0 else bits ^ high) + count
+    return struct.unpack("<" + FLOATS[dtype], struct.pack("<" + BITS[dtype], bits if bits >= 0 else bits ^ high))[0]
 
 
 # -- Samples
 
 
-def float32(number):
-    """Return the nearest float32."""
+def nearest_float(number, dtype):
+    """Return the nearest float of a type."""
     try:
-        return struct.unpack("<f", struct.pack("<f", number))[0]
+        return struct.unpack("<" + FLOATS[dtype], struct.pack("<" + FLOATS[dtype], number))[0]
     except OverflowError:
-        return math.copysign(math.inf, number)
+        largest = {"float16": 65504.0, "float32": 2.0**128 - 2.0**104}[dtype]
+        return math.copysign(largest, number)
+
+
+def float32(number):
+    return nearest_float(number, "float32")
 
 
 def next_float32(number, up):
@@ -766,14 +932,19 @@ def next_float32(number, up):
     return struct.unpack("<f", struct.pack("<i", bits + (1 if up == (number > 0) else -1)))[0]
 
 
-def sample(number, dtype, divisor):
-    number = clamp(number, *RANGES[dtype])
-    return float32(number / divisor) if dtype == "float32" else number
+def sample(number, dtype, parameters):
+    number = clamp(number, *NUMBERS[dtype])
+    if dtype not in FLOATS:
+        return number + 2**31 if dtype == "uint32" else number
+    quotient = number / parameters["divisor"]
+    if dtype == "float64" and not parameters.get("has_short_quotient"):
+        return quotient
+    return nearest_float(float32(quotient), dtype)
 
 
 def round_sample(value, dtype):
     """Return the sample of a value without a bound; Python's `round` rounds halves to even."""
-    return float32(value) if dtype == "float32" else clamp(round(value), *RANGES[dtype])
+    return nearest_float(value, dtype) if dtype in FLOATS else clamp(round(value), *RANGES[dtype])
 
 
 # -- Mask and moves

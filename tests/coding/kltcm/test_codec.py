@@ -13,6 +13,7 @@ from coding.base import CodingError, DamagedError
 from coding.kltcm.codec import KltCm
 from coding.numbers import Numbers
 from coding.rate_control import RateController, Target
+from coding.samples import CubeSamples
 from tests.coding import roundtrip
 
 
@@ -94,6 +95,62 @@ def test_floats_are_restored_bit_by_bit(make_cube, spread):
     wrong = replace(written.header, max_error=1.0, parameters={"divisor": 0, "bound": 1})
     with pytest.raises(DamagedError, match="divisor"):
         codecs["klt-cm"].open(wrong, b"")
+
+
+def bits_per_sample(cube):
+    """Return the rate of a cube without loss; assert that it is restored bit by bit."""
+    valid = np.ones(cube.shape, bool)
+    codec = codecs["klt-cm"].make_factory(CubeSamples(cube, valid, 1.0)).lossless()
+    data = codec.encode(cube, valid)
+    assert np.array_equal(codec.decode(data, valid).view(np.uint8), cube.view(np.uint8))
+    return 8 * len(data) / cube.size
+
+
+def test_the_rate_depends_on_the_samples_not_on_their_type(make_cube):
+    cube = make_cube((8, 40, 44))
+    expected = bits_per_sample(cube)
+    for same in (cube.astype(np.int32), (cube + 3_000_000_000).astype(np.uint32), cube.astype(np.float64)):
+        assert bits_per_sample(same) == pytest.approx(expected, rel=0.01)
+    noisy = (cube / 7e3 + np.random.default_rng(0).normal(0, 1e-3, cube.shape)).astype(np.float32)
+    assert bits_per_sample(noisy.astype(np.float64)) == pytest.approx(bits_per_sample(noisy), rel=0.01)
+    assert bits_per_sample(cube * np.linspace(0.01, 0.2, 8, dtype=np.float32)[:, None, None]) < expected + 0.6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_noise_of_floats_takes_about_its_entropy(dtype):
+    """A normal distribution has log2(deviation sqrt(2 pi e) / distance of floats) bits."""
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0.75, 1e-3, (6, 64, 64)).astype(dtype)
+    entropy = math.log2(1e-3 * math.sqrt(2 * math.pi * math.e) / np.spacing(np.array(0.75, dtype)))
+    assert entropy < bits_per_sample(noise) < entropy + 0.25
+    clipped = np.maximum(noise, np.quantile(noise, 0.5).astype(dtype))
+    assert bits_per_sample(clipped) < 0.5 * entropy + 1.5
+
+
+def test_a_few_outliers_do_not_matter():
+    cube = np.random.default_rng(0).normal(0.75, 1e-3, (6, 64, 64)).astype(np.float32)
+    expected = bits_per_sample(cube)
+    cube[3, 5, 5:8] = 1e30, -1e-30, 3e4
+    assert bits_per_sample(cube) < expected + 0.1
+
+
+def test_damaged_floats_raise_an_error_or_give_samples(make_cube):
+    generator = np.random.default_rng(0)
+    rough = (make_cube((5, 19, 21)) / 7e3 + generator.normal(0, 1e-3, (5, 19, 21))).astype(np.float32)
+    rough[:, generator.random(rough.shape[1:]) < 0.2] = 0
+    rough[2, 2, 2] = 1e30
+    for cube in (rough, rough.astype(np.float64) / 3, make_cube((5, 19, 21)) * np.float32(0.0123)):
+        codec, valid = KltCm(Numbers(cube.dtype.name, 0, 0)), np.ones(cube.shape, bool)
+        data = codec.encode(cube, valid)
+        for _ in range(100):
+            damaged = bytearray(data)
+            damaged[generator.integers(len(data) if generator.random() < 0.5 else 60)] = generator.integers(256)
+            damaged = damaged[: generator.integers(len(data))] if generator.random() < 0.1 else damaged
+            try:
+                result = codec.decode(bytes(damaged), valid)
+            except DamagedError:
+                continue
+            assert result.shape == cube.shape and result.dtype == cube.dtype
 
 
 @pytest.mark.parametrize("target", [Target("psnr", 55.0), Target("bpppc", 2.0)])

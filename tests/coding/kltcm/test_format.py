@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from coding.hsc.header import Header, header_to_json
-from coding.hsc.masks import fill_values
+from coding.hsc.masks import fill_gaps, fill_values
 from coding.hsc.records import Parts, decode_record, encode_record
 from coding.kltcm.codec import KltCm
 from coding.kltcm.coefficients import encode_coefficients
 from coding.kltcm.trellis import NEXT_STATE
-from coding.numbers import Numbers
+from coding.numbers import Numbers, numbers_of
 from coding.prediction.regression import regressors
 from datasets.base import SceneInfo
 from tests.coding.kltcm import plain_decoder
@@ -167,12 +167,77 @@ def test_tiles_without_components():
     assert np.array_equal(decoded, expected)
 
 
-def test_floats_by_their_bits():
-    cube = noisy_cube((3, 9, 8), "float32", 4000.0)
-    cube[0, 0, :3] = 0.0, -0.0, 1e-42
-    expected, decoded, _ = decode_both(cube, bound=0, divisor=0)
-    assert np.array_equal(decoded.astype(np.float32).view(np.int32), cube.view(np.int32))
-    assert np.array_equal(expected.view(np.int32), cube.view(np.int32))
+def float_cubes():
+    """Yield floats that are no rounded decimals."""
+    generator = np.random.default_rng(0)
+    cube = smooth_cube((3, 9, 12), "float64") / 1e4 - 0.45 + generator.normal(0, 1e-4, (3, 9, 12))
+    special = cube.copy()
+    special.ravel()[:4] = 0.0, -0.0, 1e-42, -3e38
+    yield "float32-special", special.astype(np.float32)
+    special.ravel()[:4] = 0.0, -0.0, 5e-324, -1e308
+    yield "float64-special", special
+    yield "float16", (cube * 20).astype(np.float16)
+    yield "float64-of-float32", cube.astype(np.float32).astype(np.float64)
+    clipped = np.clip(cube, np.quantile(cube, 0.3), np.quantile(cube, 0.9))
+    yield "float32-frequent", clipped.astype(np.float32)
+    mixed = cube.astype(np.float32)
+    mixed[generator.random(cube.shape) < 0.2] = -0.0
+    yield "float32-zeros", mixed
+    yield "float64-coarse", np.ldexp(np.rint(np.ldexp(cube, 12)), -12) * (1 + np.arange(3) * 2.0**10)[:, None, None]
+    integers = np.rint(cube * 10000)
+    yield "float32-lines", (integers * 0.0123 - np.array([0.4, 0, 3])[:, None, None]).astype(np.float32)
+    yield "float64-lines", integers / 37.7
+    yield "float16-flat", np.full((2, 4, 5), 1.5, np.float16)
+
+
+FLOATS = dict(float_cubes())
+
+
+@pytest.mark.parametrize("share", [0, 0.3])
+@pytest.mark.parametrize("name", FLOATS)
+def test_floats_by_their_bits(name, share):
+    cube = FLOATS[name]
+    valid = np.random.default_rng(1).random(cube.shape) >= share
+    codec = KltCm(Numbers(cube.dtype.name, 0, 0))
+    data = codec.encode(fill_gaps(cube, valid), valid)
+    for decoded in (
+        codec.decode(data, valid),
+        np.array(plain_decoder.decode_tile(codec.parameters, cube.dtype.name, data, valid.tolist()), cube.dtype),
+    ):
+        assert np.array_equal(decoded[valid].view(np.uint8), cube[valid].view(np.uint8))
+
+
+def other_cubes():
+    """Yield the name of a case, samples of the other types, and a bound."""
+    generator = np.random.default_rng(0)
+    for dtype in ("uint8", "int8", "int32", "uint32"):
+        limits = np.iinfo(dtype)
+        for bound in (0, 3):
+            yield f"{dtype}-{bound}", generator.integers(limits.min, limits.max, (3, 8, 9), dtype, endpoint=True), bound
+    yield "uint32-offset", (smooth_cube((3, 8, 9), "float64") + 3e9).astype(np.uint32), 0
+    decimals = np.round(smooth_cube((3, 8, 9), "float64") / 1e4, 3)
+    for dtype in ("float16", "float32", "float64"):
+        yield f"{dtype}-decimals", decimals.astype(dtype), 0
+        yield f"{dtype}-bound", (decimals * 3.21).astype(dtype), 0.01
+    yield "float64-short", decimals.astype(np.float32).astype(np.float64), 0
+    yield "float32-negative-zeros", np.round(decimals - decimals.mean(), 2).astype(np.float32) * np.float32(-1), 0
+
+
+OTHERS = {name: rest for name, *rest in other_cubes()}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_types(name):
+    cube, bound = OTHERS[name]
+    valid = np.random.default_rng(1).random(cube.shape) < 0.9
+    codec = KltCm(numbers_of(cube.dtype.name, bound, [cube], codes_bits=True))
+    data, expected = codec.encode_and_decode(cube, valid)
+    plain = plain_decoder.decode_tile(codec.parameters, cube.dtype.name, data, valid.tolist())
+    for decoded in (codec.decode(data, valid), np.array(plain, cube.dtype)):
+        assert np.array_equal(decoded.view(np.uint8), expected.view(np.uint8))
+    assert np.abs(expected.astype(np.float64) - cube)[valid].max() <= bound * (1 + 1e-6) + 1e-7
+    if bound == 0:
+        assert np.array_equal(expected[valid].view(np.uint8), cube[valid].view(np.uint8))
 
 
 @pytest.mark.parametrize("nodata", [-999, 5000, 32767])
@@ -274,7 +339,7 @@ def test_bytes_after_a_stream_are_damage():
     *rest, stream = plain_decoder.blocks(data[8:], 3)
     longer = b"".join(struct.pack("<I", len(block)) + block for block in (*rest, stream + bytes(8)))
     with pytest.raises(plain_decoder.Damaged):
-        plain_decoder.decode_tile(codec.parameters, "int16", data[:8] + longer, cube.shape)
+        plain_decoder.decode_tile(codec.parameters, "int16", data[:8] + longer, np.ones(cube.shape, bool).tolist())
 
 
 def test_documented_trellis_is_that_of_the_codec():

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coding import PLANE_CODERS
-from coding.base import BoundNotGuaranteed, CodingError, DamagedError
+from coding.base import SHORT, BoundNotGuaranteed, CodingError, DamagedError
 from coding.hsc.tiling import Window, decompress_scene
 from coding.learned.bounds import MARGIN
 from coding.learned.codec import open_codec, open_with
@@ -18,6 +18,7 @@ from coding.learned.factory import DEFAULT_LOSS_DB, factory_of
 from coding.learned.network import weights_sha256
 from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples
+from datasets.base import DTYPES
 from tests.coding import roundtrip
 
 FINE = 2.0**-6
@@ -95,6 +96,24 @@ def test_bounds_hold_and_gaps_are_kept(
     assert difference.max(initial=0) <= bound * unit + (1e-7 if dtype == "float32" else 0)
     if bound == 0:
         assert np.array_equal(decoded[valid], cube[valid])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_types_are_coded_or_refused(make_network, make_cube, dtype):
+    unit = 1e-4 if dtype.startswith("float") else 1
+    cube = (make_cube().clip(0, 10000) / (100 if dtype.endswith("int8") else 1) * unit).astype(dtype)
+    valid = np.ones(cube.shape, bool)
+    factory = factory_of(CubeSamples(cube, valid, float(cube.max())), make_network())
+    lossy = factory.lossy(0.1)
+    assert lossy.decode(lossy.encode(cube, valid), valid).dtype == cube.dtype
+    if dtype not in SHORT:
+        with pytest.raises(CodingError, match=f"samples must be .*, got {dtype}: code without a bound"):
+            factory.bounded(3 * unit)
+        return
+    for bound in (30 * unit,) if unit < 1 else (0, 3):
+        bounded = factory.bounded(bound, 0.1)
+        errors = np.abs(bounded.decode(bounded.encode(cube, valid), valid).astype(np.float64) - cube)
+        assert errors.max() <= bound * (1 + 1e-6) + 1e-7
 
 
 def test_a_bound_holds_in_tiles_of_many_blocks(make_network, make_cube):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coding.base import CodingError, DamagedError
-from coding.prediction.samples import decode_samples, encode_samples
+from coding.base import DamagedError
+from coding.prediction.samples import Known, decode_samples, encode_samples
 
 
 def scene(shape, noise=3.0, seed=0):
@@ -69,9 +69,39 @@ def test_constant_bands_take_almost_nothing():
     assert len(encode_samples(cube, 0)[0]) < 400
 
 
-def test_too_large_a_range_is_refused():
-    with pytest.raises(CodingError, match="less than"):
-        encode_samples(np.array([[[0, 1 << 22]]]), 0)
+@pytest.mark.parametrize("bound", [0, 1000])
+def test_all_integers_of_32_bits_are_kept(bound):
+    limits = np.iinfo(np.int32)
+    generator = np.random.default_rng(0)
+    cube = np.where(generator.random((5, 20, 30)) < 0.1, limits.max, generator.integers(limits.min, 0, (5, 20, 30)))
+    cube[0, 0, 0] = limits.min
+    data, expected = encode_samples(cube, bound)
+    assert np.array_equal(decode_samples(data, cube.shape, bound), expected)
+    assert np.abs(expected.astype(np.int64) - cube).max() <= bound
+
+
+@pytest.mark.parametrize("bound", [0, 4])
+def test_gaps_take_no_bytes_and_do_not_disturb(bound):
+    cube = scene((20, 64, 64), noise=20)
+    rows, columns = np.mgrid[:64, :64]
+    valid = np.broadcast_to(columns > rows, cube.shape)
+    whole = len(encode_samples(cube, bound)[0])
+    filled = np.where(valid, cube, 4000)
+    data, expected = encode_samples(filled, bound, known=Known.gaps(valid))
+    decoded = decode_samples(data, cube.shape, bound, known=Known.gaps(valid))
+    assert np.array_equal(decoded, expected) and np.abs(decoded - cube)[valid].max() <= bound
+    assert len(data) < 0.55 * whole
+    assert len(encode_samples(filled, bound, known=Known.gaps(np.zeros_like(valid)))[0]) < 2000
+
+
+def test_known_samples_take_no_bytes():
+    noise = np.random.default_rng(0).integers(-50000, 50000, (4, 40, 40))
+    kinds = np.random.default_rng(1).integers(0, 3, noise.shape).astype(np.uint8)
+    cube = np.choose(kinds, [noise, 7, -60000])
+    known = Known(kinds, (7, -60000))
+    data, _ = encode_samples(cube, 0, known=known)
+    assert np.array_equal(decode_samples(data, cube.shape, 0, known=known), cube)
+    assert len(data) < 0.4 * len(encode_samples(noise, 0)[0])
 
 
 def test_damage_is_reported_or_gives_other_samples():
