@@ -266,9 +266,7 @@ def test_masks_of_bands_are_kept(tmp_path):
 def test_an_xmp_packet_is_kept(tmp_path):
     save_tif(tmp_path / "a.tif")
     rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
-    packet = (
-        '<Metadata domain="xml:XMP" format="xml"><x:xmpmeta xmlns:x="adobe:ns"><a>b</a></x:xmpmeta></Metadata>'
-    )
+    packet = '<Metadata domain="xml:XMP" format="xml"><x:xmpmeta xmlns:x="adobe:ns"><a>b</a></x:xmpmeta></Metadata>'
     text = (tmp_path / "a.vrt").read_text().replace("<VRTRasterBand", packet + "<VRTRasterBand", 1)
     (tmp_path / "a.vrt").write_text(text)
     rasterio.shutil.copy(tmp_path / "a.vrt", tmp_path / "b.tif", driver="GTiff")
