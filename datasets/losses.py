@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,4 +75,18 @@ def losses_by_trial(form: SceneFormat, info: SceneInfo, suffix: str) -> list[Los
 
 
 def _missing_domains(wanted: dict[str, dict[str, str]], kept: dict[str, dict[str, str]]) -> set[str]:
-    return {domain for domain, tags in wanted.items() if not tags.items() <= kept.get(domain, {}).items()}
+    return {
+        domain
+        for domain, tags in wanted.items()
+        for name, text in tags.items()
+        if not _is_same_text(domain, text, kept.get(domain, {}).get(name))
+    }
+
+
+def _is_same_text(domain: str, text: str, other: str | None) -> bool:
+    if text == other or other is None or not domain.startswith("xml:"):
+        return text == other
+    try:  # GDAL writes XML anew
+        return ET.canonicalize(text, strip_text=True) == ET.canonicalize(other, strip_text=True)
+    except ET.ParseError:
+        return False

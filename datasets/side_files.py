@@ -69,7 +69,10 @@ def _metadata(tags: dict[str, dict[str, str]], stored: dict[str, dict[str, str]]
         missing = {name: text for name, text in items.items() if stored.get(domain, {}).get(name) != text}
         kind = domain.partition(":")[0]
         attributes = f" domain={quoteattr(domain)}" if domain else ""
-        if missing and kind in ("xml", "json"):
+        item = missing.get(domain, "").removeprefix(f"{domain}=")
+        if item != missing.get(domain, "") and kind == "xml":  # how rasterio writes XML: as an item of that name
+            yield f"<Metadata{attributes}><MDI key={quoteattr(domain)}>{escape(item)}</MDI></Metadata>"
+        elif missing and kind in ("xml", "json"):
             document = missing[domain] if kind == "xml" else escape(missing[domain])
             yield f'<Metadata{attributes} format="{kind}">{document}</Metadata>'
         elif missing:

@@ -105,6 +105,7 @@ class Scene:
             tif.update_tags(ns="RPC", **self.rpcs)
         tif.update_tags(**self.tags, **self.software)
         tif.update_tags(ns="OWN", **self.domain)
+        tif.update_tags(ns="xml:XMP", **{"xml:XMP": "<x/>"})  # rasterio writes "xml:XMP=<x/>"
         for band, tags in enumerate(self.band_tags, start=1):
             tif.update_tags(band, **tags)
             if self.wavelengths:

@@ -263,6 +263,19 @@ def test_masks_of_bands_are_kept(tmp_path):
             assert scene.losses == ()
 
 
+def test_an_xmp_packet_is_kept(tmp_path):
+    save_tif(tmp_path / "a.tif")
+    rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
+    packet = '<Metadata domain="xml:XMP" format="xml"><x:xmpmeta xmlns:x="adobe:ns"><a>b</a></x:xmpmeta></Metadata>'
+    text = (tmp_path / "a.vrt").read_text().replace("<VRTRasterBand", packet + "<VRTRasterBand", 1)
+    (tmp_path / "a.vrt").write_text(text)
+    rasterio.shutil.copy(tmp_path / "a.vrt", tmp_path / "b.tif", driver="GTiff")
+    info = read(tmp_path / "b.tif")[1]
+    assert "<a>b</a>" in info.tags["xml:XMP"]["xml:XMP"] and losses_of_writing("c.tif", info) == []
+    write(tmp_path / "c.tif", CUBE, info)
+    assert "<a>b</a>" in read(tmp_path / "c.tif")[1].tags["xml:XMP"]["xml:XMP"]
+
+
 def test_what_is_lost_has_a_name(tmp_path):
     path = tmp_path / "a.tif"
     save_tif(path, CUBE.astype(np.uint8), tiled=True, blockxsize=16, blockysize=16)
