@@ -72,6 +72,7 @@ def compress(args: argparse.Namespace) -> int:
     started = time.monotonic()
     num_workers = args.num_workers or num_cores()
     with sigterm_raises(), open_scene(args.scene, args.nodata, args.axes) as scene:
+        check_output(args.output, str(scene.path), args.overwrite)  # an ENVI header names another file
         settle(args.scene, [*scene.losses, *losses_of_coding(args, scene.info)], args.drop)
         hint = axes_hint(args, scene.info)
         if hint:

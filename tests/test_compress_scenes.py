@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
 import coding.commands
+import coding.learned.codec
+import coding.learned.factory
 from coding.base import CodingError
 from datasets.base import Loss
 from datasets.rasters import GdalReader
@@ -125,6 +127,43 @@ def test_alpha_is_exact_and_hides_pixels(run, files, capsys, flags):
     run("a.tif", "c.tif", *flags, window=["--bands", 2, 1])
     with rasterio.open("c.tif") as tif:
         assert np.array_equal(tif.read_masks(1) > 0, shown) and np.array_equal(tif.read(), decoded[[1, 0]])
+
+
+@pytest.mark.parametrize("flags", [["--max-error", 5], ["--quality", 30]])
+def test_a_model_does_not_see_alpha(run, files, linear, monkeypatch, flags):
+    monkeypatch.setattr(linear, "name", "cae1d")  # a name of the registry
+    for module in (coding.learned.factory, coding.learned.codec):
+        monkeypatch.setattr(module, "load_network", lambda *_: linear())
+    cube = np.concatenate([np.full((1, 20, 24), 7, np.int16), smooth(12)])
+    cube[0, :5] = 0
+    write_tif("a.tif", cube)
+    with rasterio.open("a.tif", "r+") as tif:
+        tif.colorinterp = [ColorInterp.alpha, *[ColorInterp.undefined] * 12]
+    run("a.tif", "b.tif", "--codec", "learned", "--num-channels", 12, *flags)
+    with rasterio.open("b.tif") as tif:
+        decoded = tif.read()
+    assert np.array_equal(decoded[0], cube[0]) and not decoded[1:, :5].any()
+    assert np.abs(decoded - cube)[1:, 5:].max() <= (5 if "--max-error" in flags else 300)
+
+
+def test_masks_hide_damaged_tiles(scripts, run, files):
+    write_tif("a.tif", smooth(), np.ones((20, 24), bool))
+    run("a.tif", "b.tif", "--tile-size", 16)
+    data = bytearray(Path("b.hsc").read_bytes())
+    data[-9] ^= 1  # in the last tile
+    Path("b.hsc").write_bytes(data)
+    assert scripts.decompress.main(["b.hsc", "c.tif", "--keep-going"]) == 1
+    with rasterio.open("c.tif") as tif:
+        mask = tif.read_masks(1) > 0
+    assert mask[:16].all() and mask[:, :16].all() and not mask[16:, 16:].any()
+
+
+def test_an_output_must_not_be_the_data_of_a_header(scripts, files):
+    smooth().tofile("a.img")
+    lines = ["ENVI", "samples = 24", "lines = 20", "bands = 6", "data type = 2", "interleave = bsq", "byte order = 0"]
+    Path("a.hdr").write_text("\n".join(lines))
+    with pytest.raises(UsageError, match="is the input"):
+        scripts.compress.main(["a.hdr", "a.img", "--overwrite"])
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,8 @@ class Report:
         psnr = sortable_psnr(means["psnr"])
         # More bits buy more decibels: points off their target rate do not compete.
         is_best = near & (psnr == psnr.where(near).groupby(means["target"]).transform("max"))
-        text, rates = psnr.map(_psnr).astype(str), means["bpppc"].map("{:.3g}".format).astype(str)  # also if empty
+        rates = pd.Series([f"{rate:.3g}" for rate in means["bpppc"]], means.index, dtype=object)
+        text = pd.Series([_psnr(value) for value in psnr], means.index, dtype=object)  # not `map`: there may be none
         text = text.where(near, text + " at " + rates)
         text = text.where(~is_best, "**" + text + "**")
         cells = means.assign(text=text).pivot(index="codec", columns="target", values="text")
