@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from datasets.loading import ThreadLoader
 from models import models
@@ -28,7 +27,7 @@ from utils.environment import configure_backends, provenance, seed_everything
 from utils.errors import ProjectError
 from utils.evaluation import average, evaluate
 from utils.files import stamped_folder
-from utils.processes import StopRequest, end_children
+from utils.processes import StopRequest
 
 __all__ = ["Run", "launch_processes", "open_run", "read_start"]
 
@@ -56,7 +55,7 @@ class Run:
     criterion: nn.Module
     train_loader: SplitLoader
     val_loader: SplitLoader
-    test_loader: DataLoader | ThreadLoader | None
+    test_loader: ThreadLoader | None
     checkpoints: Checkpoints
     reporter: SilentReporter
     stop: StopRequest
@@ -137,7 +136,6 @@ def open_run(args: argparse.Namespace, start: Start) -> Iterator[Run]:
             yield run
         run.reporter.close()
     finally:
-        end_children()
         process.leave()
 
 

@@ -29,15 +29,8 @@ class CheckpointError(ProjectError, ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of `error` on one line, or the name of its class if it has none.
-
-    An error raised in a DataLoader worker arrives as the text of a whole traceback; its last line
-    reads `package.module.Class: message`.
-    """
-    text = str(error).strip()
-    if "Original Traceback" in text:
-        text = text.splitlines()[-1].partition(": ")[2]
-    lines = (line.strip() for line in text.splitlines())
+    """Return the message of `error` on one line, or the name of its class if it has none."""
+    lines = (line.strip() for line in str(error).splitlines())
     return " ".join(line for line in lines if line) or type(error).__name__
 
 
@@ -89,6 +82,4 @@ def _resource_message(error: RuntimeError) -> str | None:
     first = text.splitlines()[0] if text else ""
     if is_out_of_memory(error):
         return f"{first} Give a smaller batch size, or another device."
-    if "DataLoader worker" in text and "killed" in text:
-        return f"{first.rstrip('.')}: memory, or /dev/shm, ran out? Give fewer --num-workers."
     return None
