@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=64,
         help="patches coded at once; affects the times only",
     )
-    add("-n", "--num-workers", type=natural_number, default=0, help="processes that load data; on a GPU, threads")
+    add("-n", "--num-workers", type=natural_number, default=0, help="threads that load data")
     add("-d", "--dataset", default="./datasets/hyspecnet-11k/", help="folder that holds patches/ and splits/")
     add("--mode", default="easy", help="the splits to use: easy, hard, or another folder under splits/")
     add("--checkpoint", default=None, help="weights to test: published, or of a run of train.py")

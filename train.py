@@ -21,7 +21,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from datasets.transforms import TRANSFORMS
@@ -43,7 +43,6 @@ from utils.options import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.utils.data import DataLoader
 
     from datasets.loading import ThreadLoader
     from training.run import Run
@@ -66,13 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--devices", default="0", help="cpu, or the numbers of the GPUs, such as 0 or 0,2,5,7")
     add("--train-batch-size", type=positive_int, default=2, help="patches per step, total over all devices")
     add("--val-batch-size", type=positive_int, default=4, help="patches validated at once, total over all devices")
-    add(
-        "-n",
-        "--num-workers",
-        type=natural_number,
-        default=4,
-        help="processes that load data, per device; on a GPU, threads",
-    )
+    add("-n", "--num-workers", type=natural_number, default=4, help="threads that load data, per device")
     add("-d", "--dataset", default="./datasets/hyspecnet-11k/", help="folder that holds patches/ and splits/")
     add("--mode", default="easy", help="the splits to use: easy, hard, or another folder under splits/")
     add("-m", "--model", default="cae1d", choices=[*models, *aliases], metavar="MODEL", help="see the list below")
@@ -131,9 +124,8 @@ def build_parser() -> argparse.ArgumentParser:
         default=False,
         help="bit-identical runs on the same GPU; slower, without TF32",
     )
-    add("--prefetch", type=positive_int, default=2, help="batches that each worker loads ahead")
+    add("--prefetch", type=positive_int, default=2, help="batches that each thread loads ahead")
     add("--pin-memory", action=switch, default=True, help="load into pinned memory, which GPUs copy faster")
-    add("--persistent-workers", action=switch, default=True, help="keep the loading processes between epochs")
     add("--allow-overlap", action=switch, default=False, help="allow patches that are in two of train, val and test")
     return parser
 
@@ -253,17 +245,15 @@ def validate(run: Run) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
     return metrics, example
 
 
-def test(run: Run, loader: DataLoader | ThreadLoader) -> dict[str, float]:
+def test(run: Run, loader: ThreadLoader) -> dict[str, float]:
     """Return the mean metrics over the images of `loader`, coded to bytes and back.
 
     Raises:
         Stopped: a signal came.
     """
-    dataset = loader.dataset
-    assert isinstance(dataset, Sized)
 
     def images() -> Iterator[Tensor]:
-        with run.reporter.bar("test", len(dataset)) as bar:
+        with run.reporter.bar("test", len(loader.dataset)) as bar:
             for x in loader:
                 if run.stop:
                     raise Stopped

@@ -16,7 +16,7 @@ case "${CHECKPOINT:-} $*" in
     DEVICES=${DEVICES:-0}                           # cpu, or GPUs: 0 or 0,2,5,7
     TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-2}         # total over all devices
     VAL_BATCH_SIZE=${VAL_BATCH_SIZE:-4}             # total over all devices
-    NUM_WORKERS=${NUM_WORKERS:-4}                   # per device
+    NUM_WORKERS=${NUM_WORKERS:-4}                   # threads that load data, per device
     DATASET=${DATASET:-./datasets/hyspecnet-11k/}
     MODE=${MODE:-easy}                              # easy or hard
     MODEL=${MODEL:-cae1d}                           # see train.py --help
@@ -34,9 +34,8 @@ case "${CHECKPOINT:-} $*" in
     PRECISION=${PRECISION:-fp32}                    # fp32, bf16 (fastest on GPUs), or fp16
     COMPILE=${COMPILE:-0}                           # 1: compile the network (fastest on GPUs)
     DETERMINISTIC=${DETERMINISTIC:-0}               # 1: bit-identical runs
-    PREFETCH=${PREFETCH:-2}                         # batches that each worker loads ahead
+    PREFETCH=${PREFETCH:-2}                         # batches that each thread loads ahead
     PIN_MEMORY=${PIN_MEMORY:-1}                     # 0: off
-    PERSISTENT_WORKERS=${PERSISTENT_WORKERS:-1}     # 0: new ones for each epoch
     ALLOW_OVERLAP=${ALLOW_OVERLAP:-0}               # 1: a patch may be in two of train, val and test
     ;;
 esac
@@ -51,7 +50,7 @@ for name in DEVICES TRAIN_BATCH_SIZE VAL_BATCH_SIZE NUM_WORKERS DATASET MODE MOD
         flags+=("--${flag//_/-}" "${!name}")
     fi
 done
-for name in COMPILE DETERMINISTIC PIN_MEMORY PERSISTENT_WORKERS ALLOW_OVERLAP; do
+for name in COMPILE DETERMINISTIC PIN_MEMORY ALLOW_OVERLAP; do
     flag=${name,,}
     case "${!name:-}" in
     "") ;;

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from tqdm import tqdm
 
 from datasets import HySpecNet11k
 from datasets.hyspecnet11k import read_split, refuse_overlap
-from datasets.loading import ThreadLoader
+from datasets.loading import ThreadLoader, batches_in_order
 from models import models
 from models.base import HSICompressionModel
 from training.run_folder import read_settings
@@ -53,12 +52,8 @@ class Test:
     def run(self) -> list[dict]:
         """Code every image to bytes and back and return its metrics, see `utils.evaluation.evaluate`."""
         args = self.args
-        loader: DataLoader | ThreadLoader
-        if self.device.type == "cuda":
-            batches = BatchSampler(SequentialSampler(self.dataset), args.batch_size, drop_last=False)
-            loader = ThreadLoader(self.dataset, batches, self.device, args.num_workers, pin_memory=True)
-        else:
-            loader = DataLoader(self.dataset, args.batch_size, num_workers=args.num_workers)
+        batches = batches_in_order(self.dataset, args.batch_size)
+        loader = ThreadLoader(self.dataset, batches, self.device, args.num_workers)
         return evaluate(self.model, _with_bar(loader, len(self.dataset)), self.device, args.precision)
 
     def reconstruct(self, x: Tensor) -> Tensor:

@@ -97,6 +97,10 @@ class Codec(ABC):
         data = self.encode(cube, valid)
         return data, self.decode(data, valid)
 
+    def tiles_at_once(self, tile_size: int) -> int:
+        """Return how many tiles of `tile_size` x `tile_size` pixels are coded together: see `coding.groups`."""
+        return 1
+
     def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Return the cube as `decode` would, skipping entropy coding where that is faster."""
         return self.encode_and_decode(cube, valid)[1]

@@ -64,13 +64,18 @@ def to_digital_numbers(samples: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def to_reflectance(numbers: np.ndarray) -> np.ndarray:
+def to_reflectance(numbers: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Convert digital numbers to reflectances: float32, `numbers` / 10000.
 
     The division gives the float32 nearest to the quotient. Multiplying by 1e-4 would give others for 3,186 of the
     10,001 values.
+
+    Args:
+        numbers: digital numbers.
+        out: float32 array of the same shape to write to; None makes a new one.
     """
-    x = numbers.astype(np.float32)
+    x = np.empty(numbers.shape, np.float32) if out is None else out
+    x[...] = numbers
     x /= np.float32(SCALE)
     return x
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -35,9 +36,18 @@ from utils.errors import DatasetError
 Key = int | tuple[int, int]
 """An index, or a pair (epoch, index)."""
 
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Returns a CPU tensor of a shape and type, with any content."""
+
 DOWNLOAD_PAGE = "https://hyspecnet.rsim.berlin"
 SPLIT_LINE = "one path of a patch per line, relative to patches/, such as tile_001/tile_001-patch_01/NAME-DATA.npy"
 _PATCH = re.compile(r"[^/\\]\.(npy|tiff?)$", re.IGNORECASE)
+
+
+_BLOCK = 2**18
+"""Values that are read, checked and converted at once: small enough for a core's cache."""
+_INFINITY_BITS = 0x7F800000
+"""The bits of float32 infinity; those of NaN and of all negative numbers are larger, those of other numbers smaller."""
 
 
 class HySpecNet11k(Dataset):
@@ -99,7 +109,9 @@ class HySpecNet11k(Dataset):
         self._check_files_exist(csv_path)
 
         self.file_shape: tuple[int, ...] = ()  # unknown, so the first patch may have any H and W
-        self.file_shape = self._open(self.paths[0]).shape
+        first = self._open(self.paths[0])
+        self.file_shape, self._stored_dtype = first.shape, first.dtype.newbyteorder("=")
+        self._plain_header = _plain_header(self.paths[0], first)
         self.image_shape = self._image_shape()
 
     def __len__(self) -> int:
@@ -108,40 +120,71 @@ class HySpecNet11k(Dataset):
     def __getitem__(self, key: Key) -> Tensor:
         path, transform = self._path_of(key), self.transform
         values = self._pick(self._open(path), key)
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
         self._check_values(path, values)
         x = torch.from_numpy(to_reflectance(values) if values.dtype == np.uint16 else values)
         return x if transform is None or isinstance(transform, PixelTransform) else transform(x)
 
-    def read_batch(self, keys: Sequence[Key], pin_memory: bool = False) -> Tensor:
-        """Read patches into one tensor; `transform` must be None or a `PixelTransform`.
+    def read_batch(
+        self, keys: Sequence[Key], allocate: Allocate | None = None, keep_digital_numbers: bool = False
+    ) -> Tensor:
+        """Read patches into one tensor.
 
         Args:
             keys: keys of the patches.
-            pin_memory: whether to put the tensor in pinned memory, which a GPU copies by itself.
+            allocate: returns the tensor to read into; it is not called if `transform` is a callable other than a
+                `PixelTransform`. None makes a new tensor.
+            keep_digital_numbers: whether to return digital numbers if all files hold them.
 
         Returns:
-            (N, *image_shape): digital numbers, uint16, if all files hold them, else reflectances, float32.
+            (N, *image_shape): reflectances, float32, or digital numbers, uint16.
 
         Raises:
             DatasetError: as on access to one patch.
         """
-        paths = [self._path_of(key) for key in keys]
-        cubes = [self._open(path) for path in paths]
-        is_uint16 = all(cube.dtype == np.uint16 for cube in cubes)
-        dtype = torch.uint16 if is_uint16 else torch.float32
-        batch = torch.empty((len(keys), *self.image_shape), dtype=dtype, pin_memory=pin_memory)
-        for key, path, cube, out in zip(keys, paths, cubes, batch.numpy(), strict=True):
-            is_whole = self.transform is None and cube.dtype == out.dtype and cube.flags.c_contiguous
-            if is_whole:  # reading a whole file is faster than mapping it
-                with open(path, "rb", buffering=0) as file:
-                    file.seek(cube.offset)
-                    is_whole = file.readinto(memoryview(out).cast("B")) == out.nbytes
-            if not is_whole:
-                values = self._pick(cube, key)
-                out[:] = to_reflectance(values) if cube.dtype != out.dtype and cube.dtype == np.uint16 else values
-            self._check_values(path, out)
+        if self.transform is not None and not isinstance(self.transform, PixelTransform):
+            return torch.stack([self[key] for key in keys])
+        keep_digital_numbers = keep_digital_numbers and self._stored_dtype == np.uint16
+        dtype = torch.uint16 if keep_digital_numbers else torch.float32
+        batch = (allocate or _new_tensor)((len(keys), *self.image_shape), dtype)
+        for key, out in zip(keys, batch.numpy(), strict=True):
+            path = self._path_of(key)
+            if self.transform is None and self._read_plain(path, out):
+                continue
+            values = self._pick(self._open(path), key)
+            self._check_values(path, values)
+            if values.dtype == out.dtype:
+                out[...] = values
+            elif keep_digital_numbers:  # files of both types
+                return self.read_batch(keys, allocate)
+            else:
+                to_reflectance(values, out)
         return batch
+
+    def _read_plain(self, path: Path, out: np.ndarray) -> bool:
+        """Read a whole patch into `out` faster than by mapping it; return False for a file that has to be mapped.
+
+        Its header must be that of the first patch, which is then not parsed again.
+        """
+        header, out = self._plain_header, out.reshape(-1)
+        if header is None:
+            return False
+        numbers = None if out.dtype == self._stored_dtype else np.empty(_BLOCK, self._stored_dtype)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                size = len(header) + out.size * self._stored_dtype.itemsize
+                if file.read(len(header)) != header or os.fstat(file.fileno()).st_size != size:
+                    return False
+                for start in range(0, out.size, _BLOCK):
+                    block = out[start : start + _BLOCK]
+                    values = block if numbers is None else numbers[: block.size]
+                    if file.readinto(values.data.cast("B")) != values.nbytes:
+                        return False
+                    self._check_values(path, values)
+                    if numbers is not None:
+                        to_reflectance(values, block)
+        except OSError:  # mapping the file says what is wrong
+            return False
+        return True
 
     def _path_of(self, key: Key) -> Path:
         index = key[1] if isinstance(key, tuple) else key
@@ -151,17 +194,19 @@ class HySpecNet11k(Dataset):
 
     def _pick(self, cube: np.memmap, key: Key) -> np.ndarray:
         """Return a copy of the pixels that belong to `key`: all of them, unless the transform picks some."""
-        if not isinstance(self.transform, PixelTransform):
-            return np.array(cube, order="C")
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        return self.transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
+        if isinstance(self.transform, PixelTransform):
+            epoch, index = key if isinstance(key, tuple) else (0, key)
+            values = self.transform(cube, np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index))))
+        else:
+            values = np.array(cube, order="C")
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def _check_values(self, path: Path, values: np.ndarray) -> None:
         if values.dtype == np.uint16:
             if values.max() > MAX_VALUE:
                 raise DatasetError(f"{path}: contains digital numbers above {MAX_VALUE}; {self._remedy()}")
-        elif not np.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
-            # The first test takes one pass and no memory, but large numbers fail it, too.
+        # The first test needs no memory, and is exact unless there are negative numbers.
+        elif values.view(np.uint32).max() >= _INFINITY_BITS and not np.isfinite(values).all():
             raise DatasetError(f"{path}: contains NaN or infinite values; {self._remedy()}")
 
     def fingerprint(self) -> str:
@@ -223,6 +268,18 @@ class HySpecNet11k(Dataset):
                 raise DatasetError(f"{self.paths[0]}: {error}") from error
         # Only a call tells which shape a user's callable returns.
         return self.file_shape if self.transform is None else tuple(self[0].shape)
+
+
+def _plain_header(path: Path, cube: np.memmap) -> bytes | None:
+    """Return the header of a patch whose values lie in the file as they do in memory, else None."""
+    if not (cube.flags.c_contiguous and cube.dtype.isnative):
+        return None
+    with open(path, "rb") as file:
+        return file.read(cube.offset)
+
+
+def _new_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
 def read_split(csv_path: Path) -> list[str]:

@@ -1,34 +1,39 @@
-"""Load batches for a GPU by threads, straight into the memory from which they are copied to the GPU.
+"""Load batches by threads, each file straight into its place in a batch.
 
-A torch DataLoader copies every patch twice more: into a batch, and from the process that read it. Reading files and
-checking their values release Python's lock, so threads do both in parallel::
+A torch DataLoader copies every patch twice more: into a batch, and from the process that read it, through shared
+memory. Reading files and checking their values release Python's lock, so threads do both in parallel::
 
-    files ─► batch (N, C, H, W), uint16 or float32, in pinned memory ─► the same on the GPU ─► reflectances, float32
+    files ─► batch (N, C, H, W), float32 ─► the model on the CPU
+    files ─► batch, uint16 or float32, in pinned memory ─► the same on the GPU ─► reflectances, float32
 """
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, SequentialSampler
 
 from datasets.enmap import SCALE
-from datasets.hyspecnet11k import HySpecNet11k, Key
+from datasets.hyspecnet11k import Allocate, HySpecNet11k, Key
 
 
 class ThreadLoader:
     """Load the batches of a data set by threads.
 
     Args:
-        dataset: a split whose `transform` is None or a `PixelTransform`.
+        dataset: a split.
         batch_sampler: yields the keys of each batch; iterated anew for every epoch.
         device: device of the batches.
         num_workers: number of threads; 0 reads each batch when it is asked for.
         prefetch: batches that each thread reads ahead.
-        pin_memory: whether to read files into pinned memory, which a GPU copies by itself.
+        pin_memory: whether to read files for a GPU into pinned memory, which it copies by itself.
 
     Attributes:
         dataset: as given.
@@ -41,13 +46,14 @@ class ThreadLoader:
         device: torch.device,
         num_workers: int,
         prefetch: int = 2,
-        pin_memory: bool = False,
+        pin_memory: bool = True,
     ) -> None:
         self.dataset = dataset
         self._batch_sampler = batch_sampler
         self._device = device
         self._ahead = num_workers * prefetch
-        self._pin_memory = pin_memory
+        self._is_gpu = device.type != "cpu"
+        self._pins = pin_memory and self._is_gpu
         self._threads = ThreadPoolExecutor(num_workers, "loader") if num_workers else None
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -56,18 +62,24 @@ class ThreadLoader:
         Raises:
             DatasetError: a patch cannot be used.
         """
-        for batch in self._read():
-            yield reflectances(batch.to(self._device, non_blocking=True))
+        memory = _Memory()
+        try:
+            yield from map(self._to_device, self._read(_pinned if self._pins else memory.tensor))
+        finally:
+            memory.close()
 
-    def _read(self) -> Iterator[Tensor]:
+    def _to_device(self, batch: Tensor) -> Tensor:
+        return reflectances(batch.to(self._device, non_blocking=True))
+
+    def _read(self, allocate: Allocate) -> Iterator[Tensor]:
+        read = partial(self.dataset.read_batch, allocate=allocate, keep_digital_numbers=self._is_gpu)
         if self._threads is None:
-            for keys in self._batch_sampler:
-                yield self.dataset.read_batch(keys, self._pin_memory)
+            yield from map(read, self._batch_sampler)
             return
         ahead: deque[Future[Tensor]] = deque()
         try:
             for keys in self._batch_sampler:
-                ahead.append(self._threads.submit(self.dataset.read_batch, keys, self._pin_memory))
+                ahead.append(self._threads.submit(read, keys))
                 if len(ahead) > self._ahead:
                     yield ahead.popleft().result()
             while ahead:
@@ -75,6 +87,49 @@ class ThreadLoader:
         finally:
             for future in ahead:
                 future.cancel()
+
+
+class _Memory:
+    """The memory of the batches of an epoch, used again as soon as nothing refers to its batch any more.
+
+    The system clears new memory page by page, which takes longer than to read a file from its cache.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+        self._is_open = True
+
+    def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return a CPU tensor with any content."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        try:
+            block = self._free.pop()
+        except IndexError:
+            block = torch.empty(num_bytes, dtype=torch.uint8)
+        if len(block) < num_bytes:  # after a shorter batch
+            block = torch.empty(num_bytes, dtype=torch.uint8)
+        array = block[:num_bytes].view(dtype).view(shape).numpy()
+        # All tensors that share the memory of the one returned keep `array` alive, `block` does not.
+        weakref.finalize(array, self._give_back, block).atexit = False
+        return torch.from_numpy(array)
+
+    def close(self) -> None:
+        """Keep no memory from now on."""
+        self._is_open = False
+        self._free.clear()
+
+    def _give_back(self, block: Tensor) -> None:
+        if self._is_open:
+            self._free.append(block)
+
+
+def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, pin_memory=True)  # torch uses pinned memory again by itself
+
+
+def batches_in_order(dataset: HySpecNet11k, batch_size: int) -> BatchSampler:
+    """Return the keys of all images of a split in its order, in batches for a `ThreadLoader`."""
+    return BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
 
 
 def reflectances(x: Tensor) -> Tensor:

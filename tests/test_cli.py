@@ -39,7 +39,6 @@ TRAIN = {
     "--deterministic/--no-deterministic": False,
     "--prefetch": 2,
     "--pin-memory/--no-pin-memory": True,
-    "--persistent-workers/--no-persistent-workers": True,
     "--allow-overlap/--no-allow-overlap": False,
 }
 TEST = {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from datasets import HySpecNet11k
+from datasets.loading import ThreadLoader
 from models import models
 from training import state
 from training.distributed import join
@@ -297,17 +297,17 @@ def test_backends_are_set_before_the_device_is_used(train, resume, data_flags, m
 def test_the_loader_gets_its_flags(train, data_flags, monkeypatch):
     loaders = []
 
-    class Loader(DataLoader):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            loaders.append(self)
+    class Loader(ThreadLoader):
+        def __init__(self, dataset, batches, device, num_workers, prefetch, pin_memory):
+            super().__init__(dataset, batches, device, num_workers, prefetch, pin_memory)
+            loaders.append((dataset.split, num_workers, prefetch, pin_memory))
 
-    monkeypatch.setattr("training.data.DataLoader", Loader)
+    monkeypatch.setattr("training.data.ThreadLoader", Loader)
     flags = [*data_flags(train=4, val=1, test=1), "-e", 2]
-    train(*flags, "-n", 1, "--prefetch", 3, "--no-persistent-workers")
-    assert (loaders[0].prefetch_factor, loaders[0].persistent_workers, loaders[0].pin_memory) == (3, False, False)
-    train(*flags, "-n", 1, name="second")
-    assert (loaders[3].prefetch_factor, loaders[3].persistent_workers) == (2, True)
+    train(*flags, "-n", 1, "--prefetch", 3, "--no-pin-memory")
+    train(*flags, "-n", 0, name="second")
+    splits = ("train", "val", "test")
+    assert loaders == [(split, 1, 3, False) for split in splits] + [(split, 0, 2, True) for split in splits]
 
 
 # -- combinations that are refused ------------------------------------------------------------------

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from datasets.hyspecnet11k import HySpecNet11k, refuse_overlap
-from datasets.loading import ThreadLoader
+from datasets.hyspecnet11k import HySpecNet11k, Key, refuse_overlap
+from datasets.loading import ThreadLoader, batches_in_order
 from datasets.transforms import PixelTransform, get_transform
 from training.distributed import Process
 from training.sampler import EpochBatchSampler
 from utils.metrics import SSIM_MIN_SIZE
-from utils.processes import ignore_signals
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class SplitLoader:
         shuffle: whether to draw a new order in each epoch.
 
     Attributes:
-        loader: torch's DataLoader; for a GPU a ThreadLoader.
+        loader: yields the images of this process, at least one per batch.
         num_images: images in an epoch.
         has_ssim: whether the images have an SSIM: they keep neighbors together and are large enough.
     """
@@ -110,20 +107,7 @@ class SplitLoader:
             rank=process.rank,
             world_size=process.world_size,
         )
-        # Its own generator: the default one advances with every epoch begun, and a resumed run begins its epoch
-        # twice.
-        generator = torch.Generator().manual_seed(args.seed)
-        self.loader: DataLoader | ThreadLoader = (
-            ThreadLoader(dataset, self.sampler, process.device, args.num_workers, args.prefetch, args.pin_memory)
-            if process.device.type == "cuda"
-            else DataLoader(
-                dataset,
-                batch_sampler=self.sampler,
-                persistent_workers=args.persistent_workers and args.num_workers > 0,
-                generator=generator,
-                **_loading(args),
-            )
-        )
+        self.loader = _loader(args, dataset, self.sampler, process)
 
     def batches(self, epoch: int, samples_seen: int = 0) -> Iterator[Batch]:
         """Yield the batches that remain of an epoch.
@@ -134,25 +118,19 @@ class SplitLoader:
         """
         self.sampler.set_position(epoch, samples_seen)
         sizes = self.sampler.batch_sizes()
-        # An iterator starts its workers even if no batch is left.
-        for x, size in zip(self.loader if sizes else (), sizes, strict=True):
+        for x, size in zip(self.loader, sizes, strict=True):
             share = self.sampler.share(size)
             # DistributedDataParallel averages gradients over processes, whose shares may differ in size.
             weight = share * self.process.world_size / size
-            yield Batch(x[:share].to(self.process.device, non_blocking=True), size, weight)
+            yield Batch(x[:share], size, weight)
 
 
-def image_loader(args: argparse.Namespace, dataset: HySpecNet11k, process: Process) -> DataLoader | ThreadLoader:
+def image_loader(args: argparse.Namespace, dataset: HySpecNet11k, process: Process) -> ThreadLoader:
     """Return a loader of all images in order, not shared among processes."""
-    if process.device.type == "cuda":
-        batches = BatchSampler(SequentialSampler(dataset), args.val_batch_size, drop_last=False)
-        return ThreadLoader(dataset, batches, process.device, args.num_workers, args.prefetch, args.pin_memory)
-    return DataLoader(dataset, args.val_batch_size, **_loading(args))
+    return _loader(args, dataset, batches_in_order(dataset, args.val_batch_size), process)
 
 
-def _loading(args: argparse.Namespace) -> dict:
-    return {
-        "num_workers": args.num_workers,
-        "prefetch_factor": args.prefetch if args.num_workers else None,
-        "worker_init_fn": ignore_signals,
-    }
+def _loader(
+    args: argparse.Namespace, dataset: HySpecNet11k, batches: Iterable[Sequence[Key]], process: Process
+) -> ThreadLoader:
+    return ThreadLoader(dataset, batches, process.device, args.num_workers, args.prefetch, args.pin_memory)

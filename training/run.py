@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from datasets.loading import ThreadLoader
 from models import models
@@ -30,7 +29,7 @@ from utils.environment import configure_backends, provenance, seed_everything
 from utils.errors import BusyError, ProjectError
 from utils.evaluation import average, evaluate
 from utils.files import locked, stamped_folder
-from utils.processes import StopRequest, end_children
+from utils.processes import StopRequest
 
 __all__ = ["Run", "launch_processes", "open_run", "read_start"]
 
@@ -61,7 +60,7 @@ class Run:
     criterion: nn.Module
     train_loader: SplitLoader
     val_loader: SplitLoader
-    test_loader: DataLoader | ThreadLoader | None
+    test_loader: ThreadLoader | None
     checkpoints: Checkpoints
     reporter: SilentReporter
     stop: StopRequest
@@ -139,7 +138,6 @@ def open_run(args: argparse.Namespace, start: Start) -> Iterator[Run]:
     process = join(parse_devices(args.devices))
     with ExitStack() as stack:
         stack.callback(process.leave)
-        stack.callback(end_children)
         run = _set_up(args, start, process, stack)
         with run.stop:
             yield run

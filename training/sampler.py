@@ -8,12 +8,12 @@ import numpy as np
 
 
 class EpochBatchSampler:
-    """Sample batches of `(epoch, index)` keys for `DataLoader(dataset, batch_sampler=...)` and `HySpecNet11k`.
+    """Sample batches of `(epoch, index)` keys of `HySpecNet11k`, for a loader.
 
     The order of an epoch depends on (seed, epoch) alone, not on the batch size or the number of ranks: a
     run can resume from any sample of an epoch on other hardware and still sees every sample once. The key
-    contains the epoch because persistent DataLoader workers keep their copy of the data set, while this
-    sampler lives in the main process. Call `set_position` before every epoch.
+    contains the epoch because the data set, which several threads read, does not know it. Call `set_position`
+    before every epoch.
 
     A global batch is split by stride: rank r gets `batch[r::world_size]`. A rank whose share of a short
     last batch is empty gets a placeholder, the first key of the batch, so that all ranks take the same

@@ -35,15 +35,8 @@ class CheckpointError(ProjectError, ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of `error` on one line, or the name of its class if it has none.
-
-    An error raised in another process, such as a DataLoader worker, arrives as the text of a whole traceback; its last
-    line reads `package.module.Class: message`.
-    """
-    text = str(error).strip()
-    if "Traceback (most recent call last)" in text:
-        text = text.splitlines()[-1].partition(": ")[2]
-    lines = (line.strip() for line in text.splitlines())
+    """Return the message of `error` on one line, or the name of its class if it has none."""
+    lines = (line.strip() for line in str(error).splitlines())
     return " ".join(line for line in lines if line) or type(error).__name__
 
 
@@ -101,6 +94,4 @@ def _resource_message(error: Exception) -> str | None:
     if is_out_of_memory(error):
         detail = f" ({first.rstrip('.')})" if first else ""
         return f"memory ran out{detail}: give a smaller batch or tile size, or fewer --num-workers"
-    if "DataLoader worker" in text and "killed" in text:
-        return f"{first.rstrip('.')}: memory, or /dev/shm, ran out? Give fewer --num-workers."
     return None

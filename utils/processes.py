@@ -301,18 +301,3 @@ class StopRequest:
         elif time.monotonic() - self._came >= SAME_SIGNAL_SECONDS:
             self.__exit__()
             signal.raise_signal(signum)
-
-
-def ignore_signals(_worker_id: int = 0) -> None:
-    """Ignore SIGINT and SIGTERM in a process that loads data, which must not end before its parent."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def end_children() -> None:
-    """Kill the processes that load data, which ignore SIGTERM and have nothing to save."""
-    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports a dead child as an error
-    for child in multiprocessing.active_children():
-        child.kill()
-        child.join()
-    signal.signal(signal.SIGCHLD, previous)

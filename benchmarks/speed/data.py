@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
+import torch
 
 from benchmarks.speed.files import drop_from_cache, read_files, read_scene
 from benchmarks.speed.measure import SEED, interleaved
 from datasets import preprocess
-from datasets.enmap import MAX_VALUE, NUM_CHANNELS, npy_path_of, to_reflectance
+from datasets.enmap import DTYPES, MAX_VALUE, NUM_CHANNELS, npy_path_of, to_reflectance
 from datasets.hyspecnet11k import HySpecNet11k
+from datasets.loading import ThreadLoader, batches_in_order
 from datasets.transforms import get_transform
 from utils.errors import DatasetError
 from utils.processes import num_cores, run_in_processes
@@ -27,6 +28,8 @@ PATCH_SIDE = 128
 """Height and width in pixels of the generated patches that are loaded."""
 LOADER_BATCH = 2
 """The default batch size of train.py."""
+WORKERS = (0, 1, 2, 4)
+"""Numbers of threads that load; the last one is the default of train.py."""
 
 
 def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[[str], None]) -> Iterator[dict]:
@@ -87,9 +90,7 @@ def steady_rate(results: Iterable, skipped: int) -> float:
 
 
 def measure_loading(scratch: Path, quick: bool, repeats: int, say: Callable[[str], None]) -> Iterator[dict]:
-    """Measure the patches/s through HySpecNet11k and DataLoader, and of reading the same files, from disk and memory.
-
-    Workers are started before the measurement.
+    """Measure the patches/s of the loader on the CPU, and of reading the same files, from disk and memory.
 
     Args:
         scratch: folder whose disk is measured; files written there are removed.
@@ -101,25 +102,58 @@ def measure_loading(scratch: Path, quick: bool, repeats: int, say: Callable[[str
         A row for each type of file, transform, number of workers, and cold or warm page cache.
     """
     num_patches = 24 if quick else 64
-    for dtype in ("float32", "uint16"):
+    for dtype in DTYPES:
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".patches-") as folder:
             paths = make_patches(Path(folder), num_patches, dtype, PATCH_SIDE)
             for transform in ("none", "random_16x16"):
                 dataset = HySpecNet11k(folder, transform=get_transform(transform))
-                for workers in (0, 2):
+                for workers in WORKERS:
                     say(f"loading {dtype}, transform {transform}, workers: {workers}")
-                    loader = DataLoader(dataset, LOADER_BATCH, num_workers=workers, persistent_workers=workers > 0)
-                    for rates in _loading_rates(loader, paths, repeats):
+                    load = _loading(dataset, torch.device("cpu"), workers)
+                    for rates in _loading_rates(load, paths, repeats):
                         yield {"dtype": dtype, "transform": transform, "workers": workers, **rates}
 
 
-def _loading_rates(loader: DataLoader, paths: Sequence[Path], repeats: int) -> Iterator[dict]:
-    """Yield the rates of a loader over the patches in `paths`, with a cold and with a warm page cache."""
+def measure_loading_to(device: torch.device, scratch: Path, say: Callable[[str], None]) -> Iterator[dict]:
+    """Yield rows like those of `benchmarks.speed.gpu` for batches that are loaded to a GPU from memory.
+
+    Args:
+        device: the GPU.
+        scratch: folder for generated files, which are removed.
+        say: called with a line of text before every measurement.
+    """
+    for dtype in DTYPES:
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".patches-") as folder:
+            say(f"loading {dtype} to the GPU, workers: {WORKERS[-1]}")
+            num_patches = len(make_patches(Path(folder), 64, dtype, PATCH_SIDE))
+            load = _loading(HySpecNet11k(folder), device, WORKERS[-1])
+            load()
+            times = [LOADER_BATCH / num_patches * seconds for seconds in interleaved([load], 5, device)[0]]
+            yield {
+                "model": None,
+                "work": "load",
+                "batch": LOADER_BATCH,
+                "side": PATCH_SIDE,
+                "form": f"{dtype}, {WORKERS[-1]} threads",
+                "seconds": statistics.median(times),
+                "all_seconds": times,
+                "note": None,
+            }
+
+
+def _loading(dataset: HySpecNet11k, device: torch.device, workers: int) -> Callable[[], None]:
+    """Return a function that loads all images of a split, ready on a device."""
+    loader = ThreadLoader(dataset, batches_in_order(dataset, LOADER_BATCH), device, workers)
 
     def load() -> None:
         for _ in loader:
             pass
 
+    return load
+
+
+def _loading_rates(load: Callable[[], None], paths: Sequence[Path], repeats: int) -> Iterator[dict]:
+    """Yield the rates of loading the patches in `paths`, with a cold and with a warm page cache."""
     read = functools.partial(read_files, paths)
     load()
     for cache in ("cold", "warm"):

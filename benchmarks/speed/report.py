@@ -151,7 +151,10 @@ class Report:
         rows = self.content.get("gpu", [])
         for device in dict.fromkeys(row["device"] for row in rows):
             own = [_of_gpu(row) for row in rows if row["device"] == device]
-            parts += [f"## Training and coding on GPU {device}", table(pd.DataFrame(own, columns=[*_GPU]), _GPU)]
+            parts += [
+                f"## Loading, training and coding on GPU {device}",
+                table(pd.DataFrame(own, columns=[*_GPU]), _GPU),
+            ]
             parts += [f"{row['model']}, {row['work']}, {row['form']}: {row['note']}" for row in rows if row["note"]]
         return parts
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from benchmarks.report import command_line, read_report, report_folder
-from benchmarks.speed.data import make_patches, measure_loading, measure_preprocessing
+from benchmarks.speed.data import make_patches, measure_loading, measure_loading_to, measure_preprocessing
 from benchmarks.speed.gpu import measure_gpu
 from benchmarks.speed.measure import SEED, interleaved
 from benchmarks.speed.models import BANDS, MIN_SIDE, measure_limits, measure_work, reason_to_leave_out
@@ -127,9 +127,11 @@ def measure_models(report: Report, tasks: Sequence, devices: Mapping, args: argp
 
 
 def measure_gpus(report: Report, names: Sequence[str], devices: Mapping[str, torch.device]) -> None:
-    """Measure training and coding on every GPU among `devices`."""
+    """Measure loading, training and coding on every GPU among `devices`."""
     for number, device in devices.items():
         if device.type == "cuda":
+            for row in measure_loading_to(device, report.folder, report.say):
+                report.add("gpu", {"device": number, **row})
             for row in measure_gpu(names, device, report.say):
                 report.add("gpu", {"device": number, **row})
 

@@ -12,6 +12,7 @@ from typing import IO, Protocol, TypeVar
 import numpy as np
 
 from coding.base import Codec, DamagedError
+from coding.groups import Groups
 from coding.hsc.container import DamagedTile, Reader, Writer
 from coding.hsc.distortion import Distortion, measure
 from coding.hsc.fills import count_fills
@@ -41,8 +42,16 @@ class Scene(Protocol):
         ...
 
 
-def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Result]:
-    """Yield `function(job)` for each job in order; at most `num_workers` + 1 jobs are taken ahead of the results."""
+def in_threads(
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    num_workers: int,
+    stop: Callable[[], object] = lambda: None,
+) -> Iterator[Result]:
+    """Yield `function(job)` for each job in order; at most `num_workers` + 1 jobs are taken ahead of the results.
+
+    `stop` is called at the end, before it waits for jobs that are still running.
+    """
     with ThreadPoolExecutor(num_workers) as executor:
         pending: deque = deque()
         try:
@@ -55,6 +64,7 @@ def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], num_worke
         finally:
             for future in pending:
                 future.cancel()
+            stop()
 
 
 # -- to a file ------------------------------------------------------------------------------------
@@ -118,7 +128,7 @@ def compress_scene(
         file: seekable binary file; its content is replaced.
         header: header of the file; its parameters are replaced with those of `codec`.
         codec: codec made for the scene.
-        num_workers: number of threads; each codes a tile.
+        num_workers: number of threads, or more if the codec codes more tiles together; each codes a tile.
         advance: called with the number of pixels of each finished tile.
 
     Raises:
@@ -128,15 +138,20 @@ def compress_scene(
     file.seek(0)
     file.truncate()
     writer = Writer(file, header, codec.shared)
+    at_once = codec.tiles_at_once(header.tile_size)
+    groups = Groups(range(header.tile_count), at_once)
 
     def code(job: tuple[int, Parts]) -> tuple[int, bytes, Distortion, int, Counter[float]]:
         number, parts = job
-        record, decoded = encode_record(codec, parts)
+        with groups.tile(number):
+            record, decoded = encode_record(codec, parts)
         distortion = measure(parts.cube, decoded, parts.valid, header.scale, codec.clips_to_scale)
         return number, record, distortion, parts.lost, count_fills(parts)
 
     total, total_lost, all_fills = Distortion(), 0, Counter[float]()
-    for number, record, distortion, lost, fills in in_threads(code, tiles_of(scene, header), num_workers):
+    for number, record, distortion, lost, fills in in_threads(
+        code, tiles_of(scene, header), max(num_workers, at_once), groups.stop
+    ):
         writer.add(number, record)
         total += distortion
         total_lost += lost
@@ -231,7 +246,7 @@ def decompress_scene(
             (planes, height, width).
         window: window to decode.
         keep_going: whether to fill damaged tiles with nodata instead of raising an error.
-        num_workers: number of threads; each decodes a tile.
+        num_workers: number of threads, or more if the codec codes more tiles together; each decodes a tile.
         advance: called with the number of pixels of each finished tile.
 
     Returns:
@@ -242,19 +257,22 @@ def decompress_scene(
     """
     header = reader.header
     problems = Problems()
+    numbers = [number for number in range(header.tile_count) if window.overlap(header.window(number))]
+    at_once = codec.tiles_at_once(header.tile_size)
+    groups = Groups(numbers, at_once)
 
     def decode(job: tuple[int, bytes | DamagedTile]) -> tuple[int, Decoded | DamagedTile]:
         number, record = job
         try:
-            return number, _decode_tile(reader, codec, number, record)
+            with groups.tile(number):
+                return number, _decode_tile(reader, codec, number, record)
         except DamagedTile as error:
             if not keep_going:
                 raise
             return number, error
 
-    numbers = (number for number in range(header.tile_count) if window.overlap(header.window(number)))
     jobs = ((number, _record_of(reader, number)) for number in numbers)
-    for number, tile in in_threads(decode, jobs, num_workers):
+    for number, tile in in_threads(decode, jobs, max(num_workers, at_once), groups.stop):
         place = header.window(number)
         if isinstance(tile, DamagedTile):
             problems.damaged.append(str(tile))

@@ -156,6 +156,10 @@ class LearnedCodec(Codec):
         blocks, decoded = self._residuals.encode(x_hat, cube, valid)
         return join_blocks([coded, *blocks]), decoded
 
+    def tiles_at_once(self, tile_size: int) -> int:
+        """See `Codec.tiles_at_once`: as many as fit into a batch of the network."""
+        return self.network.tiles_at_once(tile_size)
+
     def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """See `Codec.reconstruct`; without a bound, the latents are not entropy-coded."""
         if self.settings.numbers.bound is not None:

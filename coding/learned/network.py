@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coding.groups import in_batch
 from models import models
 from utils.checkpoint import load_state_dict, load_weights
 from utils.devices import use_device
@@ -20,6 +21,11 @@ from utils.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
+
+MAX_TILES_AT_ONCE = {"cpu": 1, "cuda": 8}
+"""Most tiles in a batch, by device type. A CPU computes one image at a time anyway, see `models.base`."""
+PIXELS_AT_ONCE = 8 * 128**2
+"""Most pixels in a batch of several tiles."""
 
 _SENSITIVITY_SIDE = 64  # pixels; sensitivities are estimated on a square of this side
 _NUM_PROBES = 4
@@ -53,20 +59,32 @@ class Network:
         self.num_bands, self.multiple = model.src_channels, model.size_multiple
         self.channels = model.latent_shape[0]
 
-    @torch.no_grad()
+    def tiles_at_once(self, tile_size: int) -> int:
+        """Return how many tiles of `tile_size` pixels in height and width go through the network in a batch."""
+        return max(1, min(MAX_TILES_AT_ONCE[self.device.type], PIXELS_AT_ONCE // tile_size**2))
+
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Return the latents (planes, h, w), float32, of a cube (C, H, W) of float32 reflectances in [0, 1]."""
         height, width = x.shape[1:]
         rows, columns = -height % self.multiple, -width % self.multiple
         padded = np.pad(x, ((0, 0), (0, rows), (0, columns)), mode="edge") if rows or columns else x
-        y = self.model.encode(torch.from_numpy(padded)[None].to(self.device))[0]
-        return y.reshape(-1, *y.shape[-2:]).cpu().numpy()
+        return in_batch(self._encode, padded)
 
-    @torch.no_grad()
     def decode(self, y: np.ndarray, height: int, width: int) -> np.ndarray:
         """Return the cube (C, height, width), float32, of float32 latents (planes, h, w)."""
-        latents = torch.from_numpy(y).reshape(1, *self.model.latent_shape, *y.shape[-2:])
-        return self.model.decode(latents.to(self.device))[0, :, :height, :width].cpu().numpy()
+        return in_batch(self._decode, y)[:, :height, :width]
+
+    @torch.no_grad()
+    def _encode(self, x: np.ndarray) -> np.ndarray:
+        """Return the latents (N, planes, h, w) of cubes (N, C, H, W) that need no padding."""
+        y = self.model.encode(torch.from_numpy(x).to(self.device))
+        return y.reshape(len(y), -1, *y.shape[-2:]).cpu().numpy()
+
+    @torch.no_grad()
+    def _decode(self, y: np.ndarray) -> np.ndarray:
+        """Return the padded cubes (N, C, H, W) of latents (N, planes, h, w)."""
+        latents = torch.from_numpy(y).reshape(len(y), *self.model.latent_shape, *y.shape[-2:])
+        return self.model.decode(latents.to(self.device)).cpu().numpy()
 
     def sensitivity(self, y: np.ndarray) -> np.ndarray:
         """Return how strongly the reconstruction depends on the latents of each channel, float64 (channels,).

@@ -110,8 +110,8 @@ class Band(NamedTuple):
         lowest, highest: limits of the samples.
         bound: largest error of a sample; 0 is lossless.
         digits: largest number of significant bits of the samples, up to `ALL_DIGITS`.
-        kinds: uint8 (H * W,), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value in
-            `known`; or of length 0.
+        kinds: uint8 (H * W,), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value
+            in `known`; or of length 0.
         known: int64 (K,), values of samples that the decoder knows.
     """
 

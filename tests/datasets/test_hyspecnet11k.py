@@ -1,4 +1,3 @@
-import gc
 import pickle
 import re
 import shutil
@@ -6,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from datasets import HySpecNet11k
 from datasets.hyspecnet11k import refuse_overlap
+from datasets.loading import ThreadLoader
 from datasets.transforms import get_transform
 from training.sampler import EpochBatchSampler
-from utils.errors import DatasetError, one_line
+from utils.errors import DatasetError
 
 
 def csv_of(root):
@@ -263,18 +262,6 @@ def test_transforms_read_and_check_only_what_they_pick(dataset_root):
     assert torch.isfinite(dataset[0]).all()
 
 
-def test_error_in_a_worker_keeps_its_message(dataset_root, monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # waits that long for the worker
-    dataset = HySpecNet11k(dataset_root)
-    truncate(dataset.paths[1])
-    direct = message_of(lambda: dataset[1])
-    with pytest.raises(DatasetError) as info:
-        list(DataLoader(dataset, batch_size=5, num_workers=1))
-    assert one_line(info.value) == direct
-    del info
-    gc.collect()  # ends the worker
-
-
 # Transforms and random draws
 
 
@@ -325,7 +312,7 @@ def test_repeats_draw_other_pixels(dataset_root):
 
 def epochs(dataset, num_workers, batch_size=2):
     sampler = EpochBatchSampler(len(dataset), batch_size, shuffle=True, seed=1)
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0)
+    loader = ThreadLoader(dataset, sampler, torch.device("cpu"), num_workers)
     result = []
     for epoch in range(2):
         sampler.set_position(epoch)

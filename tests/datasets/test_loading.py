@@ -50,16 +50,46 @@ def test_batches_are_those_of_a_data_loader(dataset_root, num_workers, transform
         assert all(torch.equal(own, other) for own, other in zip(found, expected, strict=True))
 
 
-def test_files_of_both_types_and_orders_share_a_batch(dataset_root):
+KINDS = ("<f4", "<u2", ">f4", ">u2", "fortran")
+
+
+@pytest.mark.parametrize("kinds", [KINDS[start:] + KINDS[:start] for start in range(len(KINDS))])
+def test_files_of_both_types_and_all_orders_share_a_batch(dataset_root, kinds):
+    """Whichever is the first, which decides how the others are read."""
+    for kind, path in zip(kinds, HySpecNet11k(dataset_root).paths, strict=True):
+        numbers = np.load(path) * 10000
+        cube = np.asfortranarray(numbers / 10000) if kind == "fortran" else numbers / (1 if "u" in kind else 10000)
+        np.save(path, cube.astype("<f4" if kind == "fortran" else kind))
     dataset = HySpecNet11k(dataset_root)
-    save_digital_numbers(dataset.paths[:2])
-    np.save(dataset.paths[2], np.load(dataset.paths[2]).astype(">f4"))
-    np.save(dataset.paths[3], np.asfortranarray(np.load(dataset.paths[3])))
-    batch = dataset.read_batch(range(5))
-    assert batch.dtype == torch.float32
-    assert torch.equal(batch, torch.stack([dataset[index] for index in range(5)]))
-    save_digital_numbers(dataset.paths)
-    assert dataset.read_batch(range(5)).dtype == torch.uint16
+    expected = torch.stack([dataset[index] for index in range(5)])
+    assert expected.amax((1, 2, 3)).min() > 0.9 and expected.max() <= 1
+    for keep_digital_numbers in (False, True):
+        batch = dataset.read_batch(range(5), keep_digital_numbers=keep_digital_numbers)
+        assert batch.dtype == torch.float32 and torch.equal(batch, expected)
+
+
+def test_digital_numbers_are_kept_for_a_gpu(dataset_root):
+    save_digital_numbers(HySpecNet11k(dataset_root).paths)
+    dataset = HySpecNet11k(dataset_root)
+    numbers = dataset.read_batch(range(5), keep_digital_numbers=True)
+    assert numbers.dtype == torch.uint16
+    assert torch.equal(reflectances(numbers), dataset.read_batch(range(5)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_any_callable_transforms_each_image(dataset_root, num_workers):
+    dataset = HySpecNet11k(dataset_root, transform=lambda x: x.flip(0)[:, :3].double())
+    found = list(ThreadLoader(dataset, [[0, 3], [4]], CPU, num_workers))
+    assert torch.equal(torch.cat(found), torch.stack([dataset[index] for index in (0, 3, 4)]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_memory_that_is_still_in_use_is_not_written_to(dataset_root, num_workers):
+    dataset = HySpecNet11k(dataset_root)
+    keys = [[index % 5, (index + 1) % 5] for index in range(20)] + [[2]]
+    images = [x[-1].numpy() for x in ThreadLoader(dataset, keys, CPU, num_workers)]
+    for (*_, key), image in zip(keys, images, strict=True):
+        np.testing.assert_array_equal(image, dataset[key].numpy())
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -67,7 +97,7 @@ def test_files_of_both_types_and_orders_share_a_batch(dataset_root):
     ("cube", "message"),
     [
         (np.full((202, 12, 10), 0.5, np.float32), None),
-        (np.full((202, 12, 10), 1e30, np.float32), None),  # finite, its square is not
+        (np.linspace(-1e38, 1e38, 24240, dtype=np.float32).reshape(202, 12, 10), None),
         (np.full((202, 12, 10), np.nan, np.float32), "NaN or infinite"),
         (np.full((202, 12, 10), -np.inf, np.float32), "NaN or infinite"),
         (np.full((202, 12, 10), 10001, np.uint16), "above 10000"),
@@ -78,6 +108,7 @@ def test_unusable_patches_are_refused(dataset_root, num_workers, cube, message):
     dataset = HySpecNet11k(dataset_root)
     if cube.dtype == np.uint16:
         save_digital_numbers(dataset.paths)
+        dataset = HySpecNet11k(dataset_root)
     np.save(dataset.paths[4], cube)
     loader = ThreadLoader(dataset, [[0, 1], [2, 3], [4]], CPU, num_workers)
     if message is None:

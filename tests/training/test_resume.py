@@ -117,7 +117,7 @@ def test_a_checkpoint_of_unfused_adam_resumes(train, resume, data_flags):
     old = run.checkpoint("last")
     assert old["optimizer"]["param_groups"][0]["fused"] is True
     del old["scaler"]
-    for name in ("precision", "compile", "deterministic", "prefetch", "pin_memory", "persistent_workers"):
+    for name in ("precision", "compile", "deterministic", "prefetch", "pin_memory"):
         del old["arguments"][name]
     for group in old["optimizer"]["param_groups"]:
         group["fused"] = None

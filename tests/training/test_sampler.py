@@ -4,17 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset
 
 from training.sampler import EpochBatchSampler
-
-
-class Keys(Dataset):
-    def __len__(self):
-        return 10
-
-    def __getitem__(self, key):
-        return np.array(key)
 
 
 def batches(n, batch_size, epoch=0, seen=0, shuffle=True, seed=3, **ranks):
@@ -82,17 +73,6 @@ def test_an_epoch_resumes_with_another_batch_size():
     assert batches(23, 5, epoch=4, seen=23) == []
     sampler.set_position(5)
     assert len(flat(sampler)) == 23
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_works_with_a_data_loader_and_persistent_workers(num_workers):
-    sampler = EpochBatchSampler(10, 4, shuffle=True, seed=3)
-    loader = DataLoader(Keys(), batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0)
-    for epoch, seen in ((0, 4), (1, 0)):
-        sampler.set_position(epoch, seen)
-        assert len(loader) == len(sampler)
-        keys = [tuple(key) for batch in loader for key in batch.tolist()]
-        assert keys == flat(batches(10, 4, epoch=epoch, seen=seen))
 
 
 def test_wrong_arguments_are_refused():

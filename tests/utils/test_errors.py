@@ -19,18 +19,12 @@ def outcome(error, capsys):
     return caught.value.code, capsys.readouterr().err
 
 
-WORKER = (
-    "Caught DatasetError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-    '  File "x.py", line 1, in f\nutils.errors.DatasetError: a.npy: damaged: make it again\n'
-)
-
-
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
         (ProjectError("it broke"), 1, "error: it broke"),
         (UsageError("--flag is wrong"), 2, "error: --flag is wrong"),
-        (DatasetError(WORKER), 1, "error: a.npy: damaged: make it again"),
+        (DatasetError("a.npy: damaged:\n  make it again\n"), 1, "error: a.npy: damaged: make it again"),
         (OSError(28, "No space left on device", "a.json"), 1, "error: [Errno 28] No space left on device: 'a.json'"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (
@@ -55,12 +49,6 @@ WORKER = (
             RuntimeError("can't start new thread"),
             1,
             "error: memory ran out (can't start new thread): give a smaller batch or tile size, or fewer --num-workers",
-        ),
-        (
-            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
-            1,
-            "error: DataLoader worker (pid 7) is killed by signal: Killed: memory, or /dev/shm, ran out? "
-            "Give fewer --num-workers.",
         ),
     ],
 )

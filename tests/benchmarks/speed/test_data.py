@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.speed import data as speed
 from datasets import HySpecNet11k
@@ -46,7 +47,10 @@ def test_loading_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setattr(speed, "PATCH_SIDE", 16)
     said = []
     rows = list(speed.measure_loading(tmp_path, True, 1, said.append))
-    assert len(rows) == 2 * len(said) == len({tuple(row.values())[:4] for row in rows}) == 16
+    assert len(rows) == 2 * len(said) == len({tuple(row.values())[:4] for row in rows}) == 32
     for row in rows:
         assert row["share_of_reading"] == pytest.approx(row["patches_per_second"] / row["reading_patches_per_second"])
+    rows = list(speed.measure_loading_to(torch.device("cpu"), tmp_path, said.append))
+    assert [row["form"] for row in rows] == ["float32, 4 threads", "uint16, 4 threads"]
+    assert all(row["seconds"] > 0 and (row["batch"], row["side"]) == (2, 16) for row in rows)
     assert not list(tmp_path.iterdir())

@@ -97,12 +97,15 @@ def test_shares_are_percentages(report):
 def test_rows_of_gpus_have_a_table_and_notes(report):
     row = {"device": "0", "model": "cae1d", "work": "train", "batch": 2, "side": 128, "note": None}
     figures = {"deviation": 1e-3, "first_seconds": 8.0, "first_peak_bytes": 3e9, "peak_bytes": 2e9}
+    load = {**row, "model": None, "work": "load", "form": "uint16, 4 threads", "seconds": 0.002}
+    report.add("gpu", load)
     report.add("gpu", {**row, "form": "textbook, TF32", "seconds": 0.116, "speedup": 1.0, **figures})
     report.add("gpu", {**row, "form": "ours, bf16", "seconds": 0.006, "speedup": 116 / 6, **figures})
     report.add("gpu", {**row, "form": "ours, fp32", "speedup": None, "note": "out of memory"})
-    title, _, header, _, first, second, third, _, note = lines(report)[-9:]
-    assert title == "## Training and coding on GPU 0"
+    title, _, header, _, loaded, first, second, third, _, note = lines(report)[-10:]
+    assert title == "## Loading, training and coding on GPU 0"
     assert cells(header)[:5] == ["model", "work", "size", "form", "ms"]
+    assert cells(loaded)[:7] == ["–", "load", "2 x 128", "uint16, 4 threads", "2.00", "–", "1000"]
     assert cells(first)[2:7] == ["2 x 128", "textbook, TF32", "116", "1.00", "17.2"]
     assert cells(second)[4:] == ["6.00", "19.33", "333", "1.0e-03", "8.00", "3.00", "2.00"]
     assert cells(third)[4] == "–" and note == "cae1d, train, ours, fp32: out of memory"

@@ -75,7 +75,7 @@ def test_data_and_scripts(run, monkeypatch, tmp_path):
     content = run("--only", "data,scripts", "--quick")
     assert content["models"] == [] and content["limits"] == []
     assert {row["processes"] for row in content["preprocessing"]} == {1, num_cores()}
-    assert len(content["loading"]) == 16
+    assert len(content["loading"]) == 32
     for row in (*content["preprocessing"], *content["loading"]):
         assert row["patches_per_second"] > 0 and row["reading_patches_per_second"] > 0 and row["share_of_reading"] > 0
     assert [row["command"] for row in content["scripts"]] == list(commands)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from coding import PLANE_CODERS
 from coding.base import SHORT, BoundNotGuaranteed, CodingError, DamagedError
 from coding.hsc.tiling import Window, decompress_scene
+from coding.learned import network as network_module
 from coding.learned.bounds import MARGIN
 from coding.learned.codec import open_codec, open_with
 from coding.learned.factory import DEFAULT_LOSS_DB, factory_of
@@ -368,6 +369,89 @@ def test_other_chunks_and_threads_decode_the_same(make_network, make_cube, name)
             assert np.array_equal(Coded(network).decode(data), cube)
     finally:
         torch.set_num_threads(threads)
+
+
+# -- tiles in batches -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def set_batch(monkeypatch):
+    """set_batch(number): let the CPU code that many tiles at once, as GPUs do."""
+    return lambda number: monkeypatch.setitem(network_module.MAX_TILES_AT_ONCE, "cpu", number)
+
+
+@pytest.mark.parametrize(
+    ("name", "max_error"), [("cae1d", None), ("cae1d", 3), ("sscnet_1bpppc", 3), ("cae3d_1bpppc", None)]
+)
+def test_tiles_in_batches_give_the_same_file(make_network, make_cube, set_batch, name, max_error):
+    """On a CPU a model computes one image at a time, so that not even the rounding differs."""
+    cube = make_cube((12, 24, 40))
+    cube[:, 10:20, 10:25] = -1
+    coded = Coded(make_network(name), 0.1, max_error, nodata=-1, tile_size=16)
+    data = coded.encode(cube)
+    decoded = coded.decode(data)
+    sizes = []
+    for number in (2, 5):
+        set_batch(number)
+        batched = make_network(name)
+        encode = batched.model.encode
+        batched.model.encode = lambda x, encode=encode: sizes.append(len(x)) or encode(x)
+        assert Coded(batched, 0.1, max_error, nodata=-1, tile_size=16).encode(cube) == data
+        assert np.array_equal(Coded(make_network(name)).decode(data), decoded)
+    assert max(sizes) > 1
+
+
+def test_batches_do_not_depend_on_threads(make_network, make_cube, set_batch):
+    set_batch(3)
+    network, calls = make_network(), []
+    decode = network.model.decode
+    network.model.decode = lambda y: calls.append(y.sum().item()) or decode(y)
+    coded = Coded(network, 0.1, 5, tile_size=16)
+    data = coded.encode(make_cube((12, 48, 70)))
+    reader = roundtrip.read(data)
+    codec = open_with(reader.header, reader.shared, network)
+    found = []
+    for num_workers in (1, 2, 9):
+        calls.clear()
+        roundtrip.decode(data, codec, num_workers)
+        found.append(sorted(calls))
+    assert found[0] == found[1] == found[2] and len(found[0]) == 8  # the last column has narrower tiles
+
+
+def test_a_window_and_a_damaged_tile_do_not_wait_for_other_tiles(make_network, make_cube, set_batch):
+    set_batch(4)
+    cube = make_cube((12, 32, 48))
+    coded = Coded(make_network(), max_error=0, tile_size=16)
+    data = bytearray(coded.encode(cube))
+    reader = roundtrip.read(bytes(data))
+    codec = open_with(reader.header, reader.shared, coded.network)
+    found = np.zeros((12, 30, 20), np.int16)
+
+    def write(row, column, samples):
+        found[:, row : row + samples.shape[1], column : column + samples.shape[2]] = samples
+
+    decompress_scene(reader, codec, write, Window(2, 20, 30, 20, tuple(range(12))))
+    assert np.array_equal(found, cube[:, 2:32, 20:40])
+    whole = Window.whole(reader.header.scene)
+    tile = reader.tile
+    reader.tile = lambda number: tile(number)[:-9] if number == 1 else tile(number)
+    assert len(decompress_scene(reader, codec, lambda *_: None, whole, keep_going=True).damaged) == 1
+    with pytest.raises(DamagedError):
+        decompress_scene(reader, codec, lambda *_: None, whole)
+
+
+def test_an_error_of_the_network_ends_all_tiles(make_network, make_cube, set_batch):
+    set_batch(4)
+    network = make_network()
+    coded = Coded(network, max_error=0, tile_size=16)
+    data = coded.encode(make_cube((12, 80, 80)))
+
+    def fail(_y):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.model.decode = fail
+    with pytest.raises(torch.OutOfMemoryError):
+        coded.decode(data)
 
 
 # -- what is refused ------------------------------------------------------------------------------
