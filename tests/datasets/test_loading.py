@@ -76,6 +76,20 @@ def test_digital_numbers_are_kept_for_a_gpu(dataset_root):
     assert torch.equal(reflectances(numbers), dataset.read_batch(range(5)))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("pin_memory", [False, True])
+@pytest.mark.parametrize("is_uint16", [False, True])
+def test_batches_on_a_gpu_are_those_on_the_cpu(dataset_root, is_uint16, pin_memory):
+    dataset = HySpecNet11k(dataset_root)
+    if is_uint16:
+        save_digital_numbers(dataset.paths)
+        dataset = HySpecNet11k(dataset_root)
+    keys = [[index % 5, (index + 1) % 5] for index in range(40)]
+    found = [x.clone() for x in ThreadLoader(dataset, keys, torch.device("cuda"), 2, pin_memory=pin_memory)]
+    for own, other in zip(found, ThreadLoader(dataset, keys, CPU, 2), strict=True):
+        assert own.is_cuda and torch.equal(own.cpu(), other)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_any_callable_transforms_each_image(dataset_root, num_workers):
     dataset = HySpecNet11k(dataset_root, transform=lambda x: x.flip(0)[:, :3].double())

@@ -1,5 +1,6 @@
 """The codec `learned` on scenes: round trips, bounds, rates, and decoders that round differently."""
 
+import copy
 import functools
 from dataclasses import replace
 
@@ -16,11 +17,12 @@ from coding.learned import network as network_module
 from coding.learned.bounds import MARGIN
 from coding.learned.codec import open_codec, open_with
 from coding.learned.factory import DEFAULT_LOSS_DB, factory_of
-from coding.learned.network import weights_sha256
+from coding.learned.network import Network, weights_sha256
 from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples
 from datasets.base import DTYPES
 from tests.coding import roundtrip
+from utils.environment import configure_backends
 
 FINE = 2.0**-6
 
@@ -437,6 +439,18 @@ def test_a_window_and_a_damaged_tile_do_not_wait_for_other_tiles(make_network, m
     assert len(decompress_scene(reader, codec, lambda *_: None, whole, keep_going=True).damaged) == 1
     with pytest.raises(DamagedError):
         decompress_scene(reader, codec, lambda *_: None, whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["cae1d", "sscnet_1bpppc", "cae3d_1bpppc"])
+def test_batches_of_a_gpu_decode_tile_by_tile_on_a_cpu(make_network, make_cube, name):
+    configure_backends(deterministic=False, tf32=False)  # as `load_network` does
+    cube, networks = make_cube((12, 40, 60)), {}
+    for device in ("cpu", "cuda"):
+        networks[device] = Network(name, copy.deepcopy(make_network(name).model), device)
+    for coder, decoder in (("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")):
+        data = Coded(networks[coder], 0.1, 3, tile_size=16).encode(cube)
+        assert np.abs(Coded(networks[decoder]).decode(data).astype(int) - cube).max() <= 3
 
 
 def test_an_error_of_the_network_ends_all_tiles(make_network, make_cube, set_batch):
