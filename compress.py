@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return print_info(args.info)
 
-    from coding.commands import compress
+    from coding.compressing import compress
 
     return compress(args)
 

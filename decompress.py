@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return print_info(args.info)
 
-    from coding.commands import decompress
+    from coding.decompressing import decompress
 
     return decompress(args)
 

@@ -42,6 +42,7 @@ from datasets.enmap import (
 )
 from datasets.scenes import create_scene, open_scene
 from utils.errors import BusyError, DatasetError, UsageError, run_script
+from utils.files import remove_leftovers
 from utils.options import positive_int
 from utils.processes import Terminated, num_cores, run_in_processes, sigterm_raises
 
@@ -254,6 +255,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(job.npy_path)
         print(f"{len(todo)} to make, {num_skipped} to skip")
         return 0
+
+    for job in jobs:
+        remove_leftovers(job.npy_path)  # of a run that was killed after it had finished the file
 
     outcomes: list[Outcome] = []
     start = time.perf_counter()

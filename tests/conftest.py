@@ -75,6 +75,14 @@ def once(tmp_path_factory):
     return share
 
 
+@pytest.fixture(autouse=True)
+def torch_threads():
+    """Restore torch's number of threads, by which sums are rounded."""
+    count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(count)
+
+
 @pytest.fixture
 def make_dataset(tmp_path):
     """make_dataset(train=5, val=2, test=3, bands=12, side=8) -> root of a data set of smooth random spectra."""

@@ -38,14 +38,6 @@ def decompress(scripts):
     return lambda *args: scripts.decompress.main(list(map(str, args)))
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Restore torch's number of threads."""
-    number = torch.get_num_threads()
-    yield
-    torch.set_num_threads(number)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """weights(bands, name="cae1d") -> path of a file with random weights."""

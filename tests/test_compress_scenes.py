@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
-import coding.commands
+import coding.decompressing
 import coding.learned.codec
 import coding.learned.factory
 from coding.base import CodingError
@@ -263,7 +263,7 @@ def test_losses_are_named_and_essential_ones_refused(scripts, run, files, monkey
     assert "note: a.tif: not kept: overviews" in capsys.readouterr().err
     essential = Loss("epoch", "the epoch 2020.5 of the coordinates", is_essential=True)
     monkeypatch.setattr(GdalReader, "losses", (essential, Loss("views", "views")))
-    monkeypatch.setattr(coding.commands, "losses_of_writing", lambda *_: [essential])
+    monkeypatch.setattr(coding.decompressing, "losses_of_writing", lambda *_: [essential])
     for main, names in ((scripts.compress.main, ["a.tif", "c.hsc"]), (scripts.decompress.main, ["b.hsc", "c.tif"])):
         with pytest.raises(
             UsageError, match=r"would lose the epoch 2020\.5 of the coordinates: .* --drop epoch$"

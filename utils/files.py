@@ -36,14 +36,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with name_in_errors(path), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
-        claim = path.with_name(f".{path.name}.tmp")
-        if claim.is_file():  # left by version 0.2, which had no folder
-            claim.unlink()
-        stack.callback(_remove_empty, claim)
-        busy = f"{path}: another process is writing it: wait for it, or name another output"
-        is_alone = stack.enter_context(locked(claim / "lock", busy))
-        for leftover in claim.iterdir() if is_alone else ():
-            shutil.rmtree(leftover, ignore_errors=True)  # the lock, a file, stays
+        claim = stack.enter_context(_claimed(path))
         folder = Path(tempfile.mkdtemp(dir=claim))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
@@ -53,6 +46,32 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
                 os.fsync(written.fileno())
         for file in files:
             os.replace(file, path.with_name(file.name))
+
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[Path]:
+    """Yield the locked folder for temporary files of `path`, without what a killed writer left in it."""
+    claim = path.with_name(f".{path.name}.tmp")
+    if claim.is_file():  # left by version 0.2, which had no folder
+        claim.unlink()
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, claim)
+        busy = f"{path}: another process is writing it: wait for it, or name another output"
+        is_alone = stack.enter_context(locked(claim / "lock", busy))
+        for leftover in claim.iterdir() if is_alone else ():
+            shutil.rmtree(leftover, ignore_errors=True)  # the lock, a file, stays
+        yield claim
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed writer of `path` left beside it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if path.with_name(f".{path.name}.tmp").exists():
+        with contextlib.suppress(BusyError), _claimed(path):
+            pass
 
 
 @contextlib.contextmanager

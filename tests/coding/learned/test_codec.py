@@ -428,7 +428,7 @@ def test_a_window_and_a_damaged_tile_do_not_wait_for_other_tiles(make_network, m
     codec = open_with(reader.header, reader.shared, coded.network)
     found = np.zeros((12, 30, 20), np.int16)
 
-    def write(row, column, samples):
+    def write(row, column, samples, masks):
         found[:, row : row + samples.shape[1], column : column + samples.shape[2]] = samples
 
     decompress_scene(reader, codec, write, Window(2, 20, 30, 20, tuple(range(12))))

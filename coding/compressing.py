@@ -1,38 +1,36 @@
-"""The commands of compress.py and decompress.py: scenes to files and back, with any codec of the registry."""
+"""Compress a scene into a file with any codec of the registry: the work of compress.py."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from coding import codecs
-from coding.base import Codec, CodecFactory, CodingError, DamagedError
-from coding.hsc.container import Reader, open_file
+from coding.base import Codec, CodecFactory, CodingError
 from coding.hsc.distortion import Distortion, measure, psnr_text
 from coding.hsc.fills import count_fills, fill_hint
 from coding.hsc.header import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
 from coding.hsc.records import Parts
-from coding.hsc.tiling import Window, Written, compress_scene, decompress_scene, tiles_of
+from coding.hsc.tiling import Written, compress_scene, tiles_of
 from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples, Samples, SceneSamples
 from datasets.base import FLOATS, INTEGER_RANGES, Loss, SceneInfo, SceneReader
 from datasets.enmap import KEPT_INDICES, NUM_BANDS, NUM_CHANNELS
 from datasets.npy import AXES
-from datasets.scenes import create_scene, losses_of_writing, open_scene
+from datasets.scenes import open_scene, settle_losses
 from utils.errors import ProjectError, UsageError
 from utils.files import atomic_write, check_output
 from utils.processes import num_cores, sigterm_raises, use_cores
+from utils.progress import pixel_bar
 
 INTEGER_SCALE = 10_000
 """Sample value of reflectance 1 in EnMAP products and most other integer products."""
@@ -42,17 +40,6 @@ MAX_ERROR_SHARE = 0.5
 """Share of squared errors in squared samples from which on a note says that little is left."""
 STEP_AT_QUALITY_0 = 2.0**-8
 """Step of --quality 0, as a fraction of the scale."""
-
-
-@contextlib.contextmanager
-def pixel_bar(description: str, num_pixels: int) -> Iterator[Callable[[int], object]]:
-    """Yield a function that advances a progress bar by a number of pixels; the bar is shown on terminals only."""
-    hidden = not sys.stderr.isatty()
-    with tqdm(desc=description, total=num_pixels, unit="px", unit_scale=True, leave=False, disable=hidden) as bar:
-        yield bar.update
-
-
-# -- compress -------------------------------------------------------------------------------------
 
 
 def compress(args: argparse.Namespace) -> int:
@@ -73,7 +60,7 @@ def compress(args: argparse.Namespace) -> int:
     num_workers = args.num_workers or num_cores()
     with sigterm_raises(), open_scene(args.scene, args.nodata, args.axes) as scene:
         check_output(args.output, str(scene.path), args.overwrite)  # an ENVI header names another file
-        settle(args.scene, [*scene.losses, *losses_of_coding(args, scene.info)], args.drop)
+        settle_losses(args.scene, [*scene.losses, *losses_of_coding(args, scene.info)], args.drop)
         hint = axes_hint(args, scene.info)
         if hint:
             print(f"note: {hint}", file=sys.stderr)
@@ -119,25 +106,6 @@ def write_scene(
             return written
 
         return write_as_asked(args, factory, samples, write)
-
-
-def settle(name: str, losses: Sequence[Loss], dropped: Sequence[str]) -> None:
-    """Name in notes what will be lost, before anything is written.
-
-    Args:
-        name: file that is read or written.
-        losses: what will be lost.
-        dropped: names of essential losses that are permitted.
-
-    Raises:
-        UsageError: an essential loss is not permitted.
-    """
-    refused = [loss for loss in losses if loss.is_essential and loss.name not in dropped]
-    if refused:
-        names = " ".join(dict.fromkeys(loss.name for loss in refused))
-        raise UsageError(f"{name}: would lose {'; '.join(loss.text for loss in refused)}: permit it by --drop {names}")
-    for loss in losses:
-        print(f"note: {name}: not kept: {loss.text}", file=sys.stderr)
 
 
 def losses_of_coding(args: argparse.Namespace, info: SceneInfo) -> list[Loss]:
@@ -388,108 +356,3 @@ def write_raw(file: IO[bytes], header: Header, codec: Codec, samples: Samples) -
     file.truncate()
     file.write(data)
     return Written(header, len(data), measure(tile.cube, decoded, tile.valid, header.scale, False), 0)
-
-
-# -- decompress -----------------------------------------------------------------------------------
-
-
-def decompress(args: argparse.Namespace) -> int:
-    """Decode a file, or a window of its scene, into a scene file.
-
-    Args:
-        args: arguments of decompress.py.
-
-    Returns:
-        The exit code: 1 if a tile is damaged or its bound is not guaranteed, else 0.
-
-    Raises:
-        UsageError: the scene does not have the window or the bands.
-        ProjectError: the file is damaged, or the scene cannot be written.
-    """
-    output = check_output(args.output, args.input, args.overwrite)
-    started = time.monotonic()
-    with sigterm_raises():
-        window, messages, dtype = (decompress_raw if args.raw else decompress_file)(args, output)
-    seconds = time.monotonic() - started
-    for message in messages:
-        print(f"error: {message}", file=sys.stderr)
-    num_bytes = window.height * window.width * len(window.bands) * np.dtype(dtype).itemsize
-    print(
-        f"{args.output}: {window.height} x {window.width} pixels, {len(window.bands)} bands, "
-        f"{num_bytes / 1e6 / seconds:.2f} MB/s"
-    )
-    return 1 if messages else 0
-
-
-def decompress_file(args: argparse.Namespace, output: Path) -> tuple[Window, list[str], str]:
-    """Decode a `.hsc` file; return the window, messages about its tiles, and the type of its samples."""
-    with open_file(args.input) as reader:
-        window = window_of(args, reader.header.scene)
-        info = window.info(reader.header, args.keep_going)
-        settle(args.output, losses_of_writing(output, info), args.drop)
-        codec = open_codec(reader, args.checkpoint, args.device)
-        num_workers = use_cores(args.num_workers)
-        with (
-            create_scene(output, info) as scene,
-            pixel_bar("decompressing", window.height * window.width) as advance,
-        ):
-
-            def write(row: int, column: int, samples: np.ndarray, masks: np.ndarray) -> None:
-                scene.write(row, column, samples)
-                scene.write_masks(row, column, masks)
-
-            problems = decompress_scene(reader, codec, write, window, args.keep_going, num_workers, advance)
-    return window, [*problems.damaged, *problems.unguaranteed], reader.header.scene.dtype
-
-
-def decompress_raw(args: argparse.Namespace, output: Path) -> tuple[Window, list[str], str]:
-    """Decode a bare stream; return what `decompress_file` does."""
-    (entry,) = (entry for entry in codecs.values() if entry.stream_reader)
-    if not Path(args.input).is_file():
-        raise DamagedError(f"{args.input}: no such file")
-    try:
-        cube = entry.read_stream(Path(args.input).read_bytes())
-    except DamagedError as error:
-        raise DamagedError(f"{args.input}: {error}") from None
-    bands, height, width = cube.shape
-    window = window_of(args, SceneInfo(height, width, bands, cube.dtype.name))
-    rows, columns = slice(window.row, window.row + window.height), slice(window.column, window.column + window.width)
-    with create_scene(output, SceneInfo(window.height, window.width, len(window.bands), cube.dtype.name)) as scene:
-        scene.write(0, 0, cube[list(window.bands)][:, rows, columns])
-    return window, [], cube.dtype.name
-
-
-def open_codec(reader: Reader, checkpoint: str | None, device: str) -> Codec:
-    """Return the codec that decodes the tiles of a file.
-
-    Raises:
-        DamagedError: the codec or the model is unknown, or the header is not one that the codec writes.
-        CodingError: the weights are not those that the file was coded with, or the codec has none.
-    """
-    header = reader.header
-    if header.codec not in codecs:
-        raise DamagedError(f"header field 'codec' is {header.codec!r}, expected one of {', '.join(codecs)}")
-    entry = codecs[header.codec]
-    if entry.has_weights:
-        return entry.open(header, reader.shared, checkpoint=checkpoint, device=device)
-    if checkpoint is not None:
-        raise CodingError(f"the file was coded by {header.codec}, which has no weights: leave --checkpoint out")
-    return entry.open(header, reader.shared)
-
-
-def window_of(args: argparse.Namespace, info: SceneInfo) -> Window:
-    """Return the window to decode; by default the whole scene.
-
-    Raises:
-        UsageError: the scene does not have the window or the bands.
-    """
-    row, column, height, width = args.window or (0, 0, info.height, info.width)
-    if not (height and width and row + height <= info.height and column + width <= info.width):
-        raise UsageError(
-            f"--window {row} {column} {height} {width}: the scene has {info.height} rows and {info.width} columns"
-        )
-    bands = args.bands or range(1, info.bands + 1)
-    wrong = [band for band in bands if band > info.bands]
-    if wrong:
-        raise UsageError(f"--bands {wrong[0]}: the scene has bands 1 to {info.bands}")
-    return Window(row, column, height, width, tuple(band - 1 for band in bands))
