@@ -123,7 +123,7 @@ def test_a_script_starts_its_own_processes(start_warm, wait_for, tmp_path):
     os.kill(waiting.pid, signal.SIGTERM)
     out, err = waiting.communicate()
     assert waiting.returncode == 128 + signal.SIGTERM and "Traceback" not in err
-    assert out.splitlines() == ["stopped"] * 2
+    assert out.count("stopped") == 2  # lines of two processes may mix
 
 
 def test_devices_are_parsed_or_refused():
