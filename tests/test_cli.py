@@ -57,7 +57,7 @@ TEST = {
     "--split": "test",
     "--allow-overlap": False,
 }
-COMPRESS = {
+COMPRESS: dict[str, object] = {
     "scene": "?",
     "output": "?",
     "--info": None,
@@ -82,7 +82,7 @@ COMPRESS = {
     "-n/--num-workers": 0,
     "--overwrite": False,
 }
-DECOMPRESS = {
+DECOMPRESS: dict[str, object] = {
     "input": "?",
     "output": "?",
     "--info": None,
@@ -158,7 +158,7 @@ TILE = {
     **{f"--max-{name}": 10.0 for name in ("cloud", "shadow", "haze", "cirrus", "snow")},
     "--num-workers": num_cores(),
 }
-CONVERT = {
+CONVERT: dict[str, object] = {
     "input": None,
     "output": None,
     "--variable": None,

@@ -58,7 +58,11 @@ def encode(
         num_workers: number of threads.
     """
     factory = (make_factory or codecs[header.codec].make_factory)(samples_of(cube, header))
-    codec = choose(factory) if choose else factory.bounded(header.max_error)
+    if choose is None:
+        assert factory.bounded is not None
+        codec = factory.bounded(header.max_error)
+    else:
+        codec = choose(factory)
     scene, file = ArrayScene(cube, header.scene.nodata), io.BytesIO()
     written = compress_scene(scene, file, replace(header, model=factory.model), codec, num_workers)
     return file.getvalue(), written

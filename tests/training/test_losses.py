@@ -23,8 +23,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def gradient(name: str, x_hat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     x_hat = x_hat.clone().requires_grad_()
-    losses[name]()(x_hat, x).backward()
-    return x_hat.grad
+    return torch.autograd.grad(losses[name]()(x_hat, x), x_hat)[0]
 
 
 def test_the_names_are_known_without_torch():

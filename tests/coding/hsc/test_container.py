@@ -12,7 +12,7 @@ import struct
 import time
 import tracemalloc
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from datasets.base import GroundControlPoint, SceneInfo
 
 
 def a_scene(**changes) -> SceneInfo:
-    values = {
+    values: dict[str, Any] = {
         "height": 17,
         "width": 20,
         "bands": 3,
@@ -51,7 +51,7 @@ def a_scene(**changes) -> SceneInfo:
 
 
 def a_header(**changes) -> Header:
-    values = {
+    values: dict[str, Any] = {
         "codec": "learned",
         "parameters": {"q": [1, 0.5, None]},
         "model": {"name": "cae1d", "sha256": "0123456789abcdef" * 4, "num_channels": 2},
@@ -82,7 +82,9 @@ def read(data: bytes) -> Reader:
     return Reader(io.BytesIO(data), "FILE")
 
 
-NO_ITEMS = {name: [] for name in ("descriptions", "band_tags", "scales", "offsets", "units", "colors", "color_tables")}
+NO_ITEMS: dict[str, list] = {
+    name: [] for name in ("descriptions", "band_tags", "scales", "offsets", "units", "colors", "color_tables")
+}
 """Scene fields that would have to change with the number of bands."""
 
 
@@ -764,7 +766,7 @@ def peak_of_refusal(data: bytes) -> int:
         tracemalloc.stop()
 
 
-ODD_VALUES = (
+ODD_VALUES: tuple = (
     None,
     True,
     False,
