@@ -16,6 +16,7 @@ from rasterio.windows import Window
 
 from datasets.base import SceneInfo
 from datasets.gdal import block_options
+from datasets.losses import is_same_crs
 
 Item = TypeVar("Item")
 
@@ -50,12 +51,12 @@ def write_leftovers(path: Path, info: SceneInfo, stored: SceneInfo) -> None:
 
 
 def _places(info: SceneInfo, stored: SceneInfo) -> Iterator[str]:
-    if info.crs and info.crs != stored.crs:
+    if info.crs and not is_same_crs(info.crs, stored.crs):
         yield f"<SRS>{escape(info.crs)}</SRS>"
     if info.transform and info.transform != stored.transform:
         a, b, c, d, e, f = info.transform
         yield f"<GeoTransform>{', '.join(map(repr, (c, a, b, f, d, e)))}</GeoTransform>"
-    if info.gcps and (info.gcps, info.gcps_crs) != (stored.gcps, stored.gcps_crs):
+    if info.gcps and not (info.gcps == stored.gcps and is_same_crs(info.gcps_crs, stored.gcps_crs)):
         points = (
             f"<GCP Id={quoteattr(p.name)} Info={quoteattr(p.note)} "
             f'Pixel="{p.column!r}" Line="{p.row!r}" X="{p.x!r}" Y="{p.y!r}" Z="{p.z!r}"/>'

@@ -22,6 +22,17 @@ def read(path):
         return scene.info, scene.read(0, 0, scene.info.height, scene.info.width)
 
 
+def check_compression(scripts, path):
+    """Compress a converted product as it is, restore it, and compare all of it."""
+    assert not path.with_name(f"{path.name}.aux.xml").exists(), "a side file for what the file itself can hold"
+    packed, restored = path.with_suffix(".hsc"), path.with_name(f"restored{path.suffix}")
+    assert scripts.compress.main([str(path), str(packed), "-n", "1"]) == 0
+    assert scripts.decompress.main([str(packed), str(restored), "-n", "1"]) == 0
+    (info, samples), (new_info, new_samples) = read(path), read(restored)
+    assert new_info == info
+    np.testing.assert_array_equal(new_samples, samples)
+
+
 def micrometers(info):
     """Return the wavelengths and widths of the bands in micrometers."""
     names = ("CENTRAL_WAVELENGTH_UM", "FWHM_UM")
@@ -77,7 +88,7 @@ def save_prisma(tmp_path):
 
 
 @pytest.mark.parametrize("corner_shift", [15.0, 0.0], ids=["corners are centers", "corners are edges"])
-def test_prisma(tmp_path, save_prisma, corner_shift, capsys):
+def test_prisma(tmp_path, save_prisma, corner_shift, capsys, scripts):
     path, (vnir, swir) = save_prisma(corner_shift=corner_shift)
     output = tmp_path / "scene.tif"
     assert main([str(path), str(output)]) == 0
@@ -96,6 +107,7 @@ def test_prisma(tmp_path, save_prisma, corner_shift, capsys):
     err = capsys.readouterr().err
     assert ": left out: 3 bands that were not acquired" in err
     assert ": not converted: SWIR_PIXEL_L2_ERR_MATRIX, VNIR_PIXEL_L2_ERR_MATRIX, Latitude, Longitude" in err
+    check_compression(scripts, tmp_path / "scene.tif")
 
 
 def test_prisma_with_coordinates_per_pixel(tmp_path, save_prisma, capsys):
@@ -148,7 +160,7 @@ def emit(tmp_path):
     return path, cube, lines, samples
 
 
-def test_emit_as_it_was_seen(tmp_path, emit, capsys):
+def test_emit_as_it_was_seen(tmp_path, emit, capsys, scripts):
     path, cube, *_ = emit
     assert main([str(path), str(tmp_path / "scene.tif")]) == 0
     info, samples = read(tmp_path / "scene.tif")
@@ -163,6 +175,7 @@ def test_emit_as_it_was_seen(tmp_path, emit, capsys):
     err = capsys.readouterr().err
     assert "126 ground control points on a regular grid; --ortho arranges the pixels as a map instead" in err
     assert "not converted: elev, glt_x, glt_y, lat, lon" in err
+    check_compression(scripts, tmp_path / "scene.tif")
 
 
 @pytest.mark.parametrize("memory", [None, 2**40], ids=["from the file", "from memory"])
@@ -182,7 +195,7 @@ def test_emit_by_its_lookup_table(tmp_path, emit, memory, monkeypatch, capsys):
 # NEON
 
 
-def test_neon(tmp_path, capsys):
+def test_neon(tmp_path, capsys, scripts):
     path = tmp_path / "NEON_D02_SERC_DP3_368000_4306000_reflectance.h5"
     cube = np.random.default_rng(0).integers(-100, 10000, (5, 4, 3)).astype(np.int16)
     cube[0, 0] = -9999
@@ -205,12 +218,13 @@ def test_neon(tmp_path, capsys):
     np.testing.assert_allclose(micrometers(info)[:, 2], [0.3938995, 0.00582])
     assert epsg(info) == 32618 and info.transform == (1, 0, 368000, 0, -1, 4307000)
     assert "not converted: Slope" in capsys.readouterr().err
+    check_compression(scripts, tmp_path / "scene.tif")
 
 
 # DESIS and EnMAP
 
 
-def test_desis_by_its_metadata(tmp_path, save_tif):
+def test_desis_by_its_metadata(tmp_path, save_tif, scripts):
     stem = "DESIS-HSI-L2A-DT0322915736_003-20190629T091323-V0210"
     cube = save_tif(tmp_path / f"{stem}-SPECTRAL_IMAGE.tif", seed=1, interleave="pixel")[:4]
     save_tif(tmp_path / f"{stem}-SPECTRAL_IMAGE.tif", cube, interleave="pixel")
@@ -227,13 +241,14 @@ def test_desis_by_its_metadata(tmp_path, save_tif):
     np.testing.assert_array_equal(samples, cube)
     np.testing.assert_allclose(micrometers(info)[0], [0.4025, 0.405, 0.4075, 0.41])
     assert info.scales == (1e-4,) * 4 and info.transform == (30, 0, 688005, 0, -30, 4561935)
+    check_compression(scripts, tmp_path / "scene.tif")
 
 
 # MATLAB and other arrays
 
 
 @pytest.mark.parametrize("version", ["5", "7.3"])
-def test_matlab(tmp_path, version, capsys):
+def test_matlab(tmp_path, version, capsys, scripts):
     cube = np.random.default_rng(0).integers(0, 9000, (5, 4, 3)).astype(np.uint16)
     path = tmp_path / "Indian_pines.mat"
     if version == "5":
@@ -248,6 +263,7 @@ def test_matlab(tmp_path, version, capsys):
     assert main([str(path), str(output), "--variable", "indian_pines"]) == 0
     np.testing.assert_array_equal(np.load(output), cube.transpose(2, 0, 1))
     assert "the file names neither wavelengths nor coordinates" in capsys.readouterr().err
+    check_compression(scripts, output)
     assert main([str(path), str(output), "--variable", "indian_pines", "--order", "bcr", "--overwrite"]) == 0
     np.testing.assert_array_equal(np.load(output), cube.transpose(0, 2, 1))
     with pytest.raises(UsageError, match="no --variable gt; arrays of three dimensions: indian_pines"):
@@ -311,7 +327,7 @@ def test_unusable_files_and_flags_are_one_line(tmp_path, save_prisma, emit, monk
     assert not (tmp_path / "a.tif").exists()
 
 
-@pytest.mark.parametrize("suffix", [".tif"])
+@pytest.mark.parametrize("suffix", [".tif", ".img"])
 def test_gdal_reads_wavelengths_and_place_of_the_output(tmp_path, save_prisma, suffix):
     path, (vnir, _) = save_prisma()
     assert main([str(path), str(tmp_path / f"scene{suffix}"), "--drop", "scales"]) == 0
