@@ -11,12 +11,12 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from datasets.base import SceneInfo
 from datasets.gdal import block_options
-from datasets.losses import is_same_crs
 
 Item = TypeVar("Item")
 
@@ -51,18 +51,26 @@ def write_leftovers(path: Path, info: SceneInfo, stored: SceneInfo) -> None:
 
 
 def _places(info: SceneInfo, stored: SceneInfo) -> Iterator[str]:
-    if info.crs and not is_same_crs(info.crs, stored.crs):
+    if info.crs and not _is_kept(info.crs, stored.crs):
         yield f"<SRS>{escape(info.crs)}</SRS>"
     if info.transform and info.transform != stored.transform:
         a, b, c, d, e, f = info.transform
         yield f"<GeoTransform>{', '.join(map(repr, (c, a, b, f, d, e)))}</GeoTransform>"
-    if info.gcps and not (info.gcps == stored.gcps and is_same_crs(info.gcps_crs, stored.gcps_crs)):
+    if info.gcps and not (info.gcps == stored.gcps and _is_kept(info.gcps_crs, stored.gcps_crs)):
         points = (
             f"<GCP Id={quoteattr(p.name)} Info={quoteattr(p.note)} "
             f'Pixel="{p.column!r}" Line="{p.row!r}" X="{p.x!r}" Y="{p.y!r}" Z="{p.z!r}"/>'
             for p in info.gcps
         )
         yield f"<GCPList Projection={quoteattr(info.gcps_crs or '')}>{''.join(points)}</GCPList>"
+
+
+def _is_kept(crs: str | None, stored: str | None) -> bool:
+    """Return whether a stored reference system is the one that is wanted, in the same or in other words."""
+    if crs == stored or None in (crs, stored):
+        return crs == stored
+    codes = [CRS.from_wkt(text).to_authority(confidence_threshold=100) for text in (crs, stored)]
+    return codes[0] is not None and codes[0] == codes[1]
 
 
 def _metadata(tags: dict[str, dict[str, str]], stored: dict[str, dict[str, str]]) -> Iterator[str]:

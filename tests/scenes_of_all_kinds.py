@@ -28,7 +28,8 @@ LAYOUT = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "xml:VRT")
 DOCUMENT = '<Metadata domain="xml:note" format="xml"><note n="1">{}</note></Metadata>'
 
 
-def tags_of(names=TEXT):
+def tags_of():
+    names = TEXT.filter(lambda name: name not in ("bidx", "ns"))  # rasterio's own arguments beside the tags
     return st.dictionaries(names, TEXT, max_size=3)
 
 
