@@ -6,13 +6,12 @@ needs the outputs of the layers, which are kept in the precision of the network.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -21,18 +20,13 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.fused import flattened, scale_of
+from models.support import DTYPES, kernels
 from utils.processes import num_cores
 
-try:
+with contextlib.suppress(ImportError):  # torch's builds for CPUs come without Triton
     import triton
 
-    from models import kernels
-except ImportError:  # torch's builds for CPUs come without Triton
-    kernels = None  # type: ignore[assignment]  # callers check `is_available`
-
 _ACTIVATIONS = {nn.LeakyReLU: 1, nn.Hardtanh: 2, nn.Sigmoid: 3}
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MIN_CAPABILITY = (8, 0)  # the first with tensor cores for all of these types
 _H100_SHARED_BYTES = 232448  # shared memory of a block
 
 # Block sizes: on an H100 the fastest among a few neighbors. They depend on shapes and types alone, so that results
@@ -167,31 +161,11 @@ class Layer:
         return Band(p - k + 1, r * outputs + k - 1, outputs * r, outputs, -1, r, k - 1, r)
 
 
-_is_disabled = ContextVar("is_disabled", default=False)
-
-
-@contextmanager
-def disabled() -> Iterator[None]:
-    """Make models use torch's layers in this context, so that torch can count their operations."""
-    token = _is_disabled.set(True)
-    try:
-        yield
-    finally:
-        _is_disabled.reset(token)
-
-
-def is_available(device: torch.device) -> bool:
-    """Return whether the kernels run on a device: an NVIDIA GPU, Ampere or newer, with a torch that has Triton."""
-    if kernels is None or device.type != "cuda" or _is_disabled.get():
-        return False
-    return _capability(device) >= _MIN_CAPABILITY
-
-
 def arithmetic_of(x: Tensor) -> Arithmetic | None:
     """Return the arithmetic that torch's layers would use for `x` now; None if the kernels do not support it."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         return None
     return Arithmetic(dtype, "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3")
 
@@ -554,11 +528,6 @@ def _gradient_tiles(layer: Layer, arithmetic: Arithmetic, shared_memory: int) ->
         return Tiles(tiles.outputs, 32, block_n, block_k, num_warps, 1)
     stage = 64 * (block_n + block_k) * arithmetic.dtype.itemsize
     return Tiles(tiles.outputs, 64, block_n, block_k, num_warps, min(3, shared_memory // stage))
-
-
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device)
 
 
 @functools.cache

@@ -8,6 +8,7 @@
 - nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
 - in evaluation mode batch norm is folded into the convolution before it;
 - max-pooling is applied before a monotonic activation: the same values for half of the work or less;
+- on a GPU one kernel adds the bias of a channels-last 2-D layer and applies the PReLU after it;
 - on a GPU batch norm of a single channel in training uses the whole device.
 
 Stored weights do not change: they are folded at each use, and gradients flow through the folding.
@@ -24,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from models.activations import bias_and_prelu
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d
@@ -54,14 +57,15 @@ def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
     while modules:
         module = modules.popleft()
         following = modules[0] if modules else None
+        activate = bias_and_prelu(module, following) if channels_last else None
         if isinstance(module, nn.Upsample) and isinstance(following, Convolution):
             modules.popleft()
             scale = scale_of(module, len(following.kernel_size))
             steps.append(_convolution(following, _batch_norm_of(modules), lay_out, scale))
         elif isinstance(module, Convolution):
-            steps.append(_convolution(module, _batch_norm_of(modules), lay_out))
+            steps.append(_convolution(module, _batch_norm_of(modules), lay_out, has_bias=activate is None))
         elif isinstance(module, TransposedConvolution):
-            steps.append(_transposed_convolution(module, lay_out))
+            steps.append(_transposed_convolution(module, lay_out, has_bias=activate is None))
         elif isinstance(following, nn.MaxPool1d) and _is_monotonic(module):
             modules.popleft()
             steps += [_halve, module]
@@ -73,6 +77,9 @@ def fast_layers(layers: nn.Sequential, channels_last: bool = True) -> Step:
             steps.append(_normalization_of_one_channel(module))
         else:
             steps.append(module)
+        if activate is not None:
+            modules.popleft()
+            steps.append(activate)
 
     def run(x: Tensor) -> Tensor:
         for step in steps:
@@ -145,13 +152,17 @@ _cached_sums_of_taps = functools.cache(_sums_of_taps)
 
 
 def _convolution(
-    module: Convolution, batch_norm: nn.BatchNorm3d | None, lay_out: Step, scale: Sequence[int] | None = None
+    module: Convolution,
+    batch_norm: nn.BatchNorm3d | None,
+    lay_out: Step,
+    scale: Sequence[int] | None = None,
+    has_bias: bool = True,
 ) -> Step:
     """Make a step of a convolution, with batch norm after it and up-sampling before it if given."""
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
     # Taps are added in float32, also under autocast.
     with torch.autocast(module.weight.device.type, enabled=False):
-        weight, bias = _as_stored(module.weight), module.bias
+        weight, bias = _as_stored(module.weight), module.bias if has_bias else None
         if batch_norm is not None:
             mean, variance = batch_norm.running_mean, batch_norm.running_var
             assert mean is not None and variance is not None
@@ -176,10 +187,10 @@ def _convolution(
     return run
 
 
-def _transposed_convolution(module: TransposedConvolution, lay_out: Step) -> Step:
+def _transposed_convolution(module: TransposedConvolution, lay_out: Step, has_bias: bool = True) -> Step:
     stride, padding = _on_a_row(module.stride, 1), _on_a_row(module.padding, 0)
     output_padding = _on_a_row(module.output_padding, 0)
-    weight = _as_stored(module.weight)
+    weight, bias = _as_stored(module.weight), module.bias if has_bias else None
     weight = weight.unsqueeze(2) if weight.dim() == 3 else weight
     taps = weight.shape[2:]
 
@@ -189,8 +200,8 @@ def _transposed_convolution(module: TransposedConvolution, lay_out: Step) -> Ste
         if max(stride) == 1 and x.numel() > weight.numel():
             reversed_taps = _for_cudnn(weight.transpose(0, 1).flip(2, 3), lay_out)
             widths = [k - 1 - p for k, p in zip(taps, padding, strict=True)]
-            return F.conv2d(lay_out(x), reversed_taps, module.bias, stride, widths)
-        return F.conv_transpose2d(lay_out(x), _for_cudnn(weight, lay_out), module.bias, stride, padding, output_padding)
+            return F.conv2d(lay_out(x), reversed_taps, bias, stride, widths)
+        return F.conv_transpose2d(lay_out(x), _for_cudnn(weight, lay_out), bias, stride, padding, output_padding)
 
     return run
 

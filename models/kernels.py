@@ -11,6 +11,8 @@ a window of inputs, and every block in the same way, so that one small matrix se
 
 Up-sampling before a convolution, the stride of a transposed one, and gradients only change the band.
 Tap t joins input w of a window with output p where t = alpha w + beta p + gamma + d, 0 <= d < MERGED.
+
+At the end are the kernels of `models.activations`, for 2-D layers.
 """
 
 from __future__ import annotations
@@ -350,3 +352,62 @@ def band_gradient(
             acc = tl.dot(tl.trans(g1), a1, acc)
     target = parts + part.to(tl.int64) * NUM_N * NUM_K + (n * NUM_K)[:, None] + k[None, :]
     tl.store(target, acc)
+
+
+@triton.jit(do_not_specialize=["pixels"])
+def bias_prelu(z, bias, slope, y, pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Write prelu(z + bias, slope) to `y`; both are (pixels, channels)."""
+    num_blocks = tl.cdiv(channels, BLOCK_C)
+    channel = tl.program_id(0) % num_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    pixel = tl.program_id(0) // num_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    is_channel = channel < channels
+    mask = (pixel < pixels)[:, None] & is_channel[None, :]
+    place = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    x = tl.load(z + place, mask=mask).to(tl.float32)
+    x += tl.load(bias + channel, mask=is_channel).to(tl.float32)[None, :]
+    below = x * tl.load(slope + channel, mask=is_channel).to(tl.float32)[None, :]
+    tl.store(y + place, tl.where(x > 0, x, below).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["pixels", "steps_per_part"])
+def bias_prelu_gradients(
+    dy,
+    z,
+    bias,
+    slope,
+    dz,
+    sums,
+    pixels,
+    channels,
+    steps_per_part,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Compute gradients of `bias_prelu` from that of its output; `dz` or `sums` may be None.
+
+    Write to `dz` (pixels, channels) the gradient of `z`, and to `sums` (parts, 2, channels) those of bias and slope,
+    each part over `steps_per_part` blocks of pixels.
+    """
+    num_blocks = tl.cdiv(channels, BLOCK_C)
+    channel = tl.program_id(0) % num_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    part = tl.program_id(0) // num_blocks
+    is_channel = channel < channels
+    shift = tl.load(bias + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+    factor = tl.load(slope + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
+    by_bias = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    by_slope = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for step in range(part * steps_per_part, (part + 1) * steps_per_part):
+        pixel = step * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask = (pixel < pixels)[:, None] & is_channel[None, :]
+        place = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+        x = tl.load(z + place, mask=mask, other=0.0).to(tl.float32) + shift
+        g = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
+        gradient = tl.where(x > 0, g, g * factor)
+        if dz is not None:
+            tl.store(dz + place, gradient.to(dz.dtype.element_ty), mask=mask)
+        by_bias += gradient
+        by_slope += tl.where(x > 0, 0.0, g * x)
+    if sums is not None:
+        target = sums + part * 2 * channels + channel
+        tl.store(target, tl.sum(by_bias, axis=0), mask=is_channel)
+        tl.store(target + channels, tl.sum(by_slope, axis=0), mask=is_channel)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import chain
+from models import chain, support
 from models.base import HSICompressionModel
 from models.fused import fast_layers
 
@@ -70,7 +70,7 @@ class SpectralAutoencoder(HSICompressionModel):
     def pixels_per_chunk(self, device: torch.device) -> int:
         """Return how many spectra go through the network at once on a device."""
         chunks = self.rows_per_chunk[self.halvings]
-        name = f"{device.type}-chain" if chain.is_available(device) else device.type
+        name = f"{device.type}-chain" if support.is_available(device) else device.type
         return chunks.get(name, chunks["cpu"])
 
     def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
@@ -80,7 +80,7 @@ class SpectralAutoencoder(HSICompressionModel):
 
     @staticmethod
     def _runs_as_chain(x: Tensor) -> bool:
-        return chain.is_available(x.device) and chain.arithmetic_of(x) is not None and x.numel() > 0
+        return support.is_available(x.device) and chain.arithmetic_of(x) is not None and x.numel() > 0
 
     def _run_chain(self, layers: nn.Sequential, x: Tensor, skip_in: int = 0, skip_out: int = 0) -> Tensor:
         """Apply `layers` along axis 1 of (N, length, H, W); no spectrum affects the result of another."""

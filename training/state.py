@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from models import chain
+from models import support
 from models.base import HSICompressionModel
 from training.distributed import Process
 from training.progress import Progress
@@ -62,7 +62,7 @@ class State:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(self.device)
         # On one GPU the loss is compiled, too. The 1-D models have kernels of their own on GPUs.
-        has_kernels = self.model.pixelwise and chain.is_available(self.device)
+        has_kernels = self.model.pixelwise and support.is_available(self.device)
         is_single = self.device.type == "cuda" and process.world_size == 1
         compiles = args.compile and not has_kernels
         # torch.compile turns a module into a module, whatever its annotation says.

@@ -29,7 +29,7 @@ from benchmarks.speed.measure import (
     peak_growth,
 )
 from benchmarks.speed.textbook import Textbook, textbook
-from models import chain, models
+from models import models, support
 from models.base import HSICompressionModel
 from training.losses import losses
 from training.steps import loss_and_gradients
@@ -353,8 +353,8 @@ def _compare(
 def _value_and_flops(call: Callable, device: torch.device) -> tuple:
     """Return the result of `call` and its FLOPs. For kernels, which torch cannot count, its own layers are counted."""
     value, flops = count_flops(call)
-    if chain.is_available(device):
-        with chain.disabled():
+    if support.is_available(device):
+        with support.disabled():
             _, of_layers = count_flops(call)
         flops = max(flops, of_layers)
         value = call()  # leaves gradients of the kernels, not of the layers

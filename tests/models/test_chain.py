@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks.speed.textbook import textbook
-from models import chain, models
+from models import chain, models, support
 from models.cae1d import CAE1D
 from models.chain import Arithmetic, plan, run_chain
 
@@ -27,7 +27,7 @@ def few_blocks():
             patch.setattr(chain, "_BLOCK_K_BYTES", 2048)
             patch.setattr(chain, "_EXPAND_BLOCK", (256, 1024))
             patch.setattr(chain, "_COLLECT_BLOCK", (4096, 8))
-            patch.setattr(chain, "is_available", lambda device: True)
+            patch.setattr(support, "is_available", lambda device: True)
             patch_bfloat16_products(patch)
         yield
 
@@ -207,9 +207,9 @@ def test_autocast_sets_the_type(monkeypatch):
 
 def test_chunks_of_a_gpu_are_larger_where_the_kernels_run(monkeypatch):
     model, gpu = CAE1D(halvings=2), torch.device("cuda")
-    monkeypatch.setattr(chain, "is_available", lambda device: False)
+    monkeypatch.setattr(support, "is_available", lambda device: False)
     without = model.pixels_per_chunk(gpu)
-    monkeypatch.setattr(chain, "is_available", lambda device: True)
+    monkeypatch.setattr(support, "is_available", lambda device: True)
     assert model.pixels_per_chunk(gpu) == 8 * without
 
 
