@@ -25,10 +25,12 @@ _GRADIENT_PROGRAMS = 528  # four for each multiprocessor
 def bias_and_prelu(convolution: nn.Module, activation: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
     """Return `bias_prelu` for a 2-D convolution and the PReLU after it; None for other layers and devices.
 
-    None also under torch.compile, which fuses the two itself.
+    None also under torch.compile, which fuses the two itself, and without gradients: Python starts torch's own kernels
+    sooner, and small batches have nothing else to wait for.
     """
     if (
         torch.compiler.is_compiling()
+        or not torch.is_grad_enabled()
         or not isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d)
         or not isinstance(activation, nn.PReLU)
         or activation.num_parameters != convolution.out_channels

@@ -8,7 +8,7 @@
 - nearest up-sampling is folded into the convolution after it, strided or not: see `fold_upsampling`;
 - in evaluation mode batch norm is folded into the convolution before it;
 - max-pooling is applied before a monotonic activation: the same values for half of the work or less;
-- on a GPU one kernel adds the bias of a channels-last 2-D layer and applies the PReLU after it;
+- in training on a GPU one kernel adds the bias of a channels-last 2-D layer and applies the PReLU after it;
 - on a GPU batch norm of a single channel in training uses the whole device.
 
 Stored weights do not change: they are folded at each use, and gradients flow through the folding.
