@@ -19,8 +19,8 @@ from datasets.gdal import block_options
 
 Item = TypeVar("Item")
 
-SUFFIXES = (".aux.xml", ".ovr", ".msk", ".msk.ovr")
-"""Added by GDAL to the name of a raster."""
+SUFFIXES = (".aux.xml", ".ovr", ".msk", ".msk.ovr", ".hdr")
+"""Added to the name of a raster: by GDAL, and by ENVI for its header."""
 COLOR_NAMES = {"y": "YCbCr_Y", "cb": "YCbCr_Cb", "cr": "YCbCr_Cr", "other_ir": "OtherIR"}
 """Colors whose name in GDAL is not the one in rasterio, which has all others."""
 
@@ -153,11 +153,13 @@ class MaskFile:
 def remove_side_files(path: Path, folder: Path, driver: str) -> None:
     """Delete the side files of the file at `path` that its successor, in `folder` under the same name, does not have.
 
-    GDAL would read the new file with the old coordinates, masks and overviews.
+    GDAL would read the new file with the old coordinates, masks and overviews. Files with another name stay: they may
+    belong to other files, too, as `<scene>_MTL.txt` to all bands of a Landsat scene.
     """
     old = {path.with_name(path.name + suffix) for suffix in SUFFIXES}
     with contextlib.suppress(Exception), rasterio.open(path, driver=driver) as raster:  # the file may be anything
-        old |= {path.parent / Path(name).name for name in raster.files if Path(name).parent == path.parent}
+        files = map(Path, raster.files)
+        old |= {file for file in files if file.parent == path.parent and file.name.startswith(path.stem)}
     for file in old - {path}:
         if not (folder / file.name).exists():
             file.unlink(missing_ok=True)
