@@ -126,21 +126,24 @@ class SceneInfo:
     def select_bands(self, indices: Sequence[int]) -> SceneInfo:
         """Return the info of the bands with these 0-based indices, in this order."""
 
-        def select(items: tuple[Item, ...]) -> tuple[Item, ...]:
-            return tuple(items[i] for i in indices) if items else ()
+        def select(items: tuple[Item, ...], default: object) -> tuple[Item, ...]:
+            selected = tuple(items[i] for i in indices) if items else ()
+            return selected if any(item not in (None, default) for item in selected) else ()
 
+        nodata, band_nodata = shared_nodata([self.nodata_of(index) for index in indices])
         return replace(
             self,
             bands=len(indices),
-            band_nodata=select(self.band_nodata),
+            nodata=nodata,
+            band_nodata=band_nodata,
             masks=len(indices) if self.masks > 1 else self.masks,
-            descriptions=select(self.descriptions),
-            band_tags=select(self.band_tags),
-            scales=select(self.scales),
-            offsets=select(self.offsets),
-            units=select(self.units),
-            colors=select(self.colors),
-            color_tables=select(self.color_tables),
+            descriptions=select(self.descriptions, ""),
+            band_tags=select(self.band_tags, {}),
+            scales=select(self.scales, 1.0),
+            offsets=select(self.offsets, 0.0),
+            units=select(self.units, ""),
+            colors=known_colors(select(self.colors, "undefined")),
+            color_tables=select(self.color_tables, ()),
         )
 
     def nodata_of(self, band: int) -> float | None:
@@ -283,6 +286,18 @@ class SceneFormat(NamedTuple):
     create: Callable[[Path, SceneInfo], AbstractContextManager[SceneWriter]]
     losses: Callable[[SceneInfo], list[Loss]] = lambda info: []
     dtypes: tuple[str, ...] = DTYPES
+
+
+def shared_nodata(values: Sequence[float | None]) -> tuple[float | None, tuple[float | None, ...]]:
+    """Return `SceneInfo.nodata` and `SceneInfo.band_nodata` of bands with these nodata values."""
+    is_one_for_all = len(set(map(repr, values))) == 1  # NaN does not equal itself
+    return (values[0], ()) if is_one_for_all else (None, tuple(values))
+
+
+def known_colors(colors: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the colors of bands, or () if they are those that GDAL gives to bands of which it knows nothing."""
+    is_default = set(colors[:1]) <= {"gray", "undefined"} and set(colors[1:]) <= {"undefined"}
+    return () if is_default else colors
 
 
 def window_name(row: int, column: int, height: int, width: int) -> str:

@@ -13,7 +13,7 @@ import rasterio.shutil
 from rasterio.enums import Interleaving, MaskFlags
 from rasterio.windows import Window
 
-from datasets.base import GroundControlPoint, Loss, SceneInfo, as_sample
+from datasets.base import GroundControlPoint, Loss, SceneInfo, as_sample, known_colors, shared_nodata
 
 LAYOUT_DOMAINS = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "LocationInfo", "xml:VRT", "new_vrt_sources")
 """Metadata domains that describe how a file is stored, or how GDAL sees it."""
@@ -25,8 +25,8 @@ NODATA_VALUES = "NODATA_VALUES"
 def read_info(raster: rasterio.DatasetReader) -> SceneInfo:
     """Return the metadata of a raster whose bands have one of `DTYPES`."""
     dtype = raster.dtypes[0]
-    nodata = tuple(None if value is None else as_sample(value, dtype) for value in raster.nodatavals)
-    is_one_for_all = len({str(value) for value in nodata}) == 1  # NaN does not equal itself
+    values = [None if value is None else as_sample(value, dtype) for value in raster.nodatavals]
+    nodata, band_nodata = shared_nodata(values)
     gcps, gcps_crs = raster.gcps
     compression = raster.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
     band_tags = tuple(_domains(raster, band) for band in raster.indexes)
@@ -38,20 +38,20 @@ def read_info(raster: rasterio.DatasetReader) -> SceneInfo:
         width=raster.width,
         bands=raster.count,
         dtype=dtype,
-        nodata=nodata[0] if is_one_for_all else None,
-        band_nodata=() if is_one_for_all else nodata,
+        nodata=nodata,
+        band_nodata=band_nodata,
         masks=_count_masks(raster),
         crs=_wkt(raster.crs),
         transform=None if raster.transform == rasterio.Affine.identity() else tuple(raster.transform)[:6],
         gcps=tuple(GroundControlPoint(p.row, p.col, p.x, p.y, p.z or 0.0, p.id or "", p.info or "") for p in gcps),
-        gcps_crs=_wkt(gcps_crs),
+        gcps_crs=_wkt(gcps_crs) if gcps else None,  # JPEG 2000 has one without points
         descriptions=raster.descriptions if any(raster.descriptions) else (),
         tags={domain: items for domain, items in tags.items() if items},
         band_tags=band_tags if any(band_tags) else (),
         scales=raster.scales if set(raster.scales) != {1.0} else (),
         offsets=raster.offsets if set(raster.offsets) != {0.0} else (),
         units=raster.units if any(raster.units) else (),
-        colors=_colors(raster),
+        colors=known_colors(tuple(color.name.lower() for color in raster.colorinterp)),
         color_tables=_color_tables(raster),
         compression=compression and compression.lower(),
         interleave=INTERLEAVES.get(raster.interleaving, "bsq") if raster.count > 1 else "bsq",
@@ -95,13 +95,6 @@ def _count_masks(raster: rasterio.DatasetReader) -> int:
     if all(MaskFlags.per_dataset in band and MaskFlags.alpha not in band for band in flags):
         return 1
     return raster.count if any(not band for band in flags) else 0  # no flag: a mask of this band
-
-
-def _colors(raster: rasterio.DatasetReader) -> tuple[str, ...]:
-    """Return the colors, or () if they are those that GDAL gives to bands of which it knows nothing."""
-    colors = tuple(color.name.lower() for color in raster.colorinterp)
-    is_default = colors[0] in ("gray", "undefined") and set(colors[1:]) <= {"undefined"}
-    return () if is_default else colors
 
 
 def _color_tables(raster: rasterio.DatasetReader) -> tuple[tuple[tuple[int, ...], ...], ...]:

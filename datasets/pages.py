@@ -20,7 +20,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
+from datasets.base import DTYPES, Loss, SceneInfo, SceneReader, shared_nodata
 from datasets.gdal import calling_gdal
 from datasets.gdal_info import find_losses, read_info
 from utils.errors import DatasetError
@@ -134,8 +134,7 @@ class PagesReader(SceneReader):
 def _join(infos: Sequence[SceneInfo]) -> SceneInfo:
     """Return the info of a scene whose bands are pages; tags of the first page are the file's."""
     first = infos[0]
-    nodata = tuple(info.nodata for info in infos)
-    is_one_for_all = len(set(map(repr, nodata))) == 1
+    nodata, band_nodata = shared_nodata([info.nodata for info in infos])
     band_tags = tuple(_new_tags(first.tags, info) for info in infos)
 
     def join(name: str, default: object) -> tuple:
@@ -148,8 +147,8 @@ def _join(infos: Sequence[SceneInfo]) -> SceneInfo:
     return replace(
         first,
         bands=len(infos),
-        nodata=nodata[0] if is_one_for_all else None,
-        band_nodata=() if is_one_for_all else nodata,
+        nodata=nodata,
+        band_nodata=band_nodata,
         masks=len(infos) if any(info.masks for info in infos) else 0,
         descriptions=join("descriptions", None),
         band_tags=band_tags if any(band_tags) else (),

@@ -14,6 +14,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from datasets import envi
 from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
 from datasets.enmap import losses_of_metadata
 from datasets.gdal import BLOCK, CACHE_BYTES, calling_gdal, check_gdal
@@ -85,6 +86,9 @@ def open_raster(path: Path, name: str | None = None, driver: str | None = None) 
         raster = rasterio.open(name or path, driver=driver)
     with contextlib.ExitStack() as stack:
         stack.enter_context(raster)
+        if raster.driver == "ENVI":
+            yield stack.enter_context(envi.FORMAT.open(path))
+            return
         names = [] if name else raster.subdatasets
         if names and raster.driver == "GTiff":
             yield stack.enter_context(open_pages(path, page_names(raster)))
