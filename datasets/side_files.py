@@ -125,10 +125,15 @@ class MaskFile:
     @classmethod
     @contextlib.contextmanager
     def create(cls, path: Path, info: SceneInfo) -> Iterator[MaskFile]:
-        """Create the masks of the raster at `path`, and close them at the end."""
+        """Create the masks of the raster at `path`, and close them at the end.
+
+        Raises:
+            OSError: GDAL could not write them when it closed the file.
+        """
         flags = MaskFlags.per_dataset.value if info.masks == 1 else 0
+        file = path.with_name(path.name + ".msk")
         with rasterio.open(
-            path.with_name(path.name + ".msk"),
+            file,
             "w",
             driver="GTiff",
             height=info.height,
@@ -143,6 +148,7 @@ class MaskFile:
         ) as masks:
             masks.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": str(flags) for band in range(1, info.bands + 1)})
             yield cls(masks)
+        check_blocks(file)
 
     def write(self, row: int, column: int, masks: np.ndarray) -> None:
         """Write the masks (bands, height, width) of a window: bool, False where samples are to be ignored."""
@@ -163,3 +169,24 @@ def remove_side_files(path: Path, folder: Path, driver: str) -> None:
     for file in old - {path}:
         if not (folder / file.name).exists():
             file.unlink(missing_ok=True)
+
+
+def check_blocks(path: Path, directory: int = 1) -> None:
+    """Check that each block of a written TIFF lies inside the file.
+
+    GDAL writes the last blocks and their index when it closes a file, and rasterio does not report its failure.
+
+    Args:
+        path: the file.
+        directory: number of the image in the file, from 1 on.
+
+    Raises:
+        OSError: a block is missing.
+    """
+    size = path.stat().st_size
+    with rasterio.open(f"GTIFF_DIR:{directory}:{path}") as tif:
+        for band in tif.indexes:
+            for (i, j), _ in tif.block_windows(band):
+                place = [tif.get_tag_item(f"BLOCK_{what}_{j}_{i}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE")]
+                if None in place or sum(map(int, place)) > size:
+                    raise OSError(f"block {i}, {j} of band {band} is missing")
