@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import uuid
+import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -143,7 +144,11 @@ def _has_partial_masks(raster: rasterio.DatasetReader, info: SceneInfo) -> bool:
 
 def _losses_of_bands(raster: rasterio.DatasetReader, dtype: str) -> Iterator[Loss]:
     """Yield what rasterio does not show: GDAL writes it into a VRT, or has it in a side file."""
-    documents = [_vrt_of(raster), *(ET.parse(name).getroot() for name in raster.files if name.endswith(".aux.xml"))]
+    vrt = _vrt_of(raster)
+    text = vrt.decode(errors="replace")
+    if text.encode() != vrt:
+        yield Loss("text", "text that is not in UTF-8, in tags or names of bands")
+    documents = [ET.fromstring(text), *(ET.parse(name).getroot() for name in raster.files if name.endswith(".aux.xml"))]
     nodata = {element.text or "" for document in documents for element in document.iter("NoDataValue")}
     unfit = sorted(text for text in nodata if as_sample(float(text), dtype) is None)
     if unfit:
@@ -160,11 +165,8 @@ def _losses_of_bands(raster: rasterio.DatasetReader, dtype: str) -> Iterator[Los
         yield Loss("epoch", f"the epoch {', '.join(map(str, epochs))} of the coordinates", is_essential=True)
 
 
-def _vrt_of(raster: rasterio.DatasetReader) -> ET.Element:
-    name = f"/vsimem/{uuid.uuid4()}.vrt"
-    rasterio.shutil.copy(raster, name, driver="VRT")
-    try:
-        with rasterio.open(name) as vrt:
-            return ET.fromstring(vrt.tags(ns="xml:VRT")["xml:VRT"])
-    finally:
-        rasterio.shutil.delete(name)
+def _vrt_of(raster: rasterio.DatasetReader) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.vrt")
+        rasterio.shutil.copy(raster, path, driver="VRT")
+        return path.read_bytes()

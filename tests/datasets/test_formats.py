@@ -175,6 +175,14 @@ def test_pages_of_one_kind_are_bands(tmp_path):
     assert "<OME" in read(tmp_path / "scene.ome.tif")[1].tags["xml:OME"]["xml:OME"]
 
 
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, CUBE[0], description="Universität".encode("latin-1"), software="é".encode(), metadata=None)
+    samples, info, losses = read(path)
+    assert np.array_equal(samples, CUBE[:1]) and info.tags[""]["TIFFTAG_SOFTWARE"] == "é"
+    assert [loss.name for loss in losses] == ["text"] and not losses[0].is_essential
+
+
 def test_other_pages_are_refused_by_name(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tif:
