@@ -101,7 +101,8 @@ class SceneInfo:
     def window(self, row: int, column: int, height: int, width: int) -> SceneInfo:
         """Return the info of a window of the scene, in pixels.
 
-        The origin of `transform`, the ground control points and the rational polynomial coefficients move with it.
+        The origin of `transform`, the ground control points, the rational polynomial coefficients and the offsets of
+        geolocation arrays move with it.
 
         Raises:
             ValueError: the window is empty or not inside the scene.
@@ -118,9 +119,14 @@ class SceneInfo:
             transform = (a, b, c + a * column + b * row, d, e, f + d * column + e * row)
         gcps = tuple(point._replace(row=point.row - row, column=point.column - column) for point in self.gcps)
         tags = {domain: dict(items) for domain, items in self.tags.items()}
-        for name, shift in (("LINE_OFF", row), ("SAMP_OFF", column)):
-            if shift and name in tags.get("RPC", {}):
-                tags["RPC"][name] = f"{float(tags['RPC'][name]) - shift:.15g}"  # as GDAL writes numbers
+        for domain, name, shift in (
+            ("RPC", "LINE_OFF", row),
+            ("RPC", "SAMP_OFF", column),
+            ("GEOLOCATION", "LINE_OFFSET", row),
+            ("GEOLOCATION", "PIXEL_OFFSET", column),
+        ):
+            if shift and name in tags.get(domain, {}):
+                tags[domain][name] = f"{float(tags[domain][name]) - shift:.15g}"  # as GDAL writes numbers
         return replace(self, height=height, width=width, transform=transform, gcps=gcps, tags=tags)
 
     def select_bands(self, indices: Sequence[int]) -> SceneInfo:

@@ -21,7 +21,7 @@ import rasterio
 from rasterio.windows import Window
 
 from datasets.base import DTYPES, Loss, SceneInfo, SceneReader, shared_nodata
-from datasets.gdal import calling_gdal
+from datasets.gdal import cache_bytes_of, calling_gdal
 from datasets.gdal_info import find_losses, read_info
 from utils.errors import DatasetError
 
@@ -110,6 +110,7 @@ class PagesReader(SceneReader):
         info, self._stack = without_stack(_join(self._page_infos))
         check_stack(path, self._stack, info.bands * info.height * info.width, info.bands)
         super().__init__(path, info, pages[0].block_shapes[0][0])
+        self._cache_bytes = cache_bytes_of(pages[0], len(pages))
 
     @functools.cached_property
     def losses(self) -> tuple[Loss, ...]:
@@ -122,12 +123,12 @@ class PagesReader(SceneReader):
 
     def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         window = Window(column, row, width, height)
-        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width)):
+        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):
             return np.stack([page.read(1, window=window) for page in self._pages])
 
     def _read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         window = Window(column, row, width, height)
-        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width)):
+        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):
             return np.stack([page.read_masks(1, window=window) > 0 for page in self._pages])
 
 

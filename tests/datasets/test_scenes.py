@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from datasets import rasters
+from datasets import gdal
 from datasets.base import DTYPES, SceneInfo, as_sample, valid_mask
 from datasets.gdal import CACHE_BYTES
 from datasets.geotiff import LOSSLESS
@@ -325,6 +325,9 @@ def test_windows_and_bands_have_their_own_info(tmp_path):
     assert window.transform == (30.0, 2.0, 100.0 + 7 * 30 + 5 * 2, 1.0, -30.0, 200.0 + 7 * 1 - 5 * 30)
     assert replace(window, height=30, width=40, transform=info.transform) == info
     assert info_of(cube).window(1, 1, 1, 1).transform is None
+    arrays = {"GEOLOCATION": {"LINE_OFFSET": "0.5", "PIXEL_OFFSET": "0", "LINE_STEP": "1"}}
+    moved = info_of(cube, tags=arrays).window(5, 7, 2, 2).tags["GEOLOCATION"]
+    assert moved == {"LINE_OFFSET": "-4.5", "PIXEL_OFFSET": "-7", "LINE_STEP": "1"}
     chosen = info.select_bands([3, 1])
     assert (chosen.bands, chosen.descriptions, chosen.scales) == (2, (None, "1"), (3.0, 1.0))
     assert (chosen.band_tags, chosen.offsets, chosen.tags) == (({"": {"n": "3"}}, {"": {"n": "1"}}), (), info.tags)
@@ -579,9 +582,9 @@ def test_tall_blocks_are_cached(tmp_path, monkeypatch):
     cube = random_cube(2, 300, 150, "int16")
     for block_height, most, expected in ((128, 2**29, 0), (256, 2**29, 256 * 192 * 2 * 2), (256, 10**5, 0)):
         save_tif(tmp_path / "a.tif", cube, blockysize=block_height, **layout)
-        monkeypatch.setattr(rasters, "MAX_BLOCK_ROW_BYTES", most)
+        monkeypatch.setattr(gdal, "MAX_BLOCK_ROW_BYTES", most)
         with rasterio.open(tmp_path / "a.tif") as tif:
-            assert rasters.cache_bytes_of(tif) - CACHE_BYTES == expected
+            assert gdal.cache_bytes_of(tif, 2) - CACHE_BYTES == expected
 
 
 def test_a_name_that_is_not_utf8_is_refused_by_gdal_s_formats_only(tmp_path):
