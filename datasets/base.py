@@ -5,6 +5,7 @@ A new file format is one module with a `SceneFormat`, listed in `datasets.scenes
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -126,7 +127,8 @@ class SceneInfo:
             ("GEOLOCATION", "PIXEL_OFFSET", column),
         ):
             if shift and name in tags.get(domain, {}):
-                tags[domain][name] = f"{float(tags[domain][name]) - shift:.15g}"  # as GDAL writes numbers
+                with contextlib.suppress(ValueError):  # no number, which has no place to move
+                    tags[domain][name] = f"{float(tags[domain][name]) - shift:.15g}"  # as GDAL writes numbers
         return replace(self, height=height, width=width, transform=transform, gcps=gcps, tags=tags)
 
     def select_bands(self, indices: Sequence[int]) -> SceneInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from datasets.base import GroundControlPoint, Loss, SceneInfo, as_sample, known_
 LAYOUT_DOMAINS = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "LocationInfo", "xml:VRT", "new_vrt_sources")
 """Metadata domains that describe how a file is stored, or how GDAL sees it."""
 INTERLEAVES = {Interleaving.pixel: "bip", Interleaving.line: "bil"}
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 NODATA_VALUES = "NODATA_VALUES"
 """GDAL's tag of one value per band: pixels that have all of them are masked."""
 
@@ -32,6 +34,8 @@ def read_info(raster: rasterio.DatasetReader) -> SceneInfo:
     compression = raster.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
     band_tags = tuple(_domains(raster, band) for band in raster.indexes)
     tags = _domains(raster, 0)
+    if "RPC" in tags:
+        tags["RPC"] = {name: _rpc_text(text) for name, text in tags["RPC"].items()}
     if _masks_by_values(raster):
         tags = {**tags, "": {name: text for name, text in tags[""].items() if name != NODATA_VALUES}}
     return SceneInfo(
@@ -72,6 +76,12 @@ def _domains(raster: rasterio.DatasetReader, band: int) -> dict[str, dict[str, s
             text = _json_text(tags) if domain.startswith("json:") else None
             domains[domain] = tags if text is None else {domain: text}
     return {domain: tags for domain, tags in domains.items() if tags}
+
+
+def _rpc_text(text: str) -> str:
+    """Return coefficients as GDAL writes numbers, without the units that `_RPC.TXT` files have."""
+    numbers = [item for item in text.split() if NUMBER.fullmatch(item)]
+    return " ".join(f"{float(number):.15g}" for number in numbers) or text
 
 
 def _json_text(tags: dict[str, str]) -> str | None:

@@ -259,6 +259,24 @@ def test_axes_of_an_npy(tmp_path, axes, order):
 # Side files
 
 
+def test_coefficients_of_a_side_file_are_kept_and_moved(tmp_path):
+    """IKONOS and GeoEye name units in them."""
+    save_tif(tmp_path / "a.tif")
+    names = ("LINE_OFF", "SAMP_OFF", "LAT_OFF", "LONG_OFF", "HEIGHT_OFF")
+    names += tuple(name.replace("OFF", "SCALE") for name in names)
+    polynomials = [f"{axis}_{part}_COEFF" for axis in ("LINE", "SAMP") for part in ("NUM", "DEN")]
+    lines = [f"{name}: +002199.80 pixels" for name in names]
+    lines += [f"{name}_{number}: +1.250000000000000E+00" for name in polynomials for number in range(1, 21)]
+    (tmp_path / "a_RPC.TXT").write_text("\n".join(lines) + "\n")
+    info = read(tmp_path / "a.tif")[1]
+    assert (info.tags["RPC"]["LINE_OFF"], info.tags["RPC"]["LINE_NUM_COEFF"]) == ("2199.8", " ".join(["1.25"] * 20))
+    assert info.window(3, 0, 2, 2).tags["RPC"]["LINE_OFF"] == "2196.8"
+    for name in ("b.tif", "b.img"):
+        assert not losses_of_writing(tmp_path / name, info)
+        write(tmp_path / name, CUBE, info)
+        assert read(tmp_path / name)[1].tags["RPC"].items() >= info.tags["RPC"].items()
+
+
 def test_a_new_file_has_no_side_files_of_the_old_one(tmp_path):
     for name in ("a.tif", "a.img"):
         path = tmp_path / name
