@@ -187,8 +187,8 @@ def model_bands(args: argparse.Namespace, info: SceneInfo) -> tuple[int, ...]:
     if (len(bands), args.num_channels) == (NUM_BANDS, NUM_CHANNELS):
         return tuple(bands[index] for index in KEPT_INDICES)
     raise UsageError(
-        f"{args.scene} has {info.bands} bands, the model takes {args.num_channels}: "
-        f"give --checkpoint with weights for {info.bands} bands, and --num-channels {info.bands}"
+        f"{args.scene} has {len(bands)} bands, the model takes {args.num_channels}: "
+        f"give --checkpoint with weights for {len(bands)} bands, and --num-channels {len(bands)}"
     )
 
 

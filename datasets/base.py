@@ -5,6 +5,7 @@ A new file format is one module with a `SceneFormat`, listed in `datasets.scenes
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -101,7 +102,8 @@ class SceneInfo:
     def window(self, row: int, column: int, height: int, width: int) -> SceneInfo:
         """Return the info of a window of the scene, in pixels.
 
-        The origin of `transform`, the ground control points and the rational polynomial coefficients move with it.
+        The origin of `transform`, the ground control points, the rational polynomial coefficients and the offsets of
+        geolocation arrays move with it.
 
         Raises:
             ValueError: the window is empty or not inside the scene.
@@ -118,29 +120,38 @@ class SceneInfo:
             transform = (a, b, c + a * column + b * row, d, e, f + d * column + e * row)
         gcps = tuple(point._replace(row=point.row - row, column=point.column - column) for point in self.gcps)
         tags = {domain: dict(items) for domain, items in self.tags.items()}
-        for name, shift in (("LINE_OFF", row), ("SAMP_OFF", column)):
-            if shift and name in tags.get("RPC", {}):
-                tags["RPC"][name] = f"{float(tags['RPC'][name]) - shift:.15g}"  # as GDAL writes numbers
+        for domain, name, shift in (
+            ("RPC", "LINE_OFF", row),
+            ("RPC", "SAMP_OFF", column),
+            ("GEOLOCATION", "LINE_OFFSET", row),
+            ("GEOLOCATION", "PIXEL_OFFSET", column),
+        ):
+            if shift and name in tags.get(domain, {}):
+                with contextlib.suppress(ValueError):  # no number, which has no place to move
+                    tags[domain][name] = f"{float(tags[domain][name]) - shift:.15g}"  # as GDAL writes numbers
         return replace(self, height=height, width=width, transform=transform, gcps=gcps, tags=tags)
 
     def select_bands(self, indices: Sequence[int]) -> SceneInfo:
         """Return the info of the bands with these 0-based indices, in this order."""
 
-        def select(items: tuple[Item, ...]) -> tuple[Item, ...]:
-            return tuple(items[i] for i in indices) if items else ()
+        def select(items: tuple[Item, ...], default: object) -> tuple[Item, ...]:
+            selected = tuple(items[i] for i in indices) if items else ()
+            return selected if any(item not in (None, default) for item in selected) else ()
 
+        nodata, band_nodata = shared_nodata([self.nodata_of(index) for index in indices])
         return replace(
             self,
             bands=len(indices),
-            band_nodata=select(self.band_nodata),
+            nodata=nodata,
+            band_nodata=band_nodata,
             masks=len(indices) if self.masks > 1 else self.masks,
-            descriptions=select(self.descriptions),
-            band_tags=select(self.band_tags),
-            scales=select(self.scales),
-            offsets=select(self.offsets),
-            units=select(self.units),
-            colors=select(self.colors),
-            color_tables=select(self.color_tables),
+            descriptions=select(self.descriptions, ""),
+            band_tags=select(self.band_tags, {}),
+            scales=select(self.scales, 1.0),
+            offsets=select(self.offsets, 0.0),
+            units=select(self.units, ""),
+            colors=known_colors(select(self.colors, "undefined")),
+            color_tables=select(self.color_tables, ()),
         )
 
     def nodata_of(self, band: int) -> float | None:
@@ -283,6 +294,18 @@ class SceneFormat(NamedTuple):
     create: Callable[[Path, SceneInfo], AbstractContextManager[SceneWriter]]
     losses: Callable[[SceneInfo], list[Loss]] = lambda info: []
     dtypes: tuple[str, ...] = DTYPES
+
+
+def shared_nodata(values: Sequence[float | None]) -> tuple[float | None, tuple[float | None, ...]]:
+    """Return `SceneInfo.nodata` and `SceneInfo.band_nodata` of bands with these nodata values."""
+    is_one_for_all = len(set(map(repr, values))) == 1  # NaN does not equal itself
+    return (values[0], ()) if is_one_for_all else (None, tuple(values))
+
+
+def known_colors(colors: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the colors of bands, or () if they are those that GDAL gives to bands of which it knows nothing."""
+    is_default = set(colors[:1]) <= {"gray", "undefined"} and set(colors[1:]) <= {"undefined"}
+    return () if is_default else colors
 
 
 def window_name(row: int, column: int, height: int, width: int) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from rasterio.crs import CRS
 from rasterio.env import GDALDataFinder, PROJDataFinder, set_gdal_config, set_proj_data_search_path
@@ -23,6 +25,9 @@ BLOCK = 128
 """Side in pixels of the blocks of a written GeoTIFF, equal to that of the tiles of a compressed scene."""
 CACHE_BYTES = 64 * 2**20
 """Size of GDAL's cache; its default is 5 % of the machine's memory."""
+MAX_BLOCK_ROW_BYTES = 512 * 2**20
+"""Largest row of blocks for which the cache grows, if blocks are taller than the windows that are read. Without room
+for a row of blocks (352 MB in an EnMAP scene with blocks of 512 x 512), each block is decompressed four times."""
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # a VRT may name sources on other machines
 WEB_DRIVERS = (
     "HTTP",
@@ -45,6 +50,20 @@ def block_options(height: int, width: int) -> dict[str, int | str | bool]:
     if max(height, width) > BLOCK:
         return {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
     return {"blockysize": height}
+
+
+def cache_bytes_of(raster: rasterio.DatasetReader, bands: int) -> int:
+    """Return the cache that lets windows of `BLOCK` full rows, from top to bottom, decompress each block once.
+
+    Args:
+        raster: a raster, or a page of several that are read together.
+        bands: number of bands, of all pages.
+    """
+    block_height, block_width = raster.block_shapes[0]
+    columns = math.ceil(raster.width / block_width) * block_width
+    block_row_bytes = block_height * columns * bands * np.dtype(raster.dtypes[0]).itemsize
+    is_tall = block_height > BLOCK and block_row_bytes <= MAX_BLOCK_ROW_BYTES
+    return CACHE_BYTES + (block_row_bytes if is_tall else 0)
 
 
 def use_own_data_folders() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-import uuid
+import re
+import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -13,11 +15,12 @@ import rasterio.shutil
 from rasterio.enums import Interleaving, MaskFlags
 from rasterio.windows import Window
 
-from datasets.base import GroundControlPoint, Loss, SceneInfo, as_sample
+from datasets.base import GroundControlPoint, Loss, SceneInfo, as_sample, known_colors, shared_nodata
 
 LAYOUT_DOMAINS = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "LocationInfo", "xml:VRT", "new_vrt_sources")
 """Metadata domains that describe how a file is stored, or how GDAL sees it."""
 INTERLEAVES = {Interleaving.pixel: "bip", Interleaving.line: "bil"}
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 NODATA_VALUES = "NODATA_VALUES"
 """GDAL's tag of one value per band: pixels that have all of them are masked."""
 
@@ -25,12 +28,14 @@ NODATA_VALUES = "NODATA_VALUES"
 def read_info(raster: rasterio.DatasetReader) -> SceneInfo:
     """Return the metadata of a raster whose bands have one of `DTYPES`."""
     dtype = raster.dtypes[0]
-    nodata = tuple(None if value is None else as_sample(value, dtype) for value in raster.nodatavals)
-    is_one_for_all = len({str(value) for value in nodata}) == 1  # NaN does not equal itself
+    values = [None if value is None else as_sample(value, dtype) for value in raster.nodatavals]
+    nodata, band_nodata = shared_nodata(values)
     gcps, gcps_crs = raster.gcps
     compression = raster.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
     band_tags = tuple(_domains(raster, band) for band in raster.indexes)
     tags = _domains(raster, 0)
+    if "RPC" in tags:
+        tags["RPC"] = {name: _rpc_text(text) for name, text in tags["RPC"].items()}
     if _masks_by_values(raster):
         tags = {**tags, "": {name: text for name, text in tags[""].items() if name != NODATA_VALUES}}
     return SceneInfo(
@@ -38,20 +43,20 @@ def read_info(raster: rasterio.DatasetReader) -> SceneInfo:
         width=raster.width,
         bands=raster.count,
         dtype=dtype,
-        nodata=nodata[0] if is_one_for_all else None,
-        band_nodata=() if is_one_for_all else nodata,
+        nodata=nodata,
+        band_nodata=band_nodata,
         masks=_count_masks(raster),
         crs=_wkt(raster.crs),
         transform=None if raster.transform == rasterio.Affine.identity() else tuple(raster.transform)[:6],
         gcps=tuple(GroundControlPoint(p.row, p.col, p.x, p.y, p.z or 0.0, p.id or "", p.info or "") for p in gcps),
-        gcps_crs=_wkt(gcps_crs),
+        gcps_crs=_wkt(gcps_crs) if gcps else None,  # JPEG 2000 has one without points
         descriptions=raster.descriptions if any(raster.descriptions) else (),
         tags={domain: items for domain, items in tags.items() if items},
         band_tags=band_tags if any(band_tags) else (),
         scales=raster.scales if set(raster.scales) != {1.0} else (),
         offsets=raster.offsets if set(raster.offsets) != {0.0} else (),
         units=raster.units if any(raster.units) else (),
-        colors=_colors(raster),
+        colors=known_colors(tuple(color.name.lower() for color in raster.colorinterp)),
         color_tables=_color_tables(raster),
         compression=compression and compression.lower(),
         interleave=INTERLEAVES.get(raster.interleaving, "bsq") if raster.count > 1 else "bsq",
@@ -71,6 +76,12 @@ def _domains(raster: rasterio.DatasetReader, band: int) -> dict[str, dict[str, s
             text = _json_text(tags) if domain.startswith("json:") else None
             domains[domain] = tags if text is None else {domain: text}
     return {domain: tags for domain, tags in domains.items() if tags}
+
+
+def _rpc_text(text: str) -> str:
+    """Return coefficients as GDAL writes numbers, without the units that `_RPC.TXT` files have."""
+    numbers = [item for item in text.split() if NUMBER.fullmatch(item)]
+    return " ".join(f"{float(number):.15g}" for number in numbers) or text
 
 
 def _json_text(tags: dict[str, str]) -> str | None:
@@ -95,13 +106,6 @@ def _count_masks(raster: rasterio.DatasetReader) -> int:
     if all(MaskFlags.per_dataset in band and MaskFlags.alpha not in band for band in flags):
         return 1
     return raster.count if any(not band for band in flags) else 0  # no flag: a mask of this band
-
-
-def _colors(raster: rasterio.DatasetReader) -> tuple[str, ...]:
-    """Return the colors, or () if they are those that GDAL gives to bands of which it knows nothing."""
-    colors = tuple(color.name.lower() for color in raster.colorinterp)
-    is_default = colors[0] in ("gray", "undefined") and set(colors[1:]) <= {"undefined"}
-    return () if is_default else colors
 
 
 def _color_tables(raster: rasterio.DatasetReader) -> tuple[tuple[tuple[int, ...], ...], ...]:
@@ -150,7 +154,11 @@ def _has_partial_masks(raster: rasterio.DatasetReader, info: SceneInfo) -> bool:
 
 def _losses_of_bands(raster: rasterio.DatasetReader, dtype: str) -> Iterator[Loss]:
     """Yield what rasterio does not show: GDAL writes it into a VRT, or has it in a side file."""
-    documents = [_vrt_of(raster), *(ET.parse(name).getroot() for name in raster.files if name.endswith(".aux.xml"))]
+    vrt = _vrt_of(raster)
+    text = vrt.decode(errors="replace")
+    if text.encode() != vrt:
+        yield Loss("text", "text that is not in UTF-8, in tags or names of bands")
+    documents = [ET.fromstring(text), *(ET.parse(name).getroot() for name in raster.files if name.endswith(".aux.xml"))]
     nodata = {element.text or "" for document in documents for element in document.iter("NoDataValue")}
     unfit = sorted(text for text in nodata if as_sample(float(text), dtype) is None)
     if unfit:
@@ -167,11 +175,8 @@ def _losses_of_bands(raster: rasterio.DatasetReader, dtype: str) -> Iterator[Los
         yield Loss("epoch", f"the epoch {', '.join(map(str, epochs))} of the coordinates", is_essential=True)
 
 
-def _vrt_of(raster: rasterio.DatasetReader) -> ET.Element:
-    name = f"/vsimem/{uuid.uuid4()}.vrt"
-    rasterio.shutil.copy(raster, name, driver="VRT")
-    try:
-        with rasterio.open(name) as vrt:
-            return ET.fromstring(vrt.tags(ns="xml:VRT")["xml:VRT"])
-    finally:
-        rasterio.shutil.delete(name)
+def _vrt_of(raster: rasterio.DatasetReader) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.vrt")
+        rasterio.shutil.copy(raster, path, driver="VRT")
+        return path.read_bytes()

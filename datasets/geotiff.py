@@ -21,7 +21,7 @@ from datasets.gdal import GDAL_DTYPES, block_options, calling_gdal, check_gdal
 from datasets.gdal_info import read_info
 from datasets.losses import losses_by_trial
 from datasets.rasters import open_raster
-from datasets.side_files import MaskFile, remove_side_files, write_leftovers
+from datasets.side_files import MaskFile, check_blocks, remove_side_files, write_leftovers
 from utils.errors import ProjectError
 from utils.files import atomic_folder
 
@@ -83,9 +83,11 @@ def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
             _write_metadata(tif, info)
             masks = stack.enter_context(MaskFile.create(file, info)) if info.masks > 1 else None
         yield _GeoTiffWriter(path, info, tif, masks)
-        stack.close()
         with calling_gdal(ProjectError, _write_problem(path), GDAL_PAM_ENABLED=False):
-            _check_blocks(file)
+            stack.close()
+            check_blocks(file)
+            if info.masks == 1:
+                check_blocks(file, directory=2)  # of the mask
             with rasterio.open(file, driver="GTiff") as tif:
                 write_leftovers(file, info, read_info(tif))
             remove_side_files(path, folder, "GTiff")
@@ -141,23 +143,6 @@ def _write_metadata(tif: rasterio.io.DatasetWriter, info: SceneInfo) -> None:
         tif.colorinterp = [COLORS[color] for color in info.colors]
     if info.color_tables and info.bands == 1 and info.dtype in WITH_COLOR_TABLE:
         tif.write_colormap(1, {value: color for value, *color in info.color_tables[0]})
-
-
-def _check_blocks(path: Path) -> None:
-    """Check that each block of a written GeoTIFF lies inside the file.
-
-    GDAL writes the last blocks and their index when it closes a file, and rasterio does not report its failure.
-
-    Raises:
-        OSError: a block is missing.
-    """
-    size = path.stat().st_size
-    with rasterio.open(path, driver="GTiff") as tif:
-        for band in tif.indexes:
-            for (i, j), _ in tif.block_windows(band):
-                place = [tif.get_tag_item(f"BLOCK_{what}_{j}_{i}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE")]
-                if None in place or sum(map(int, place)) > size:
-                    raise OSError(f"block {i}, {j} of band {band} is missing")
 
 
 def _losses(info: SceneInfo) -> list[Loss]:

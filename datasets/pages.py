@@ -20,8 +20,8 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
-from datasets.gdal import calling_gdal
+from datasets.base import DTYPES, Loss, SceneInfo, SceneReader, shared_nodata
+from datasets.gdal import cache_bytes_of, calling_gdal
 from datasets.gdal_info import find_losses, read_info
 from utils.errors import DatasetError
 
@@ -110,6 +110,7 @@ class PagesReader(SceneReader):
         info, self._stack = without_stack(_join(self._page_infos))
         check_stack(path, self._stack, info.bands * info.height * info.width, info.bands)
         super().__init__(path, info, pages[0].block_shapes[0][0])
+        self._cache_bytes = cache_bytes_of(pages[0], len(pages))
 
     @functools.cached_property
     def losses(self) -> tuple[Loss, ...]:
@@ -122,20 +123,19 @@ class PagesReader(SceneReader):
 
     def _read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         window = Window(column, row, width, height)
-        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width)):
+        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):
             return np.stack([page.read(1, window=window) for page in self._pages])
 
     def _read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         window = Window(column, row, width, height)
-        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width)):
+        with calling_gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):
             return np.stack([page.read_masks(1, window=window) > 0 for page in self._pages])
 
 
 def _join(infos: Sequence[SceneInfo]) -> SceneInfo:
     """Return the info of a scene whose bands are pages; tags of the first page are the file's."""
     first = infos[0]
-    nodata = tuple(info.nodata for info in infos)
-    is_one_for_all = len(set(map(repr, nodata))) == 1
+    nodata, band_nodata = shared_nodata([info.nodata for info in infos])
     band_tags = tuple(_new_tags(first.tags, info) for info in infos)
 
     def join(name: str, default: object) -> tuple:
@@ -148,8 +148,8 @@ def _join(infos: Sequence[SceneInfo]) -> SceneInfo:
     return replace(
         first,
         bands=len(infos),
-        nodata=nodata[0] if is_one_for_all else None,
-        band_nodata=() if is_one_for_all else nodata,
+        nodata=nodata,
+        band_nodata=band_nodata,
         masks=len(infos) if any(info.masks for info in infos) else 0,
         descriptions=join("descriptions", None),
         band_tags=band_tags if any(band_tags) else (),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -14,16 +13,14 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from datasets import envi
 from datasets.base import DTYPES, Loss, SceneInfo, SceneReader
 from datasets.enmap import losses_of_metadata
-from datasets.gdal import BLOCK, CACHE_BYTES, calling_gdal, check_gdal
+from datasets.gdal import cache_bytes_of, calling_gdal, check_gdal
 from datasets.gdal_info import find_losses, read_info, read_masks
 from datasets.pages import check_stack, list_names, losses_of_stack, open_pages, page_names, without_stack
 from utils.errors import DatasetError, one_line
 
-MAX_BLOCK_ROW_BYTES = 512 * 2**20
-"""Largest row of blocks for which the cache grows, if blocks are taller than the windows that are read. Without room
-for a row of blocks (352 MB in an EnMAP scene with blocks of 512 x 512), each block is decompressed four times."""
 VRT_SOURCES = ("SourceFilename", "SourceDataset")
 SUBDATASET = re.compile(
     r'\w{3,}(?::(?:\d+|EOS_\w+|UNKNOWN))?:(?:"(?P<quoted>[^"]+)".*|(?P<plain>[^":]+)(?::.*)?)', re.IGNORECASE
@@ -40,7 +37,7 @@ class GdalReader(SceneReader):
         super().__init__(path, info, raster.block_shapes[0][0])
         self._raster = raster
         self._file_info = info
-        self._cache_bytes = cache_bytes_of(raster)
+        self._cache_bytes = cache_bytes_of(raster, raster.count)
 
     @functools.cached_property
     def losses(self) -> tuple[Loss, ...]:
@@ -55,15 +52,6 @@ class GdalReader(SceneReader):
     def _read_masks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         with calling_gdal(DatasetError, self._cannot_read(row, column, height, width), self._cache_bytes):
             return read_masks(self._raster, self.info.masks, Window(column, row, width, height)) > 0
-
-
-def cache_bytes_of(raster: rasterio.DatasetReader) -> int:
-    """Return the cache that lets windows of `BLOCK` full rows, from top to bottom, decompress each block once."""
-    block_height, block_width = raster.block_shapes[0]
-    columns = math.ceil(raster.width / block_width) * block_width
-    block_row_bytes = block_height * columns * raster.count * np.dtype(raster.dtypes[0]).itemsize
-    is_tall = block_height > BLOCK and block_row_bytes <= MAX_BLOCK_ROW_BYTES
-    return CACHE_BYTES + (block_row_bytes if is_tall else 0)
 
 
 @contextlib.contextmanager
@@ -85,6 +73,9 @@ def open_raster(path: Path, name: str | None = None, driver: str | None = None) 
         raster = rasterio.open(name or path, driver=driver)
     with contextlib.ExitStack() as stack:
         stack.enter_context(raster)
+        if raster.driver == "ENVI":
+            yield stack.enter_context(envi.FORMAT.open(path))
+            return
         names = [] if name else raster.subdatasets
         if names and raster.driver == "GTiff":
             yield stack.enter_context(open_pages(path, page_names(raster)))

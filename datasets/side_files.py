@@ -20,8 +20,8 @@ from datasets.gdal import block_options
 
 Item = TypeVar("Item")
 
-SUFFIXES = (".aux.xml", ".ovr", ".msk", ".msk.ovr")
-"""Added by GDAL to the name of a raster."""
+SUFFIXES = (".aux.xml", ".ovr", ".msk", ".msk.ovr", ".hdr")
+"""Added to the name of a raster: by GDAL, and by ENVI for its header."""
 COLOR_NAMES = {"y": "YCbCr_Y", "cb": "YCbCr_Cb", "cr": "YCbCr_Cr", "other_ir": "OtherIR"}
 """Colors whose name in GDAL is not the one in rasterio, which has all others."""
 
@@ -134,10 +134,15 @@ class MaskFile:
     @classmethod
     @contextlib.contextmanager
     def create(cls, path: Path, info: SceneInfo) -> Iterator[MaskFile]:
-        """Create the masks of the raster at `path`, and close them at the end."""
+        """Create the masks of the raster at `path`, and close them at the end.
+
+        Raises:
+            OSError: GDAL could not write them when it closed the file.
+        """
         flags = MaskFlags.per_dataset.value if info.masks == 1 else 0
+        file = path.with_name(path.name + ".msk")
         with rasterio.open(
-            path.with_name(path.name + ".msk"),
+            file,
             "w",
             driver="GTiff",
             height=info.height,
@@ -152,6 +157,7 @@ class MaskFile:
         ) as masks:
             masks.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": str(flags) for band in range(1, info.bands + 1)})
             yield cls(masks)
+        check_blocks(file)
 
     def write(self, row: int, column: int, masks: np.ndarray) -> None:
         """Write the masks (bands, height, width) of a window: bool, False where samples are to be ignored."""
@@ -162,11 +168,34 @@ class MaskFile:
 def remove_side_files(path: Path, folder: Path, driver: str) -> None:
     """Delete the side files of the file at `path` that its successor, in `folder` under the same name, does not have.
 
-    GDAL would read the new file with the old coordinates, masks and overviews.
+    GDAL would read the new file with the old coordinates, masks and overviews. Files with another name stay: they may
+    belong to other files, too, as `<scene>_MTL.txt` to all bands of a Landsat scene.
     """
     old = {path.with_name(path.name + suffix) for suffix in SUFFIXES}
     with contextlib.suppress(Exception), rasterio.open(path, driver=driver) as raster:  # the file may be anything
-        old |= {path.parent / Path(name).name for name in raster.files if Path(name).parent == path.parent}
+        files = map(Path, raster.files)
+        old |= {file for file in files if file.parent == path.parent and file.name.startswith(path.stem)}
     for file in old - {path}:
         if not (folder / file.name).exists():
             file.unlink(missing_ok=True)
+
+
+def check_blocks(path: Path, directory: int = 1) -> None:
+    """Check that each block of a written TIFF lies inside the file.
+
+    GDAL writes the last blocks and their index when it closes a file, and rasterio does not report its failure.
+
+    Args:
+        path: the file.
+        directory: number of the image in the file, from 1 on.
+
+    Raises:
+        OSError: a block is missing.
+    """
+    size = path.stat().st_size
+    with rasterio.open(f"GTIFF_DIR:{directory}:{path}") as tif:
+        for band in tif.indexes:
+            for (i, j), _ in tif.block_windows(band):
+                place = [tif.get_tag_item(f"BLOCK_{what}_{j}_{i}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE")]
+                if None in place or sum(map(int, place)) > size:
+                    raise OSError(f"block {i}, {j} of band {band} is missing")

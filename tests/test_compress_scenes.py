@@ -207,6 +207,20 @@ def test_each_band_has_its_own_nodata(run, files):
         assert tif.nodatavals == (300, 300, 300) and np.array_equal(tif.read(), cube)
 
 
+def test_bands_without_what_others_have_lose_nothing(run, files, capsys):
+    write_tif("a.tif", smooth(3))
+    bands = "".join(
+        f'<PAMRasterBand band="{n}"><NoDataValue>-{n}</NoDataValue><Scale>{scale}</Scale>{color}</PAMRasterBand>'
+        for n, scale, color in ((1, 1, ""), (2, 1, ""), (3, 0.5, "<ColorInterp>Red</ColorInterp>"))
+    )
+    Path("a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    for numbers, nodata, scales in (([2], (-2,), (1,)), ([1, 1], (-1, -1), (1, 1)), ([3, 2], (-3, -2), (0.5, 1))):
+        run("a.tif", "b.tif", window=["--bands", *numbers])
+        with rasterio.open("b.tif") as tif:
+            assert (tif.nodatavals, tif.scales) == (nodata, scales)
+    assert "not kept" not in capsys.readouterr().err
+
+
 # -- metadata -------------------------------------------------------------------------------------
 
 

@@ -74,9 +74,10 @@ def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: 
     original, restored, gap = norms[:, norms[3] > 0][:3]
     # Half the chord between two unit vectors is the sine of half their angle.
     lengths = np.sqrt(original), np.sqrt(restored)
-    squared = (gap - np.square(lengths[0] - lengths[1])) / np.maximum(lengths[0] * lengths[1], 1e-30)
-    squared = np.where(original * restored > 0, np.clip(squared, 0, 4), 2 * (original + restored > 0))
-    angles = 2 * np.arcsin(np.sqrt(squared) / 2)
+    with np.errstate(over="ignore", invalid="ignore"):  # squares beyond the largest float64: no angle
+        squared = (gap - np.square(lengths[0] - lengths[1])) / np.maximum(lengths[0] * lengths[1], 1e-30)
+        squared = np.where(original * restored > 0, np.clip(squared, 0, 4), 2 * (original + restored > 0))
+    angles = 2 * np.arcsin(np.sqrt(np.nan_to_num(squared)) / 2)
     return Distortion(
         samples=int(count),
         squared_error=float(squared_error),

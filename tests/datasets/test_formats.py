@@ -175,6 +175,14 @@ def test_pages_of_one_kind_are_bands(tmp_path):
     assert "<OME" in read(tmp_path / "scene.ome.tif")[1].tags["xml:OME"]["xml:OME"]
 
 
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, CUBE[0], description="Universität".encode("latin-1"), software="é".encode(), metadata=None)
+    samples, info, losses = read(path)
+    assert np.array_equal(samples, CUBE[:1]) and info.tags[""]["TIFFTAG_SOFTWARE"] == "é"
+    assert [loss.name for loss in losses] == ["text"] and not losses[0].is_essential
+
+
 def test_other_pages_are_refused_by_name(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tif:
@@ -198,6 +206,16 @@ def test_other_rasters_are_read(tmp_path):
         samples, info, _ = read(tmp_path / name)
         np.testing.assert_array_equal(samples, CUBE.view(np.uint16))
         assert info.crs == read(tmp_path / "a.tif")[1].crs
+        assert info.gcps_crs is None
+
+
+def test_a_header_of_the_same_stem_belongs_to_raw_samples_only(tmp_path, envi):
+    data = envi("bip", data="s.sc0")
+    assert np.array_equal(read(data)[0], CUBE) and read(data)[1].band_tags[0]["IMAGERY"]["FWHM_UM"] == "0.0065"
+    save_tif(tmp_path / "a.tif", STACK)
+    for name, driver in (("s.vrt", "VRT"), ("s.jp2", "JP2OpenJPEG")):
+        rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / name, driver=driver, QUALITY="100", REVERSIBLE="YES")
+        assert np.array_equal(read(tmp_path / name)[0], STACK)
 
 
 def test_containers_name_their_rasters(tmp_path):
@@ -241,6 +259,24 @@ def test_axes_of_an_npy(tmp_path, axes, order):
 # Side files
 
 
+def test_coefficients_of_a_side_file_are_kept_and_moved(tmp_path):
+    """IKONOS and GeoEye name units in them."""
+    save_tif(tmp_path / "a.tif")
+    names = ("LINE_OFF", "SAMP_OFF", "LAT_OFF", "LONG_OFF", "HEIGHT_OFF")
+    names += tuple(name.replace("OFF", "SCALE") for name in names)
+    polynomials = [f"{axis}_{part}_COEFF" for axis in ("LINE", "SAMP") for part in ("NUM", "DEN")]
+    lines = [f"{name}: +002199.80 pixels" for name in names]
+    lines += [f"{name}_{number}: +1.250000000000000E+00" for name in polynomials for number in range(1, 21)]
+    (tmp_path / "a_RPC.TXT").write_text("\n".join(lines) + "\n")
+    info = read(tmp_path / "a.tif")[1]
+    assert (info.tags["RPC"]["LINE_OFF"], info.tags["RPC"]["LINE_NUM_COEFF"]) == ("2199.8", " ".join(["1.25"] * 20))
+    assert info.window(3, 0, 2, 2).tags["RPC"]["LINE_OFF"] == "2196.8"
+    for name in ("b.tif", "b.img"):
+        assert not losses_of_writing(tmp_path / name, info)
+        write(tmp_path / name, CUBE, info)
+        assert read(tmp_path / name)[1].tags["RPC"].items() >= info.tags["RPC"].items()
+
+
 def test_a_new_file_has_no_side_files_of_the_old_one(tmp_path):
     for name in ("a.tif", "a.img"):
         path = tmp_path / name
@@ -252,6 +288,22 @@ def test_a_new_file_has_no_side_files_of_the_old_one(tmp_path):
         assert read(path)[1].nodata == 2 and read(path)[1].crs is None
     left = {file.name for file in tmp_path.iterdir()}
     assert left == {"a.tif", "a.img", "a.hdr", "a.img.msk"}
+
+
+def test_no_file_that_others_need_is_removed(tmp_path):
+    for band in (1, 2):
+        save_tif(tmp_path / f"LC08_B{band}.TIF", CUBE[:1])
+    (tmp_path / "LC08_MTL.txt").write_text("GROUP = L1_METADATA_FILE\nEND_GROUP = L1_METADATA_FILE\nEND\n")
+    with rasterio.open(tmp_path / "LC08_B1.TIF") as tif:
+        assert any(name.endswith("MTL.txt") for name in tif.files)
+    write(tmp_path / "LC08_B1.TIF", CUBE, info_of(CUBE))
+    assert {file.name for file in tmp_path.iterdir()} == {"LC08_B1.TIF", "LC08_B2.TIF", "LC08_MTL.txt"}
+
+
+def test_a_header_that_a_lost_file_left_is_removed(tmp_path):
+    (tmp_path / "a.dat.hdr").write_text("ENVI\nsamples = 3\nlines = 4\nbands = 5\ndata type = 2\n")
+    write(tmp_path / "a.dat", CUBE, info_of(CUBE))
+    assert np.array_equal(read(tmp_path / "a.dat")[0], CUBE)
 
 
 def test_masks_of_bands_are_kept(tmp_path):
