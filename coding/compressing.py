@@ -114,7 +114,7 @@ def losses_of_coding(args: argparse.Namespace, info: SceneInfo) -> list[Loss]:
         return [
             Loss("container", "a bare stream keeps samples only: no georeference, nodata value, masks, names or tags")
         ]
-    if not (info.masks or alpha_bands(info)):
+    if not (info.masks or (alpha_bands(info) and args.max_error != 0)):
         return []
     value = "nodata" if info.band_nodata else "0" if info.nodata is None else f"{info.nodata:g}"
     return [Loss("masked", f"values of masked samples, which are decoded as {value}")]

@@ -3,7 +3,8 @@
 A codec sees no gaps: they are filled before encoding, and replaced with nodata after decoding. A valid sample that is
 decoded as the nodata value would become a gap. It is moved to the next value of its type, toward the original, so that
 a bound on the error still holds; one bit stores the direction. NaN, infinity and the like are gaps to the codec, too,
-and stored bit by bit. Alpha bands are exact: they are stored without the codec, and hide the pixels where they are 0.
+and stored bit by bit. Alpha bands are exact: they are stored without the codec, and hide the pixels where they are 0,
+unless the scene is coded without loss: what is called alpha may be an ordinary band.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Parts:
         """
         coded, exact = list(header.coded_bands), samples[[band - 1 for band in header.exact]]
         dropped = [band - 1 for bands in header.dropped.values() for band in bands]
-        shown = shown_samples(masks, exact)
+        shown = shown_samples(masks, _hiding(exact, header))
         valid = valid_samples(samples, header.scene) & shown
         return cls(
             cube=samples[coded],
@@ -138,6 +139,11 @@ def shown_samples(masks: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """
     shown = masks if len(masks) else _all_shown()
     return shown & (exact != 0).all(axis=0) if len(exact) else shown
+
+
+def _hiding(exact: np.ndarray, header: Header) -> np.ndarray:
+    """Return the exact bands that hide samples from the codec: none in lossless files."""
+    return exact[:0] if header.max_error == 0 else exact
 
 
 # -- encoding -------------------------------------------------------------------------------------
@@ -204,7 +210,7 @@ def decode_record(codec: Codec, record: bytes, header: Header, size: tuple[int, 
     max_specials = max_special_bytes((len(coded), *size), scene.dtype) if exact.dtype.kind == "f" else 0
     planes, specials = decode_mask(packed, (len(coded) + scene.masks, *size), max_specials)
     valid, masks = planes[: len(coded)], planes[len(coded) :]
-    shown = shown_samples(masks, exact)
+    shown = shown_samples(masks, _hiding(exact, header))
     shown = shown[coded] if len(shown) > 1 else shown
 
     cube, problem = _decode_cube(codec, data, moves, valid, header)

@@ -51,12 +51,13 @@ def decode_record(header, record, size):
     move(cubes, valid, [nodata[number - 1] for number in coded], moves, dtype, header["max_error"] is not None)
     samples = {number: filled(nodata[number - 1], dtype, size) for number in dropped} | exact
     missing = []
+    hiding = [] if header["max_error"] == 0 else exact.values()
     for number, cube, is_valid in zip(coded, cubes, valid, strict=True):
         samples[number] = filled(nodata[number - 1], dtype, size)
         for y, x in places(size):
             if is_valid[y][x]:
                 samples[number][y][x] = cube[y][x]
-            elif not all(band[y][x] for band in [*exact.values(), *masks_of(masks, number)]):
+            elif not all(band[y][x] for band in [*hiding, *masks_of(masks, number)]):
                 samples[number][y][x] = 0 if nodata[number - 1] is None else nodata[number - 1]
             else:
                 missing.append((number, y, x))
