@@ -141,7 +141,7 @@ def add_speed(add: Callable, defaults: Mapping) -> None:
 
 def add_rd(add: Callable) -> None:
     """Add the arguments of `rd`."""
-    add("images", nargs="*", metavar="IMAGE", help=".tif or .npy files instead of a data set")
+    add("images", nargs="*", metavar="IMAGE", help="scenes, such as .tif or .npy files, instead of a data set")
     add("-d", "--dataset", default="./datasets/sample/", help="folder in HySpecNet-11k's layout")
     add("--mode", default="easy", help="folder under splits/ of the data set")
     add("--split", default="test", help="train, val or test")

@@ -9,8 +9,8 @@ by another codec            python compress.py SCENE.TIF SCENE.hsc --codec jpegl
 a bare CCSDS 123 stream     python compress.py SCENE.TIF SCENE.bin --codec ccsds123 --raw
 what is in a file           python compress.py --info SCENE.hsc
 
-SCENE is a GeoTIFF or a .npy cube (bands, rows, columns). What is lost of it is named in notes, and refused if it is
-data or georeference. Codecs:
+SCENE is a GeoTIFF, an ENVI file, a .npy cube (bands, rows, columns), or any other raster that GDAL opens. What is
+lost of it is named in notes, and refused if it is data or georeference. Codecs:
 
 klt-cm     the default: needs no weights and takes any bands
 learned    a model, the default if --checkpoint or --model is given. Of EnMAP's 224 bands a model of 202 codes those
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="compress.py", description=__doc__, formatter_class=HelpFormatter, epilog=names_for_help()
     )
     add = parser.add_argument
-    add("scene", nargs="?", metavar="SCENE", help=".tif or .npy to compress")
+    add("scene", nargs="?", metavar="SCENE", help=".tif, .npy or another scene to compress")
     add("output", nargs="?", metavar="OUTPUT", help=".hsc to write")
     add("--info", default=None, metavar="FILE", help="print what a .hsc file holds, and do nothing else")
     add(

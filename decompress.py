@@ -8,9 +8,9 @@ a bare CCSDS 123 stream python decompress.py SCENE.bin SCENE.npy --raw
 what is in a file       python decompress.py --info SCENE.hsc
 
 If a model coded the file, decoding needs the same weights; others are refused. The output is a GeoTIFF with the
-scene's type, nodata values, masks, coordinates, names and tags, or a .npy cube (bands, rows, columns). What a format
-cannot keep is named in notes, and refused if it is data or georeference, except by .npy. A bare stream has no magic
-number to recognize it by: it needs --raw.
+scene's type, nodata values, masks, coordinates, names and tags, an ENVI file, or a .npy cube (bands, rows, columns).
+What a format cannot keep is named in notes, and refused if it is data or georeference, except by .npy. A bare stream
+has no magic number to recognize it by: it needs --raw.
 The exit status is 1 if a tile is damaged, or if this machine rounds so differently that a bound is not guaranteed.
 """
 
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decompress.py", description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
     add("input", nargs="?", metavar="INPUT", help=".hsc to decompress")
-    add("output", nargs="?", metavar="OUTPUT", help=".tif or .npy to write")
+    add("output", nargs="?", metavar="OUTPUT", help=".tif, .npy or an ENVI file to write")
     add("--info", default=None, metavar="FILE", help="print what a .hsc file holds, and do nothing else")
     add(
         "--checkpoint",

@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.testing import average, format_table, set_up
 
     test = set_up(args)
-    print(f"testing {args.checkpoint} as {args.model} on {len(test.dataset)} images", flush=True)
+    count = len(test.dataset)
+    print(f"testing {args.checkpoint} as {args.model} on {count} image{'s' * (count != 1)}", flush=True)
     results = test.run()
     metrics = average(results)
     paths = test.write(results, metrics)

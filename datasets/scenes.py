@@ -76,8 +76,9 @@ def _open(file: Path, name: str | None, axes: str) -> contextlib.AbstractContext
         return open_raster(file, name)
     if suffix == ".npy":
         return npy.open_npy(file, axes)
-    if suffix in geotiff.FORMAT.suffixes:
-        return geotiff.FORMAT.open(file)
+    form = FORMATS.get(suffix)
+    if form is not None and form is not envi.FORMAT:
+        return form.open(file)
     if suffix == envi.HEADER or (suffix in envi.SUFFIXES and envi.header_of(file) is not None):
         return envi.FORMAT.open(file)
     return open_raster(file)  # also samples of ENVI, if they have another suffix

@@ -242,7 +242,7 @@ class Reader:
             self._fail(
                 "begins like a .hsc file that was altered, by a transfer as text for instance: fetch it again"
                 if magic[1:4] == MAGIC[1:4]
-                else "is no .hsc file"
+                else "is no .hsc file; a bare CCSDS 123 stream needs decompress.py --raw"
             )
         (version,) = _VERSION.unpack(self._read(_VERSION.size, "version number"))
         if version != VERSION:

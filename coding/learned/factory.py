@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from coding.base import SHORT, CodecFactory, CodingError
 from coding.learned.codec import DEFAULT_CODER, LearnedCodec, Settings, units_of
 from coding.learned.latents import LatentCodec
-from coding.learned.network import Network, load_network
+from coding.learned.network import SAMPLE_CAUTION, Network, load_network
 from coding.numbers import Numbers, numbers_of
 from coding.rate_control import SLOPES, StepSearch, sampled_psnr
 from coding.samples import Samples
@@ -59,7 +60,10 @@ class ModelFactory:
 
     @functools.cached_property
     def _network(self) -> Network:
-        return load_network(self.model, self.checkpoint, self.num_channels, self.device)
+        network = load_network(self.model, self.checkpoint, self.num_channels, self.device)
+        if self.checkpoint is None:
+            print(f"note: {SAMPLE_CAUTION}", file=sys.stderr)
+        return network
 
 
 def make_factory(samples: Samples, **options: Any) -> CodecFactory:

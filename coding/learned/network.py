@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +132,7 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
 
     Args:
         name: name of the model.
-        checkpoint: the file; None for the bundled sample weights, with a note on stderr.
+        checkpoint: the file; None for the bundled sample weights.
         num_channels: number of bands that the model takes.
         device: "cpu", or the number of a GPU.
 
@@ -142,12 +141,10 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
         CheckpointError: the file holds no weights of the model.
     """
     path: str | Path = SAMPLE_WEIGHTS if checkpoint is None else checkpoint
-    if checkpoint is None:
-        if (name, num_channels) != ("cae1d", 202):
-            raise UsageError(
-                f"--checkpoint is needed: sample weights are for cae1d with 202 bands, not {name} with {num_channels}"
-            )
-        print(f"note: {SAMPLE_CAUTION}", file=sys.stderr)
+    if checkpoint is None and (name, num_channels) != ("cae1d", 202):
+        raise UsageError(
+            f"--checkpoint is needed: sample weights are for cae1d with 202 bands, not {name} with {num_channels}"
+        )
     # No TF32: a file may be decoded on a device that computes in float32.
     configure_backends(deterministic=False, tf32=False)
     used = use_device(device, "--device")

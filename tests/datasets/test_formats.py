@@ -15,7 +15,7 @@ import rasterio
 import rasterio.shutil
 import tifffile
 
-from datasets import gdal
+from datasets import gdal, npy, scenes
 from datasets.base import GroundControlPoint, SceneInfo, without_statistics
 from datasets.scenes import create_scene, losses_of_writing, open_scene
 from utils.errors import DatasetError, ProjectError, UsageError
@@ -410,3 +410,10 @@ def test_a_database_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     gdal._check_proj.cache_clear()
     with pytest.raises(ProjectError, match=r"cannot read its database .*: unset PROJ_DATA and PROJ_LIB"):
         read(tmp_path / "a.tif")
+
+
+def test_a_registered_format_is_written_and_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(scenes.FORMATS, ".cube", npy.FORMAT._replace(suffixes=(".cube",)))
+    path = tmp_path / "a.cube"
+    write(path, CUBE, SceneInfo(20, 24, 4, "int16"))
+    assert np.array_equal(read(path)[0], CUBE)
