@@ -52,7 +52,7 @@ def with_gaps(cube, nodata, seed=0):
 
 def fields_of(codec, info, exact=()):
     """Return the fields of the header's text that a decoder of a tile reads."""
-    max_error = None if codec.numbers.bound is None else 0.0
+    max_error = None if codec.numbers.bound is None else float(codec.numbers.bound)
     header = Header("klt-cm", dict(codec.parameters), None, info, 1.0, {}, 64, max_error, exact)
     return json.loads(header_to_json(header))
 
@@ -293,7 +293,7 @@ def test_floats_without_a_bound_at_nodata(nodata):
 
 @pytest.mark.parametrize("num_masks", [0, 1, 5])
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("coding", [{"bound": 20, "divisor": 10000}, {"step": 1e-3}])
+@pytest.mark.parametrize("coding", [{"bound": 0, "divisor": 10000}, {"bound": 20, "divisor": 10000}, {"step": 1e-3}])
 def test_masks_alpha_bands_and_special_values(num_masks, many, coding):
     """Five bands: alpha, no nodata, nodata -1, nodata 0 and not a number, with values that no codec takes."""
     rng = np.random.default_rng(0)
@@ -311,7 +311,7 @@ def test_masks_alpha_bands_and_special_values(num_masks, many, coding):
 
     codec = KltCm(Numbers("float32", coding.get("divisor", 1), coding.get("bound")), coding.get("step"))
     info = SceneInfo(9, 11, 5, "float32", band_nodata=nodata, masks=num_masks)
-    max_error = 0.002 if "bound" in coding else None
+    max_error = coding["bound"] / 10000 if "bound" in coding else None
     header = Header("klt-cm", dict(codec.parameters), None, info, 1.0, {}, 64, max_error, (1,))
     parts = Parts.of(cube, rng.random((num_masks, 9, 11)) > 0.2, header)
     record, expected = encode_record(codec, parts)
