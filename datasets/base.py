@@ -102,8 +102,8 @@ class SceneInfo:
     def window(self, row: int, column: int, height: int, width: int) -> SceneInfo:
         """Return the info of a window of the scene, in pixels.
 
-        The origin of `transform`, the ground control points, the rational polynomial coefficients and the offsets of
-        geolocation arrays move with it.
+        The origin of `transform`, the ground control points, the rational polynomial coefficients, the offsets of
+        geolocation arrays and ENVI's place in a larger image move with it.
 
         Raises:
             ValueError: the window is empty or not inside the scene.
@@ -125,6 +125,8 @@ class SceneInfo:
             ("RPC", "SAMP_OFF", column),
             ("GEOLOCATION", "LINE_OFFSET", row),
             ("GEOLOCATION", "PIXEL_OFFSET", column),
+            ("ENVI", "y_start", -row),
+            ("ENVI", "x_start", -column),
         ):
             if shift and name in tags.get(domain, {}):
                 with contextlib.suppress(ValueError):  # no number, which has no place to move

@@ -20,14 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.preprocess import WINDOW_BYTES
+from datasets.gdal import BLOCK
+from datasets.preprocess import row_windows
 from datasets.products import Options, Product, open_product
 from datasets.scenes import FORMATS, create_scene, losses_of_writing, settle_losses
 from utils.errors import run_script
 from utils.files import check_output
 
-BLOCK = 128
-"""Side in pixels of the blocks of a written GeoTIFF."""
 ORDERS = ["".join(letters) for letters in itertools.permutations("rcb")]
 
 
@@ -78,11 +77,8 @@ def write(product: Product, output: Path) -> None:
         OSError: `output` cannot be written.
     """
     info = product.info
-    rows = max(1, WINDOW_BYTES // (info.bands * info.width * np.dtype(info.dtype).itemsize))
-    rows -= rows % BLOCK if rows > BLOCK else 0
     with create_scene(output, info) as target:
-        for row in range(0, info.height, rows):
-            height = min(rows, info.height - row)
+        for row, height in row_windows(info, BLOCK):
             target.write(row, 0, np.ascontiguousarray(product.read(row, height)))
             if product.read_masks:
                 target.write_masks(row, 0, product.read_masks(row, height))

@@ -22,7 +22,7 @@ from datasets.gdal_info import read_info
 from datasets.losses import losses_by_trial
 from datasets.rasters import open_raster
 from datasets.side_files import MaskFile, check_blocks, remove_side_files, write_leftovers
-from utils.errors import ProjectError
+from utils.errors import ProjectError, UsageError
 from utils.files import atomic_folder
 
 LOSSLESS = ("deflate", "lzw", "zstd", "lzma", "packbits")
@@ -31,6 +31,8 @@ WITH_PREDICTOR = ("deflate", "lzw", "zstd")
 COLORS = {color.name.lower(): color for color in ColorInterp}
 NOT_WRITABLE = ("bidx", "ns")
 """Names of tags that rasterio cannot write: they are names of its arguments."""
+WORLD_FILES = (".tfw", ".tifw", ".wld")
+"""Suffixes of files from which GDAL takes the coordinates of a TIFF without any."""
 WITH_COLOR_TABLE = ("uint8", "uint16")
 
 
@@ -70,9 +72,26 @@ def _silence_libtiff() -> None:
             ctypes.CDLL(library).TIFFSetErrorHandler(None)
 
 
+def _check_world_files(path: Path, info: SceneInfo) -> None:
+    """Check that no world file would place a scene that has no coordinates of its own.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if info.transform or info.gcps:
+        return
+    for suffix in WORLD_FILES:
+        file = path.with_suffix(suffix)
+        if file.is_file():
+            raise UsageError(
+                f"{path}: {file.name} beside it would give it coordinates: remove it, or name another file"
+            )
+
+
 @contextlib.contextmanager
 def _create(path: Path, info: SceneInfo) -> Iterator[SceneWriter]:
     check_gdal(path)
+    _check_world_files(path, info)
     _silence_libtiff()
     with atomic_folder(path) as folder, contextlib.ExitStack() as stack:
         file = folder / path.name

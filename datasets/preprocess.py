@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets import npy
-from datasets.base import SceneInfo, SceneReader, valid_mask, valid_samples
+from datasets.base import SceneInfo, valid_mask, valid_samples
 from datasets.enmap import (
     DTYPES,
     KEPT_INDICES,
@@ -131,7 +131,7 @@ def preprocess_file(tif_path: Path, npy_path: Path, rule: Rule = ENMAP) -> float
             remedy = f"; of another sensor: --num-bands {info.bands}" if info.bands != rule.num_bands else ""
             raise DatasetError(f"{tif_path}: {info.bands} bands of {info.dtype}, expected {kind}{remedy}")
         with create_scene(npy_path, SceneInfo(info.height, info.width, rule.num_channels, rule.dtype)) as target:
-            for row, height in row_windows(scene):
+            for row, height in row_windows(info, scene.block_height):
                 window = (row, 0, height, info.width)
                 to_numbers = _enmap_numbers if rule.is_enmap else _numbers
                 numbers, valid = to_numbers(info, scene.read(*window), scene.read_masks(*window), rule.dtype)
@@ -163,16 +163,19 @@ def _numbers(info: SceneInfo, samples: np.ndarray, masks: np.ndarray, dtype: str
     return (reflectances.astype(dtype) if dtype == "float32" else np.rint(SCALE * reflectances).astype(dtype)), valid
 
 
-def row_windows(scene: SceneReader) -> Iterator[tuple[int, int]]:
+def row_windows(info: SceneInfo, block_height: int) -> Iterator[tuple[int, int]]:
     """Split a scene into windows of full rows, at most `WINDOW_BYTES` each, and of whole blocks if they fit.
+
+    Args:
+        info: metadata of the scene.
+        block_height: rows of the blocks of its file.
 
     Yields:
         First row and height of each window, from top to bottom.
     """
-    info = scene.info
     height = max(1, WINDOW_BYTES // (info.bands * info.width * np.dtype(info.dtype).itemsize))
-    if height > scene.block_height:
-        height -= height % scene.block_height
+    if height > block_height:
+        height -= height % block_height
     for row in range(0, info.height, height):
         yield row, min(height, info.height - row)
 

@@ -116,13 +116,13 @@ def valid_pixels(scene: SceneReader) -> np.ndarray:
     Of EnMAP these are the bands that preprocessing keeps; of other scenes those with any data.
     """
     info = scene.info
-    counts = np.zeros(info.bands, bool)
+    counts, windows = np.zeros(info.bands, bool), list(row_windows(info, scene.block_height))
     if info.bands == NUM_BANDS:
         counts[list(KEPT_INDICES)] = True
     else:
-        for row, height in row_windows(scene):
-            counts |= _valid(scene, row, height).any((1, 2))
-    return np.concatenate([_valid(scene, row, height)[counts].all(0) for row, height in row_windows(scene)])
+        for window in windows:
+            counts |= _valid(scene, *window).any((1, 2))
+    return np.concatenate([_valid(scene, *window)[counts].all(0) for window in windows])
 
 
 def _valid(scene: SceneReader, row: int, height: int) -> np.ndarray:

@@ -182,7 +182,7 @@ def test_emit_as_it_was_seen(tmp_path, emit, capsys, scripts):
 def test_emit_by_its_lookup_table(tmp_path, emit, memory, monkeypatch, capsys):
     path, cube, lines, columns = emit
     monkeypatch.setattr(products, "available_memory", lambda: memory)
-    monkeypatch.setattr("datasets.convert.WINDOW_BYTES", 9 * 4 * 4 * 33)
+    monkeypatch.setattr("datasets.preprocess.WINDOW_BYTES", 9 * 4 * 4 * 33)
     assert main([str(path), str(tmp_path / "scene.tif"), "--ortho"]) == 0
     info, samples = read(tmp_path / "scene.tif")
     expected = np.where(lines >= 0, cube[lines, columns].transpose(2, 0, 1), np.float32(-9999))

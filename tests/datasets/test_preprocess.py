@@ -118,7 +118,7 @@ def test_windows_are_bounded_and_aligned_to_blocks(tmp_path, save_tif, monkeypat
     with open_scene(tmp_path / "in.tif") as scene:
         for rows, expected in ((15, 12), (6, 6), (4, 4), (0.5, 1), (1000, 40)):
             monkeypatch.setattr(preprocess, "WINDOW_BYTES", int(rows * 10 * 224 * 2))
-            windows = list(preprocess.row_windows(scene))
+            windows = list(preprocess.row_windows(scene.info, scene.block_height))
             assert windows[0] == (0, expected)
             assert [row for row, _ in windows] == list(range(0, 40, expected))
             assert sum(height for _, height in windows) == 40

@@ -309,6 +309,17 @@ def test_a_files_nodata_that_its_type_cannot_hold_is_none(tmp_path, nodata):
         assert scene.info.nodata == 7
 
 
+def test_a_world_file_must_not_place_a_scene_without_coordinates(tmp_path):
+    cube, world = random_cube(1, 4, 5, "uint8"), tmp_path / "a.tfw"
+    world.write_text("30\n0\n0\n-30\n100\n200\n")
+    for overwrites in (False, True):
+        with pytest.raises(UsageError, match=r"a\.tif: a\.tfw beside it would give it coordinates: remove it"):
+            save(tmp_path / "a.tif", cube)
+        assert (tmp_path / "a.tif").exists() == overwrites and world.exists()
+        save(tmp_path / "a.tif", cube, info_of(cube, transform=tuple(GRID)[:6]))
+        assert load(tmp_path / "a.tif")[1].transform == tuple(GRID)[:6]
+
+
 def test_windows_and_bands_have_their_own_info(tmp_path):
     cube = random_cube(4, 30, 40, "int16")
     info = info_of(
@@ -328,6 +339,8 @@ def test_windows_and_bands_have_their_own_info(tmp_path):
     arrays = {"GEOLOCATION": {"LINE_OFFSET": "0.5", "PIXEL_OFFSET": "0", "LINE_STEP": "1"}}
     moved = info_of(cube, tags=arrays).window(5, 7, 2, 2).tags["GEOLOCATION"]
     assert moved == {"LINE_OFFSET": "-4.5", "PIXEL_OFFSET": "-7", "LINE_STEP": "1"}
+    places = {"ENVI": {"y_start": "21", "x_start": "11"}}
+    assert info_of(cube, tags=places).window(5, 7, 2, 2).tags["ENVI"] == {"y_start": "26", "x_start": "18"}
     chosen = info.select_bands([3, 1])
     assert (chosen.bands, chosen.descriptions, chosen.scales) == (2, (None, "1"), (3.0, 1.0))
     assert (chosen.band_tags, chosen.offsets, chosen.tags) == (({"": {"n": "3"}}, {"": {"n": "1"}}), (), info.tags)
