@@ -14,6 +14,7 @@ from coding.entropy.compiled import compiled
 from coding.entropy.mixing import Mixer, code_mixed, new_mixer
 from coding.entropy.neighbors import PAD
 from coding.entropy.range_coder import check_decoder, finish_encoder, new_decoder, new_encoder
+from coding.prediction.lines import ordered_bits
 
 MAX_VALUES = 3
 """Frequent values of a tile."""
@@ -58,9 +59,7 @@ def find_frequent(cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """
     step = max(cube.size // _SAMPLED, 1) | 1  # odd: not always the same columns
     sampled = cube.ravel()[::step][valid.ravel()[::step]]
-    bits = sampled.view(f"i{sampled.itemsize}")
-    ordered = bits ^ ((bits >> (8 * bits.itemsize - 1)) & np.iinfo(bits.dtype).max)
-    values, first, counts = np.unique(ordered, return_index=True, return_counts=True)
+    values, first, counts = np.unique(ordered_bits(sampled), return_index=True, return_counts=True)
     sums = np.concatenate([[0], np.cumsum(counts)])
     places = np.flatnonzero(counts >= max(_MIN_SHARE * len(sampled), _MIN_RATIO))
     start, end = np.maximum(places - _NEIGHBORS, 0), np.minimum(places + _NEIGHBORS + 1, len(values))

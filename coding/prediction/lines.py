@@ -43,7 +43,7 @@ def encode_lines(cube: np.ndarray, lines: np.ndarray, gaps: Known) -> bytes | No
     """Encode a cube (C, H, W) of floats without loss, or return None if the corrections are too large."""
     gains, offsets = lines[:, :, None, None]
     numbers = np.rint((cube - offsets) / gains).astype(np.int32)
-    corrections = _ordered(cube).astype(np.int64) - _ordered(_on_lines(numbers, lines, cube.dtype.name))
+    corrections = ordered_bits(cube).astype(np.int64) - ordered_bits(_on_lines(numbers, lines, cube.dtype.name))
     if np.abs(corrections).max() > _MAX_NUMBER:
         return None
     coded = [encode_samples(integers, 0, known=gaps)[0] for integers in (numbers, corrections)]
@@ -61,9 +61,9 @@ def decode_lines(data: bytes, shape: tuple[int, ...], dtype: str, gaps: Known) -
         raise DamagedError(f"the lines of {shape[0]} bands must have {16 * shape[0]} bytes, got {len(packed)}")
     lines = np.frombuffer(packed, "<f8").astype(np.float64).reshape(2, -1)
     cube = _on_lines(decode_samples(coded_numbers, shape, 0, known=gaps), lines, dtype)
-    ordered = _ordered(cube)
+    ordered = ordered_bits(cube)
     ordered += decode_samples(coded_corrections, shape, 0, known=gaps).astype(ordered.dtype)
-    return _ordered(ordered.view(dtype)).view(dtype)
+    return ordered_bits(ordered.view(dtype)).view(dtype)
 
 
 def _on_lines(numbers: np.ndarray, lines: np.ndarray, dtype: str) -> np.ndarray:
@@ -74,9 +74,9 @@ def _on_lines(numbers: np.ndarray, lines: np.ndarray, dtype: str) -> np.ndarray:
         return values.astype(dtype)
 
 
-def _ordered(cube: np.ndarray) -> np.ndarray:
-    """Return the bits of floats as signed integers that rise with the floats; the inverse of itself."""
-    bits = cube.view(f"i{cube.itemsize}")
+def ordered_bits(floats: np.ndarray) -> np.ndarray:
+    """Return the bits of floats, or of such integers, as signed integers that rise with the floats: its own inverse."""
+    bits = floats.view(f"i{floats.itemsize}")
     return bits ^ ((bits >> (8 * bits.itemsize - 1)) & np.iinfo(bits.dtype).max)
 
 
