@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,6 @@ MIN_STEP, MAX_STEP = 1e-9, 1e9
 SHORT = ("uint8", "int8", "int16", "uint16", "float16", "float32")
 """Types whose samples float32 represents exactly."""
 
-_LENGTH = struct.Struct("<I")
 
 
 class CodingError(ProjectError, ValueError):
@@ -203,8 +201,8 @@ def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def join_blocks(blocks: Sequence[bytes]) -> bytes:
-    """Return the concatenated blocks, each preceded by its length (uint32, little-endian)."""
-    return b"".join(_LENGTH.pack(len(block)) + block for block in blocks)
+    """Return the concatenated blocks, each preceded by its length, see `pack_length`."""
+    return b"".join(pack_length(len(block)) + block for block in blocks)
 
 
 def split_blocks(data: bytes, count: int) -> list[bytes]:
@@ -228,12 +226,35 @@ def take_block(data: bytes) -> tuple[bytes, bytes]:
     Raises:
         DamagedError: `data` ends within the block.
     """
-    if len(data) < _LENGTH.size:
-        raise DamagedError(f"a block must have at least {_LENGTH.size} bytes, got {len(data)}")
-    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-    if end > len(data):
-        raise DamagedError(f"a block must have {end - _LENGTH.size} bytes, got {len(data) - _LENGTH.size}")
-    return data[_LENGTH.size : end], data[end:]
+    length, start = unpack_length(data, 0)
+    if start + length > len(data):
+        raise DamagedError(f"a block must have {length} bytes, got {len(data) - start}")
+    return data[start : start + length], data[start + length :]
+
+
+def pack_length(length: int) -> bytes:
+    """Return a length below 2^35 as LEB128: seven bits a byte, lowest first; all bytes but the last have an eighth."""
+    packed = bytearray()
+    while length > 0x7F:
+        packed.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*packed, length])
+
+
+def unpack_length(data: bytes, position: int) -> tuple[int, int]:
+    """Return the length of `pack_length` that begins at `position`, and the position after it.
+
+    Raises:
+        DamagedError: the length has no end.
+    """
+    length = 0
+    # Five bytes hold 35 bits, more than any stream.
+    for shift, byte in zip(range(0, 35, 7), data[position : position + 5], strict=False):
+        length |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return length, position
+    raise DamagedError(f"a length at byte {position} of {len(data)} has no end")
 
 
 def deflate(data: bytes) -> bytes:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coding.base import DamagedError
+from coding.base import DamagedError, pack_length, unpack_length
 
 
 def join_streams(streams: Sequence[bytes | bytearray]) -> bytes:
     """Join one or more streams; their common prefix is stored once.
 
     Images of equal size begin with equal headers of 100 bytes and more, which would outweigh the samples of small
-    bands. Lengths are LEB128: seven bits a byte, lowest first; the eighth bit is set in all bytes but the last.
+    bands.
     """
     # All streams have the common prefix of the first and the last one in sorted order.
     first, last = min(streams), max(streams)
     common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     shared = first[:common]
     lengths = [len(shared), *(len(stream) - len(shared) for stream in streams)]
-    return b"".join([*map(_pack_length, lengths), shared, *(stream[len(shared) :] for stream in streams)])
+    return b"".join([*map(pack_length, lengths), shared, *(stream[len(shared) :] for stream in streams)])
 
 
 def split_streams(data: bytes, count: int) -> list[bytes]:
@@ -31,7 +31,7 @@ def split_streams(data: bytes, count: int) -> list[bytes]:
     lengths = []
     # A length takes at least a byte, so a `count` larger than the data ends in an error soon.
     for _ in range(count + 1):
-        length, position = _unpack_length(data, position)
+        length, position = unpack_length(data, position)
         lengths.append(length)
     if position + sum(lengths) != len(data):
         raise DamagedError(f"{count} streams must have {sum(lengths)} bytes, got {len(data) - position}")
@@ -42,23 +42,3 @@ def split_streams(data: bytes, count: int) -> list[bytes]:
         streams.append(shared + data[position : position + length])
         position += length
     return streams
-
-
-def _pack_length(length: int) -> bytes:
-    packed = bytearray()
-    while length > 0x7F:
-        packed.append(length & 0x7F | 0x80)
-        length >>= 7
-    return bytes([*packed, length])
-
-
-def _unpack_length(data: bytes, position: int) -> tuple[int, int]:
-    """Return the length that begins at `position`, and the position after it."""
-    length = 0
-    # Five bytes hold 35 bits, more than any stream.
-    for shift, byte in zip(range(0, 35, 7), data[position : position + 5], strict=False):
-        length |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return length, position
-    raise DamagedError(f"a length at byte {position} of {len(data)} has no end")

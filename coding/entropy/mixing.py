@@ -15,24 +15,21 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import inlined
-from coding.entropy.range_coder import CERTAIN, code_bit, code_bits
+from coding.entropy.counters import RATES, adapt, goal_of, look_up, new_counters
+from coding.entropy.range_coder import CERTAIN, CERTAIN_BITS, code_bit, code_bits
+from coding.entropy.vectors import LANES, add_products, weighted_sum
 
 LOG_ODDS_UNIT = 256
 """Integer that represents log odds of 1."""
 
 MAX_LOG_ODDS = 12 * LOG_ODDS_UNIT
 
-_PROBABILITY_BITS = 22  # upper bits of a counter; its lower bits count decisions
-_COUNT_BITS = 9
-_COUNT_MASK = (1 << _COUNT_BITS) - 1
-_EVEN_ODDS = (1 << (_PROBABILITY_BITS - 1)) << _COUNT_BITS
 _STRETCH_BITS = 12  # of a probability, to look up its log odds
-_MEMORY = 255  # largest count of decisions in a counter: a limit on how slowly it adapts
 
-_WEIGHT_ONE = 1 << 16
-_INITIAL_WEIGHT_SUM = _WEIGHT_ONE * 5 // 4
+_WEIGHT_BITS = 16  # binary places of a weight
+_INITIAL_WEIGHT_SUM = (1 << _WEIGHT_BITS) * 5 // 4
 _FIRST_RATE_SHIFT, _LAST_RATE_SHIFT = 14, 17  # the learning rate of a set of weights halves every 256 decisions
-_RATE_SHIFT_AGE_BITS = 8
+_RATE_SHIFT_USES_BITS = 8
 
 UNARY_LIMIT = 14
 """`code_magnitude` codes smaller numbers in unary."""
@@ -40,8 +37,9 @@ UNARY_LIMIT = 14
 MAGNITUDE_BITS = 24
 """Bits of the largest number that `code_magnitude` can code."""
 
-NODES = UNARY_LIMIT + MAGNITUDE_BITS
-"""Decisions of `code_magnitude`: each has its own counter in a context, and its own set of weights."""
+NODES = UNARY_LIMIT + 2
+"""Kinds of decisions of `code_magnitude`: each has its own counter in a context, and its own set of weights. With 16
+kinds, the counters of a context fill a cache line."""
 
 
 def _squash_table() -> np.ndarray:
@@ -69,8 +67,6 @@ def _stretch_table(squash: np.ndarray) -> np.ndarray:
 
 _SQUASH = _squash_table()
 _STRETCH = _stretch_table(_SQUASH)
-# The adaptation rate of a counter after n decisions is 1 / (n + 1.5), here in units of 2^-16.
-_RATES = np.array([2 * CERTAIN // (2 * n + 3) for n in range(_MEMORY + 1)], np.int32)
 
 
 class Mixer(NamedTuple):
@@ -78,13 +74,13 @@ class Mixer(NamedTuple):
 
     Attributes:
         counters: int32 (N,), counters of all contexts.
-        weights: int32 (S, I + 1), S sets of weights for I contexts; the last entry of a set counts its uses.
-        inputs: int64 (I,), scratch.
+        weights: int32 (9 S,), S sets of `LANES` weights, of which unused ones are 0, and the number of uses of the set.
+        scratch: int32 (2 `LANES`,), the inputs, and their counters.
     """
 
     counters: np.ndarray
     weights: np.ndarray
-    inputs: np.ndarray
+    scratch: np.ndarray
 
 
 def new_mixer(counters: int, sets: int, inputs: int) -> Mixer:
@@ -93,11 +89,11 @@ def new_mixer(counters: int, sets: int, inputs: int) -> Mixer:
     Args:
         counters: number of counters.
         sets: number of sets of weights.
-        inputs: number of contexts of a decision.
+        inputs: number of contexts of a decision, at most `LANES`.
     """
-    weights = np.full((sets, inputs + 1), _INITIAL_WEIGHT_SUM // inputs, np.int32)
-    weights[:, -1] = 0
-    return Mixer(np.full(counters, _EVEN_ODDS, np.int32), weights, np.zeros(inputs, np.int64))
+    weights = np.zeros((sets, LANES + 1), np.int32)
+    weights[:, :inputs] = _INITIAL_WEIGHT_SUM // inputs
+    return Mixer(new_counters(counters), weights.ravel(), np.zeros(2 * LANES, np.int32))
 
 
 @inlined
@@ -115,36 +111,21 @@ def code_mixed(coder, mixer, contexts, weight_set, node, bit):
     Returns:
         The decision.
     """
-    counters, weights, inputs = mixer.counters, mixer.weights, mixer.inputs
-    count = len(contexts)
-    weight_set += node
-    total = np.int64(0)
-    for i in range(count):
-        probability = counters[contexts[i] + node] >> _COUNT_BITS
-        inputs[i] = _STRETCH[probability >> (_PROBABILITY_BITS - _STRETCH_BITS)]
-        total += weights[weight_set, i] * inputs[i]
-    total = min(max(total >> 16, -MAX_LOG_ODDS), MAX_LOG_ODDS)
-    probability = np.int64(_SQUASH[total + MAX_LOG_ODDS])
+    counters, weights, scratch = mixer.counters, mixer.weights, mixer.scratch
+    first, offset = (LANES + 1) * (weight_set + node), np.int64(node)
+    look_up(counters, contexts, offset, _STRETCH, _STRETCH_BITS, scratch)
+    total = weighted_sum(weights, first, scratch, (0,)) >> _WEIGHT_BITS
+    probability = np.int64(_SQUASH[min(max(total, -MAX_LOG_ODDS), MAX_LOG_ODDS) + MAX_LOG_ODDS])
     bit = code_bit(coder, probability, bit)
-    error = (bit << 16) - probability
-    age = np.int64(weights[weight_set, count])
-    shift = _FIRST_RATE_SHIFT + (age >> _RATE_SHIFT_AGE_BITS)
+    uses = np.int64(weights[first + LANES])
+    shift = _FIRST_RATE_SHIFT + (uses >> _RATE_SHIFT_USES_BITS)
     if shift < _LAST_RATE_SHIFT:
-        weights[weight_set, count] = age + 1
-    for i in range(count):
-        # Log odds are below 2^12 and errors below 2^16: prediction errors stop a weight long before it leaves int32,
-        # and a damaged stream can at worst make it wrap.
-        weights[weight_set, i] += (inputs[i] * error + (1 << (shift - 1))) >> shift
-        counters[contexts[i] + node] = _updated(np.int64(counters[contexts[i] + node]), bit)
+        weights[first + LANES] = uses + 1
+    # Log odds are below 2^12 and errors below 2^16: prediction errors stop a weight long before it leaves int32, and a
+    # damaged stream can at worst make it wrap.
+    add_products(weights, first, scratch, (0,), (bit << CERTAIN_BITS) - probability, shift)
+    adapt(counters, contexts, offset, RATES, goal_of(bit), scratch)
     return bit
-
-
-@inlined
-def _updated(counter, bit):
-    """Return a counter after a decision."""
-    age, probability = counter & _COUNT_MASK, counter >> _COUNT_BITS
-    probability += (((bit << _PROBABILITY_BITS) - bit - probability) * _RATES[age]) >> 16
-    return (probability << _COUNT_BITS) | min(age + 1, _MEMORY)
 
 
 @inlined
@@ -169,7 +150,7 @@ def code_magnitude(coder, mixer, contexts, weight_set, magnitude):
     rest = magnitude - UNARY_LIMIT + 1
     bits = np.int64(0)
     while bits < MAGNITUDE_BITS - 1:
-        if not code_mixed(coder, mixer, contexts, weight_set, UNARY_LIMIT + bits, int(rest >> (bits + 1) > 0)):
+        if not code_mixed(coder, mixer, contexts, weight_set, UNARY_LIMIT + min(bits, 1), int(rest >> (bits + 1) > 0)):
             break
         bits += 1
     rest = (1 << bits) | code_bits(coder, rest & ((1 << bits) - 1), bits)

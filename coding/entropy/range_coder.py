@@ -4,7 +4,8 @@ The coder (Witten, Neal and Cleary, doi 10.1145/214762.214771) narrows an interv
 writes or reads 16 bits as soon as the first 16 bits of the interval are settled.
 
 Encoder and decoder run the same code: a kernel calls `code_bit` for each decision, an encoder with the bit, a decoder
-with any value, and both continue with the returned bit. The functions that kernels call are inlined.
+with any value, and both continue with the returned bit. Bits that are as likely 0 as 1 are stored as they are, in a part of
+their own, since the interval would only slow them down. The functions that kernels call are inlined.
 """
 
 from __future__ import annotations
@@ -14,72 +15,92 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coding.base import DamagedError
+from coding.base import DamagedError, join_blocks, take_block
 from coding.entropy.compiled import inlined
 
-LOW, HIGH, CODE, POSITION, DECODING = range(5)
+LOW, HIGH, CODE, POSITION, DECODING, PLAIN_POSITION, PLAIN_BITS, PLAIN_COUNT = range(8)
 """Indices into the state of a coder: the ends of the interval, the decoder's number in it, the number of bytes so far,
-and whether it is a decoder."""
+whether it is a decoder; and of the plain bits, the number of words so far, those not yet in or out of a word, and how
+many these are."""
 
-CERTAIN = 1 << 16
+CERTAIN_BITS = 16
+CERTAIN = 1 << CERTAIN_BITS
 """Integer that represents a probability of 1."""
 
 _INTERVAL_BITS = 48
 _INTERVAL_MASK = (1 << _INTERVAL_BITS) - 1
 _INTERVAL_BYTES = _INTERVAL_BITS // 8
-_PART_BITS = 16  # equally likely bits that are coded at once
+_WORD_BITS = 32
+_WORD_BYTES = _WORD_BITS // 8
 
 
 class Coder(NamedTuple):
     """An encoder or a decoder.
 
     Attributes:
-        state: int64 (5,), indexed by `LOW`, `HIGH`, `CODE`, `POSITION` and `DECODING`.
+        state: int64 (8,), indexed by `LOW` to `PLAIN_COUNT`.
         data: uint8 (B,), the bytes that are written or read.
+        plain: uint32 (W,), words of plain bits, the first ones lowest.
     """
 
     state: np.ndarray
     data: np.ndarray
+    plain: np.ndarray
+
+
+class Part(NamedTuple):
+    """Bytes that an encoder has written: coded ones, and plain bits."""
+
+    coded: bytes
+    plain: bytes
 
 
 def new_encoder(room: int) -> Coder:
     """Return an encoder before its first decision.
 
     Args:
-        room: number of bytes that can be written between calls of `take_bytes`; further bytes are counted, not written.
+        room: number of bytes that can be written between calls of `take_bytes`, both of coded and of plain ones;
+            further bytes are counted, not written.
     """
-    state = np.zeros(5, np.int64)
+    state = np.zeros(8, np.int64)
     state[HIGH] = _INTERVAL_MASK
-    return Coder(state, np.zeros(room, np.uint8))
+    return Coder(state, np.zeros(room, np.uint8), np.zeros(-(-room // _WORD_BYTES), np.uint32))
 
 
 def new_decoder(stream: bytes) -> Coder:
-    """Return a decoder before the first decision of `stream`."""
+    """Return a decoder before the first decision of `stream`.
+
+    Raises:
+        DamagedError: `stream` is damaged.
+    """
+    plain, coded = take_block(stream) if stream else (b"", b"")
+    words = np.frombuffer(plain.ljust(-(-len(plain) // _WORD_BYTES) * _WORD_BYTES, b"\0"), "<u4").astype(np.uint32)
     # Copied, since kernels are compiled for writable arrays only.
-    coder = Coder(new_encoder(0).state, np.frombuffer(stream, np.uint8).copy())
+    coder = Coder(new_encoder(0).state, np.frombuffer(coded, np.uint8).copy(), words)
     coder.state[DECODING] = 1
-    coder.state[CODE] = int.from_bytes(stream[:_INTERVAL_BYTES].ljust(_INTERVAL_BYTES, b"\0"), "big")
+    coder.state[CODE] = int.from_bytes(coded[:_INTERVAL_BYTES].ljust(_INTERVAL_BYTES, b"\0"), "big")
     coder.state[POSITION] = _INTERVAL_BYTES
     return coder
 
 
-def take_bytes(coder: Coder) -> bytes:
+def take_bytes(coder: Coder) -> Part:
     """Return the bytes that an encoder has written, and make room for new ones.
 
     Raises:
         ValueError: more bytes than there was room for.
     """
-    position = int(coder.state[POSITION])
-    if position > len(coder.data):
-        raise ValueError(f"an encoder must have room for its {position} bytes, got {len(coder.data)}")
-    coder.state[POSITION] = 0
-    return coder.data[:position].tobytes()
+    position, words = int(coder.state[POSITION]), int(coder.state[PLAIN_POSITION])
+    if position > len(coder.data) or words > len(coder.plain):
+        most = max(position, _WORD_BYTES * words)
+        raise ValueError(f"an encoder must have room for its {most} bytes, got {len(coder.data)}")
+    coder.state[POSITION] = coder.state[PLAIN_POSITION] = 0
+    return Part(coder.data[:position].tobytes(), coder.plain[:words].astype("<u4").tobytes())
 
 
-def finish_encoder(coder: Coder, parts: Iterable[bytes] = ()) -> bytes:
-    """Return the stream of an encoder: `parts`, the bytes not taken yet, and a number in the interval.
+def finish_encoder(coder: Coder, parts: Iterable[Part] = ()) -> bytes:
+    """Return the stream of an encoder: a block with all plain bytes, then all coded bytes.
 
-    The number is the one with the most trailing zeros; trailing zeros of the stream are dropped.
+    The coded bytes end with a number in the interval, the one with the most trailing zeros; trailing zeros are dropped.
 
     Args:
         coder: an encoder after its last decision.
@@ -91,7 +112,10 @@ def finish_encoder(coder: Coder, parts: Iterable[bytes] = ()) -> bytes:
     low, high = int(coder.state[LOW]), int(coder.state[HIGH])
     zeros = next(zeros for zeros in range(_INTERVAL_BITS, -1, -1) if (high >> zeros) << zeros >= low)
     last = ((high >> zeros) << zeros).to_bytes(_INTERVAL_BYTES, "big")
-    return b"".join([*parts, take_bytes(coder), last]).rstrip(b"\0")
+    last_plain = int(coder.state[PLAIN_BITS]).to_bytes(8, "little")
+    parts = [*parts, take_bytes(coder), Part(last, last_plain)]
+    coded, plain = (b"".join(pieces).rstrip(b"\0") for pieces in zip(*parts, strict=True))
+    return join_blocks([plain]) + coded
 
 
 def check_decoder(coder: Coder) -> None:
@@ -102,7 +126,7 @@ def check_decoder(coder: Coder) -> None:
     Raises:
         DamagedError: there are bytes after the last decision.
     """
-    unused = len(coder.data) - int(coder.state[POSITION])
+    unused = max(len(coder.data) - int(coder.state[POSITION]), len(coder.plain) - int(coder.state[PLAIN_POSITION]))
     if unused > 0:
         raise DamagedError(f"a stream must end with its last decision, got {unused} more bytes")
 
@@ -155,29 +179,25 @@ def code_bit(coder, probability, bit):
 
 @inlined
 def code_bits(coder, number, count):
-    """Code a number of `count` bits with equally likely values; return the number."""
-    coded = np.int64(0)
-    while count > 0:
-        part = min(count, _PART_BITS)
-        count -= part
-        coded = (coded << part) | _code_part(coder, (number >> count) & ((1 << part) - 1), part)
-    return coded
-
-
-@inlined
-def _code_part(coder, number, count):
-    """Code a number of at most `_PART_BITS` bits; return the number."""
-    state = coder.state
-    low, high = state[LOW], state[HIGH]
-    if high - low < 1 << 32:  # around a carry an interval can be too small to split into parts
-        coded = np.int64(0)
-        for place in range(count - 1, -1, -1):
-            coded = 2 * coded + code_bit(coder, CERTAIN >> 1, (number >> place) & 1)
-        return coded
-    part = (high - low) >> count
+    """Code a number of `count` bits with equally likely values, at most `_WORD_BITS` of them; return the number."""
+    state, plain = coder.state, coder.plain
+    bits, held, position = state[PLAIN_BITS], state[PLAIN_COUNT], state[PLAIN_POSITION]
     if state[DECODING]:
-        # In a damaged stream the code may lie outside the interval.
-        number = min(max((state[CODE] - low) // part, 0), (1 << count) - 1)
-    low += number * part
-    _narrow(coder, low, low + part - 1)
+        if held < count:
+            if position < len(plain):
+                bits |= np.int64(plain[position]) << held
+            state[PLAIN_POSITION] = position + 1
+            held += _WORD_BITS
+        number = bits & ((1 << count) - 1)
+        state[PLAIN_BITS], state[PLAIN_COUNT] = bits >> count, held - count
+        return number
+    bits |= number << held
+    held += count
+    if held >= _WORD_BITS:
+        if position < len(plain):
+            plain[position] = bits & ((1 << _WORD_BITS) - 1)
+        state[PLAIN_POSITION] = position + 1
+        bits >>= _WORD_BITS
+        held -= _WORD_BITS
+    state[PLAIN_BITS], state[PLAIN_COUNT] = bits, held
     return number

@@ -4,9 +4,11 @@ A plane holds the samples of a band minus their mean, with a margin of `PAD` row
 what a decoder has: above with the first row of the preceding band, to the left with the sample above, to the right and
 below with the last sample.
 
-A prediction error is coded as its magnitude in units of 2^k, the k bits below, and its sign. Both k and the contexts
-depend on the errors around the sample: to the left and above in its own band, and on all sides in the two preceding
-bands. Contexts are in units of 2^k as well, so that dark and bright bands share their statistics.
+A sample is predicted with the coefficients of its band, and the prediction is corrected by an adaptive filter
+(`coding.prediction.adaptive`). A prediction error is coded as its magnitude in units of 2^k, the k bits below, and its
+sign. Both k and the contexts depend on the errors around the sample: to the left and above in its own band, and on all
+sides in the two preceding bands. Contexts are in units of 2^k as well, so that dark and bright bands share their
+statistics.
 
 Samples may lie on the lattice of floats: integers with at most `digits` significant bits, so that large ones are
 farther apart. They are predicted as integers, but the prediction error is the number of lattice places between the
@@ -24,7 +26,8 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import compiled, inlined
-from coding.entropy.mixing import MAGNITUDE_BITS, NODES, Mixer, code_magnitude, code_mixed, new_mixer
+from coding.entropy.counters import code_counted, new_counters
+from coding.entropy.mixing import MAGNITUDE_BITS, NODES, Mixer, code_magnitude, new_mixer
 from coding.entropy.neighbors import (
     PAD,
     bit_length,
@@ -36,18 +39,30 @@ from coding.entropy.neighbors import (
     surround_right,
 )
 from coding.entropy.range_coder import code_bits
+from coding.prediction.adaptive import (
+    FRACTION_BITS,
+    Filter,
+    corrected,
+    correction,
+    learn,
+    new_filter,
+    remember,
+    surroundings,
+)
+from coding.prediction.phases import CLASSES
 from coding.prediction.regression import POINT
-
-FRACTION_BITS = 3
-"""Fractional bits of a prediction before it is rounded."""
 
 _FRACTIONS = (1 << (FRACTION_BITS - 1)) + 1  # distances of a prediction from the nearest integer
 _CLASSES = 64  # of activity
 _FINE = 8  # activities within an octave
+_AMOUNTS = 2 * _FINE + _FINE  # activities in units of 2^k: all of them for k = 0, those of an octave for others
 _SCALES = 5  # values of k that contexts distinguish
 _SUM_SIZES = 16  # sizes of a sum of errors that contexts distinguish
 _ERROR_SIZES = 12  # sizes of a single error that contexts distinguish
-_BIT_MAGNITUDES = 8  # magnitudes that contexts of the bit below distinguish
+_LEVEL_BITS = 6  # of a sample's level that contexts distinguish
+_LEVELS = 1 << _LEVEL_BITS
+_DEVIATIONS = 32  # of the sample in the preceding band from its mean
+_BIT_MAGNITUDES = 4  # magnitudes that contexts of the bit below distinguish
 _MAX_ERROR_SIZE = (1 << 33) - 1
 _ESCAPE = (1 << MAGNITUDE_BITS) - 1  # stands for itself and for larger magnitudes
 _ESCAPE_BITS = 34  # of how much larger they are
@@ -58,22 +73,26 @@ GAP = 255
 """Kind of samples that have no meaning."""
 ALL_DIGITS = 53
 """Significant bits that integers do not exceed, in eighths either."""
-_NARROW_RANGE = 1 << 31  # differences from a mean that are smaller fit into int32
+TERMS = 4
+"""The number of terms of a prediction is a multiple of this: so many are added at once."""
+NARROW = 1 << 24
+"""Differences from a mean that are smaller fit into int32, and their products with all coefficients, added, into the 53
+bits of float64. Wider ones take int64, and their predictions are not corrected."""
 
 # First counter of each kind of context for magnitudes; docs/format.md uses the same names.
 _BY_CLASS = 0
 _BY_SUMS = _BY_CLASS + _CLASSES * _FRACTIONS * NODES
 _BY_ERRORS = _BY_SUMS + _SUM_SIZES * _SUM_SIZES * _SCALES * NODES
-_BY_BAND = _BY_ERRORS + _ERROR_SIZES**3 * NODES
+_BY_PHASE = _BY_ERRORS + _ERROR_SIZES**3 * NODES
+_BY_LEVEL = _BY_PHASE + CLASSES * _AMOUNTS * NODES
+_BY_DEVIATION = _BY_LEVEL + _LEVELS * _AMOUNTS * NODES
+_BY_BAND = _BY_DEVIATION + _DEVIATIONS * _AMOUNTS * NODES
+_CONTEXTS = 7
 
-# First counter of each kind of context for bits and signs, and their sets of weights.
-_BIT_BY_MAGNITUDE = 0
-_BIT_BY_CLASS = _BIT_BY_MAGNITUDE + _BIT_MAGNITUDES
-_SIGN_BY_FRACTION = _BIT_BY_CLASS + 2 * _CLASSES
-_SIGN_BY_CLASS = _SIGN_BY_FRACTION + 2 * _FRACTIONS
-_BIT_COUNTERS = _SIGN_BY_CLASS + _CLASSES
-_BIT_SETS = 4
-_SIGN_SET = _BIT_SETS
+# First counter of bits and of signs.
+_OF_BIT = 0
+_OF_SIGN = _OF_BIT + _CLASSES * _BIT_MAGNITUDES
+_BIT_COUNTERS = _OF_SIGN + 2 * _FRACTIONS
 
 
 class State(NamedTuple):
@@ -86,16 +105,18 @@ class State(NamedTuple):
         planes: int32 or int64 (C, (H + 4) (W + 4)), samples minus the mean of their band, as the decoder has them; an
             encoder fills in the band to code.
         error_sizes: int64 (3, (H + 4) (W + 4)), magnitudes of the errors in the last three bands; row: band modulo 3.
+        filter: of the errors; unused for int64.
         magnitudes: mixer of magnitudes.
-        bits: mixer of the bits below and of the signs.
-        predictions: int64 (W,), scratch.
+        bits: counters of the bits below and of the signs.
+        predictions: float64 or int64 (W,), scratch.
     """
 
     stride: int
     planes: np.ndarray
     error_sizes: np.ndarray
+    filter: Filter
     magnitudes: Mixer
-    bits: Mixer
+    bits: np.ndarray
     predictions: np.ndarray
 
 
@@ -104,25 +125,38 @@ class Band(NamedTuple):
 
     Attributes:
         number: number of the band and of its plane.
-        regressors: int64 (R, 3): how many bands before, rows below and columns right of a sample.
-        coefficients: int64 (R,), of the regressors, in units of 2^-`POINT`.
+        offsets: int64 (T,), T a multiple of `TERMS`: where the regressors in preceding bands and rows lie in the
+            flattened planes, relative to a sample's place in its own plane.
+        factors: float64 or int64 (T,), as in `State.predictions`: their coefficients in units of 2^-`POINT`.
+        left, second_left: coefficients of the two samples to the left.
         mean: mean of the samples.
         lowest, highest: limits of the samples.
+        first_place, last_place: their places on the lattice of floats.
         bound: largest error of a sample; 0 is lossless.
         digits: largest number of significant bits of the samples, up to `ALL_DIGITS`.
+        phases: uint8 (H * W,), classes of the pixels.
+        has_phases: whether there is more than one class.
+        deviation_shift: binary logarithm of the unit of deviations in the preceding band.
         kinds: uint8 (H * W,), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value
             in `known`; or of length 0.
         known: int64 (K,), values of samples that the decoder knows.
     """
 
     number: int
-    regressors: np.ndarray
-    coefficients: np.ndarray
+    offsets: np.ndarray
+    factors: np.ndarray
+    left: int
+    second_left: int
     mean: int
     lowest: int
     highest: int
+    first_place: int
+    last_place: int
     bound: int
     digits: int
+    phases: np.ndarray
+    has_phases: bool
+    deviation_shift: int
     kinds: np.ndarray
     known: np.ndarray
 
@@ -133,8 +167,9 @@ class Activity(NamedTuple):
     Attributes:
         spatial, spectral: weighted sums in the same band, and in the two preceding bands.
         west, north, center: the error to the left, the one above, and the one at the same place in the preceding band.
+        mean: half of the sum of `spatial` and `spectral`: eight times a mean error.
         k: exponent of the unit 2^k of magnitudes.
-        fine: half of the sum of `spatial` and `spectral`, plus 1, in units of 2^k.
+        fine: `mean` plus 1, in units of 2^k.
         class_number: number of the class of activity.
     """
 
@@ -143,9 +178,27 @@ class Activity(NamedTuple):
     west: int
     north: int
     center: int
+    mean: int
     k: int
     fine: int
     class_number: int
+
+
+class Seen(NamedTuple):
+    """What else the contexts of a magnitude depend on.
+
+    Attributes:
+        fraction: distance of the prediction from the nearest integer, in units of 2^-`FRACTION_BITS`; 0 where it does
+            not matter.
+        phase: class of phases.
+        level: level of the prediction between the limits of all samples.
+        deviation: of the sample in the preceding band from the mean of that band.
+    """
+
+    fraction: int
+    phase: int
+    level: int
+    deviation: int
 
 
 def new_state(shape: tuple[int, ...], largest_difference: int) -> State:
@@ -158,13 +211,15 @@ def new_state(shape: tuple[int, ...], largest_difference: int) -> State:
     bands, height, width = shape
     stride = width + 2 * PAD
     size = (height + 2 * PAD) * stride
+    is_narrow = largest_difference < NARROW
     return State(
         stride,
-        np.zeros((bands, size), np.int32 if largest_difference < _NARROW_RANGE else np.int64),
+        np.zeros((bands, size), np.int32 if is_narrow else np.int64),
         np.full((3, size), _INITIAL_ERROR_SIZE, np.int64),
-        new_mixer(_BY_BAND + bands * _FINE * NODES, _SCALES * NODES, 4),
-        new_mixer(_BIT_COUNTERS, _BIT_SETS + 1, 2),
-        np.zeros(width, np.int64),
+        new_filter(height, width) if is_narrow else new_filter(0, 0),
+        new_mixer(_BY_BAND + bands * _FINE * NODES, _SCALES * NODES, _CONTEXTS),
+        new_counters(_BIT_COUNTERS),
+        np.zeros(width, np.float64 if is_narrow else np.int64),
     )
 
 
@@ -221,78 +276,110 @@ def code_band(coder, state, band):
 @inlined
 def _predict_row(state, band, p):
     """Sum the terms of the prediction for a row that begins at `p`, except for the regressors in that row."""
-    predictions = state.predictions
+    predictions, planes, factors = state.predictions, state.planes.reshape(-1), band.factors
+    start = band.number * state.planes.shape[1] + p
     predictions[:] = 0
-    for i in range(len(band.coefficients)):
-        coefficient = band.coefficients[i]
-        lag, dy, dx = band.regressors[i, 0], band.regressors[i, 1], band.regressors[i, 2]
-        if coefficient != 0 and (lag != 0 or dy != 0):
-            source = state.planes[band.number - lag, p + dy * state.stride + dx :]
-            for x in range(len(predictions)):
-                predictions[x] += coefficient * source[x]
-
-
-@inlined
-def _row_coefficients(band):
-    """Return the coefficients of the two samples to the left, the nearest first."""
-    left, second_left = np.int64(0), np.int64(0)
-    for i in range(len(band.coefficients)):
-        if band.regressors[i, 0] == 0 and band.regressors[i, 1] == 0:
-            if band.regressors[i, 2] == -1:
-                left = band.coefficients[i]
-            else:
-                second_left = band.coefficients[i]
-    return left, second_left
+    for i in range(0, len(factors), TERMS):
+        a, b = planes[start + band.offsets[i] :], planes[start + band.offsets[i + 1] :]
+        c, d = planes[start + band.offsets[i + 2] :], planes[start + band.offsets[i + 3] :]
+        for x in range(len(predictions)):
+            predictions[x] += (
+                factors[i] * a[x] + factors[i + 1] * b[x] + factors[i + 2] * c[x] + factors[i + 3] * d[x]
+            )
 
 
 @inlined
 def _code_row(coder, state, band, start):
     """Code a row that begins at `start`, after `_predict_row`."""
-    stride, step = state.stride, 2 * band.bound + 1
-    plane, errors = state.planes[band.number], state.error_sizes[band.number % 3]
-    before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
-    left, second_left = _row_coefficients(band)
-    first = ((start - PAD) // stride - PAD) * len(state.predictions)
-    has_known, is_lattice, digits = len(band.kinds) > 0, band.digits < ALL_DIGITS, band.digits
-    first_place, last_place = _to_lattice(band.lowest, digits), _to_lattice(band.highest, digits)
-    for x in range(len(state.predictions)):
-        p = start + x
-        kind = band.kinds[first + x] if has_known else 0
+    stride, plane, errors = state.stride, state.planes[band.number], state.error_sizes[band.number % 3]
+    y, width = (start - PAD) // stride - PAD, len(state.predictions)
+    is_filtered = state.planes.itemsize == 4
+    for x in range(width):
+        p, n = start + x, y * width + x
+        kind = band.kinds[n] if len(band.kinds) else 0
+        fitted = np.int64(state.predictions[x]) + band.left * plane[p - 1] + band.second_left * plane[p - 2]
+        fitted = _shift_right(fitted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
+        around = surroundings(state.filter, p, y, x, np.int64(band.phases[n]))
         if kind:
+            known = band.mean if kind == GAP else band.known[kind - 1]
+            plane[p] = (_shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else known) - band.mean
             errors[p] = causal_sum(errors, p, stride) >> 3
-        if kind and kind != GAP:
-            plane[p] = band.known[kind - 1] - band.mean
+            if is_filtered:
+                remember(state.filter, around, band.number, 0)
             continue
-        predicted = state.predictions[x] + left * plane[p - 1] + second_left * plane[p - 2]
-        predicted = _shift_right(predicted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
-        predicted = min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)
-        if kind:
-            plane[p] = _shift_right(predicted, FRACTION_BITS) - band.mean
-            continue
-        shift = _lattice_shift(predicted, digits + FRACTION_BITS) if is_lattice else 0
-        activity = _activity(errors, before, second, p, stride, shift)
-        place = plane[p] + band.mean
-        if is_lattice:
-            predicted, place = _to_lattice(predicted, digits + FRACTION_BITS), _to_lattice(place, digits)
-        rounded = _shift_right(predicted, FRACTION_BITS)
-        fraction = predicted - (rounded << FRACTION_BITS)
-        is_flipped = fraction < 0
-        fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
-        error = place - rounded
-        is_negative = (error < 0) != is_flipped
-        magnitude = (abs(error) + band.bound) // step if band.bound else abs(error)
-        magnitude = _code_magnitude(coder, state, band, activity, fraction, magnitude)
-        error = magnitude * step
-        if magnitude and _code_sign(coder, state, activity, fraction, magnitude, is_negative):
-            error = -error
-        if is_flipped:
-            error = -error
-        place = min(max(rounded + error, first_place), last_place)
-        if is_lattice:
-            place = _from_lattice(place, digits)
-            magnitude = abs(place - _from_lattice(rounded, digits))
-        plane[p] = place - band.mean
-        errors[p] = min(magnitude, _MAX_ERROR_SIZE)
+        missed = correction(state.filter, around) if is_filtered else 0
+        predicted = _clip(corrected(fitted, missed), band)
+        activity = _activity(state, band, p, _lattice_shift(predicted, band.digits + FRACTION_BITS))
+        value, size = _code_sample(coder, state, band, activity, predicted, around.phase, p)
+        plane[p] = value - band.mean
+        errors[p] = min(size, _MAX_ERROR_SIZE)
+        if is_filtered:
+            mean = activity.mean * (2 * band.bound + 1)
+            learn(state.filter, around, band, (value << FRACTION_BITS) - fitted, missed, mean)
+
+
+@inlined
+def _code_sample(coder, state, band, activity, predicted, phase, p):
+    """Code the sample at place `p`.
+
+    Args:
+        coder, state, band, activity: see there.
+        predicted: prediction with `FRACTION_BITS`.
+        phase: class of phases.
+        p: place in the plane.
+
+    Returns:
+        The sample, and the magnitude of its error, in units of the quantizer step.
+    """
+    is_lattice, digits, step = band.digits < ALL_DIGITS, band.digits, 2 * band.bound + 1
+    place = state.planes[band.number, p] + band.mean
+    if is_lattice:
+        predicted, place = _to_lattice(predicted, digits + FRACTION_BITS), _to_lattice(place, digits)
+    rounded = _shift_right(predicted, FRACTION_BITS)
+    fraction = predicted - (rounded << FRACTION_BITS)
+    is_flipped = fraction < 0
+    fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
+    seen = Seen(fraction, phase, _level(band, rounded), _deviation(state, band, p))
+    error = place - rounded
+    is_negative = (error < 0) != is_flipped
+    magnitude = (abs(error) + band.bound) // step if band.bound else abs(error)
+    magnitude = _code_magnitude(coder, state, band, activity, seen, magnitude)
+    error = magnitude * step
+    if magnitude and _code_sign(coder, state, activity, fraction, magnitude, is_negative) != is_flipped:
+        error = -error
+    place = min(max(rounded + error, band.first_place), band.last_place)
+    if not is_lattice:
+        return place, magnitude
+    value = _from_lattice(place, digits)
+    return value, abs(value - _from_lattice(rounded, digits))
+
+
+@inlined
+def _clip(predicted, band):
+    """Return a prediction between the limits of the samples."""
+    return min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)
+
+
+@inlined
+def _level(band, rounded):
+    """Return the level of a prediction between the limits of all samples."""
+    shift = max(bit_length(band.last_place - band.first_place) - _LEVEL_BITS, 0)
+    return min(max((rounded - band.first_place) >> shift, 0), _LEVELS - 1)
+
+
+@inlined
+def _deviation(state, band, p):
+    """Return the deviation, from 0, of the sample in the preceding band from the mean of that band."""
+    if band.number == 0:
+        return np.int64(0)
+    deviation = np.int64(state.planes[band.number - 1, p]) >> band.deviation_shift
+    return min(max(deviation + _DEVIATIONS // 2, 0), _DEVIATIONS - 1)
+
+
+@compiled
+def lattice_place(value, digits):
+    """Return the number of the lattice place at an integer or next to it, towards 0."""
+    return _to_lattice(value, digits)
 
 
 @inlined
@@ -330,45 +417,51 @@ def _shift_right(value, places):
 
 
 @inlined
-def _activity(errors, before, second, p, stride, shift):
+def _activity(state, band, p, shift):
     """Return the `Activity` at place `p`, from the error sizes of this band and of the two preceding bands.
 
     Error sizes are divided by 2^shift.
     """
+    stride, errors = state.stride, state.error_sizes[band.number % 3]
+    before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
     spatial = causal_sum(errors, p, stride) >> shift
     spectral = (2 * (before[p] + second[p]) + cross_sum(before, p, stride)) >> shift
-    activity = ((spatial + spectral) >> 1) + 1
-    k = max(bit_length(activity) - 4, 0)
-    fine = activity >> k
+    mean = (spatial + spectral) >> 1
+    k = max(bit_length(mean + 1) - 4, 0)
+    fine = (mean + 1) >> k
     class_number = _FINE * min(k, 6) + fine
     west, north, center = errors[p - 1] >> shift, errors[p - stride] >> shift, before[p] >> shift
-    return Activity(spatial, spectral, west, north, center, k, fine, class_number)
+    return Activity(spatial, spectral, west, north, center, mean, k, fine, class_number)
 
 
 @inlined
-def _code_magnitude(coder, state, band, activity, fraction, magnitude):
+def _code_magnitude(coder, state, band, activity, seen, magnitude):
     """Code the magnitude of an error."""
     k = activity.k
     scale = min(k, _SCALES - 1)
-    contexts = _magnitude_contexts(band, activity, fraction, scale)
+    contexts = _magnitude_contexts(band, activity, seen, scale)
     upper = code_magnitude(coder, state.magnitudes, contexts, scale * NODES, min(magnitude >> k, _ESCAPE))
     if upper == _ESCAPE:
-        upper += code_bits(coder, (magnitude >> k) - _ESCAPE, _ESCAPE_BITS)
+        upper += _code_escape(coder, (magnitude >> k) - _ESCAPE)
         upper = min(upper, _MAX_MAGNITUDE >> k)  # a damaged stream may hold more
     if k == 0:
         return upper
     lower = magnitude & ((1 << k) - 1)
-    contexts = (
-        _BIT_BY_MAGNITUDE + min(upper, _BIT_MAGNITUDES - 1),
-        _BIT_BY_CLASS + 2 * activity.class_number + int(upper > 0),
-    )
     below = k - 1
-    bit = code_mixed(coder, state.bits, contexts, min(upper, _BIT_SETS - 1), 0, lower >> below)
+    counter = _OF_BIT + activity.class_number * _BIT_MAGNITUDES + min(upper, _BIT_MAGNITUDES - 1)
+    bit = code_counted(coder, state.bits, counter, lower >> below)
     return ((2 * upper + bit) << below) | code_bits(coder, lower & ((1 << below) - 1), below)
 
 
 @inlined
-def _magnitude_contexts(band, activity, fraction, scale):
+def _code_escape(coder, rest):
+    """Code an integer of `_ESCAPE_BITS` bits."""
+    upper = code_bits(coder, rest >> (_ESCAPE_BITS // 2), _ESCAPE_BITS // 2)
+    return (upper << (_ESCAPE_BITS // 2)) | code_bits(coder, rest & ((1 << (_ESCAPE_BITS // 2)) - 1), _ESCAPE_BITS // 2)
+
+
+@inlined
+def _magnitude_contexts(band, activity, seen, scale):
     """Return the contexts of the magnitude of an error in units of 2^k."""
     k = activity.k
     spatial = min(half(activity.spatial >> k), _SUM_SIZES - 1)
@@ -376,16 +469,21 @@ def _magnitude_contexts(band, activity, fraction, scale):
     west = min(half(4 * activity.west >> k), _ERROR_SIZES - 1)
     north = min(half(4 * activity.north >> k), _ERROR_SIZES - 1)
     center = min(half(4 * activity.center >> k), _ERROR_SIZES - 1)
+    amount = activity.fine + _FINE if k else activity.fine
     return (
-        _BY_CLASS + (activity.class_number * _FRACTIONS + fraction) * NODES,
+        _BY_CLASS + (activity.class_number * _FRACTIONS + seen.fraction) * NODES,
         _BY_SUMS + ((spatial * _SUM_SIZES + spectral) * _SCALES + scale) * NODES,
         _BY_ERRORS + ((west * _ERROR_SIZES + north) * _ERROR_SIZES + center) * NODES,
+        _BY_PHASE + (seen.phase * _AMOUNTS + amount) * NODES,
+        _BY_LEVEL + (seen.level * _AMOUNTS + amount) * NODES,
+        _BY_DEVIATION + (seen.deviation * _AMOUNTS + amount) * NODES,
         _BY_BAND + (band.number * _FINE + activity.fine % _FINE) * NODES,
     )
 
 
 @inlined
 def _code_sign(coder, state, activity, fraction, magnitude, is_negative):
-    """Code the sign of an error that is not 0."""
-    contexts = (_SIGN_BY_FRACTION + 2 * fraction + int(magnitude > 1), _SIGN_BY_CLASS + activity.class_number)
-    return code_mixed(coder, state.bits, contexts, _SIGN_SET, 0, int(is_negative))
+    """Code the sign of an error that is not 0; return whether it is negative."""
+    if activity.k:
+        return bool(code_bits(coder, np.int64(is_negative), 1))
+    return bool(code_counted(coder, state.bits, _OF_SIGN + 2 * fraction + int(magnitude > 1), int(is_negative)))

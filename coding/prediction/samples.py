@@ -9,16 +9,29 @@ The decoder uses integers only, so that every machine decodes the same samples.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import NamedTuple
 
 import numpy as np
 
-from coding.base import DamagedError, join_blocks, split_blocks
+from coding.base import DamagedError, join_blocks, take_block
 from coding.entropy.integers import decode_integers, encode_integers
 from coding.entropy.neighbors import PAD
 from coding.entropy.range_coder import Coder, check_decoder, finish_encoder, new_decoder, new_encoder, take_bytes
-from coding.prediction.bands import ALL_DIGITS, GAP, Band, code_band, fill_plane, new_state
+from coding.prediction.adaptive import next_band
+from coding.prediction.bands import (
+    ALL_DIGITS,
+    GAP,
+    NARROW,
+    TERMS,
+    Band,
+    code_band,
+    fill_plane,
+    lattice_place,
+    new_state,
+)
+from coding.prediction.phases import Phases, find_phases, is_first_of_group, unpack_phases
 from coding.prediction.regression import KINDS, Regression, dequantize_coefficients, regressors
 
 _RANGE = struct.Struct("<ii")  # smallest and largest sample
@@ -66,8 +79,9 @@ def encode_samples(
     if high - low <= bound:
         return head, np.full(cube.shape, (low + high) // 2, np.int32)
     means = np.rint(cube.mean(axis=(1, 2))).astype(np.int64)
-    bands = _BandCoder(cube.shape, means, _Limits(low, high, bound, digits), known)
     is_coded = known.kinds != GAP if known.kinds.size else None
+    phases = find_phases(cube, is_coded) if high - low < NARROW else None
+    bands = _BandCoder(cube.shape, means, _Limits.of(low, high, bound, digits), phases, known)
     regression = Regression(cube, 2 * bound + 1, is_coded)
     table, exponents = np.zeros(bands.table_shape, np.int64), np.zeros((KINDS, len(cube)), np.int64)
     coder, parts = new_encoder(_MAX_BYTES * cube[0].size), []
@@ -79,7 +93,8 @@ def encode_samples(
         parts.append(take_bytes(coder))
     stream = finish_encoder(coder, parts)
     settings = np.vstack([means, exponents])
-    return head + join_blocks([encode_integers(settings), encode_integers(table), stream]), bands.samples()
+    blocks = [phases.pack() if phases else b"", encode_integers(settings), encode_integers(table)]
+    return head + join_blocks(blocks) + stream, bands.samples()
 
 
 def decode_samples(
@@ -106,9 +121,12 @@ def decode_samples(
         if len(data) > _RANGE.size:
             raise DamagedError(f"coded samples within one bin must have {_RANGE.size} bytes, got {len(data)}")
         return np.full(shape, (low + high) // 2, np.int32)
-    settings, coded_table, stream = split_blocks(data[_RANGE.size :], 3)
+    packed_phases, rest = take_block(data[_RANGE.size :])
+    settings, rest = take_block(rest)
+    coded_table, stream = take_block(rest)
     means, exponents = np.split(decode_integers(settings, (1 + KINDS, shape[0])).astype(np.int64), [1])
-    bands = _BandCoder(shape, np.clip(means[0], low, high), _Limits(low, high, bound, digits), known)
+    phases = unpack_phases(packed_phases, shape[0])
+    bands = _BandCoder(shape, np.clip(means[0], low, high), _Limits.of(low, high, bound, digits), phases, known)
     table = decode_integers(coded_table, bands.table_shape)
     coder = new_decoder(stream)
     for band in range(shape[0]):
@@ -122,8 +140,14 @@ class _Limits(NamedTuple):
 
     lowest: int
     highest: int
+    first_place: int
+    last_place: int
     bound: int
     digits: int
+
+    @classmethod
+    def of(cls, low: int, high: int, bound: int, digits: int) -> _Limits:
+        return cls(low, high, lattice_place(low, digits), lattice_place(high, digits), bound, digits)
 
 
 class _BandCoder:
@@ -138,30 +162,55 @@ class _BandCoder:
         shape: (C, H, W).
         means: int64 (C,), means of the bands.
         limits: of the samples.
+        phases: of the pixels, or None.
         known: samples to leave out.
     """
 
-    def __init__(self, shape: tuple[int, ...], means: np.ndarray, limits: _Limits, known: Known) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], means: np.ndarray, limits: _Limits, phases: Phases | None, known: Known
+    ) -> None:
         bands, height, width = shape
         self.state = new_state(shape, limits.highest - limits.lowest)
         self.planes = self.state.planes.reshape(bands, height + 2 * PAD, width + 2 * PAD)
-        self._means, self._limits, self._pixels = means, limits, height * width
+        self._means, self._limits, self._shape = means, limits, (height, width)
+        self._phases, self._classes = phases, np.zeros(height * width, np.uint8)
         self._kinds = known.kinds.reshape(bands, -1) if known.kinds.size else np.zeros((bands, 0), np.uint8)
         self._known = np.clip(np.array(known.values, np.int64), limits.lowest, limits.highest)
-        places = map(tuple, regressors(bands - 1, self._pixels)[0].tolist())
+        places = map(tuple, regressors(bands - 1, height * width)[0].tolist())
         self._rows = {place: row for row, place in enumerate(places)}
         self.table_shape = len(self._rows), bands
 
     def rows(self, band: int) -> list[int]:
         """Return the rows of the table with the coefficients of a band; a regressor has the same row in all bands."""
-        return [self._rows[tuple(place)] for place in regressors(band, self._pixels)[0].tolist()]
+        return [self._rows[tuple(place)] for place in regressors(band, math.prod(self._shape))[0].tolist()]
 
     def code(self, coder: Coder, band: int, numbers: np.ndarray, exponents: np.ndarray) -> None:
         """Encode or decode a band; for `numbers` and `exponents` see `dequantize_coefficients`."""
-        places, kinds = regressors(band, self._pixels)
-        coefficients = dequantize_coefficients(numbers, exponents, kinds)
-        mean, kinds = int(self._means[band]), self._kinds[band]
-        code_band(coder, self.state, Band(band, places, coefficients, mean, *self._limits, kinds, self._known))
+        if self._phases is not None and is_first_of_group(band):
+            self._classes = self._phases.classes(band, *self._shape)
+        if band:
+            next_band(self.state.filter)
+        places, kinds = regressors(band, math.prod(self._shape))
+        terms = self._terms(places, dequantize_coefficients(numbers, exponents, kinds))
+        shared = (self._classes, self._phases is not None, self._deviation_shift(band), self._kinds[band], self._known)
+        code_band(coder, self.state, Band(band, *terms, int(self._means[band]), *self._limits, *shared))
+
+    def _terms(self, places: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """Return `offsets`, `factors`, `left` and `second_left` of a `Band`."""
+        lag, dy, dx = places.T
+        in_row = (lag == 0) & (dy == 0)
+        others = ~in_row & (coefficients != 0)
+        padding = np.zeros(-int(others.sum()) % TERMS, np.int64)
+        offsets = dy * self.state.stride + dx - lag * self.state.planes.shape[1]
+        factors = np.concatenate([coefficients[others], padding]).astype(self.state.predictions.dtype)
+        left, second_left = (int(coefficients[in_row & (dx == -x)].sum()) for x in (1, 2))
+        return np.concatenate([offsets[others], padding]), factors, left, second_left
+
+    def _deviation_shift(self, band: int) -> int:
+        """Return the binary logarithm of about a quarter of the mean deviation in the preceding band."""
+        before = self.planes[max(band - 1, 0), PAD:-PAD, PAD:-PAD]
+        mean = int(np.abs(before).sum(dtype=np.int64)) // before.size
+        return max(mean.bit_length() - 2, 0)
 
     def samples(self) -> np.ndarray:
         """Return the decoded samples (C, H, W), int32."""

@@ -1,0 +1,115 @@
+"""Operations on vectors of `LANES` integers of 32 bits, for kernels whose loops numba does not vectorize.
+
+A vector is a part of an array of int32, or numbers gathered from one. Each operation is written in LLVM's vector types,
+which LLVM maps to the registers of any processor: AVX-512, two or four registers of AVX2 or NEON, or plain numbers.
+Products and their sums have 64 bits. All results are exact integers, the same on every machine.
+
+The places of vectors are tuples, so that the loops over them are unrolled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LANES = 8
+
+INT32, INT64 = ir.IntType(32), ir.IntType(64)
+NARROW, WIDE = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES)
+
+
+@intrinsic
+def weighted_sum(typing, weights, first, values, places):  # type: ignore[no-untyped-def]
+    """Return the sum over all i and lanes l of weights[first + LANES i + l] * values[places[i] + l], int64.
+
+    Args:
+        weights: int32 (N,).
+        first: int64, place of the first weight.
+        values: int32 (M,).
+        places: tuple of int64.
+    """
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        weight_data, value_data = (array_data(context, builder, signature, args, index) for index in (0, 2))
+        total = same(WIDE, 0)
+        for i, place in enumerate(cgutils.unpack_tuple(builder, args[3])):
+            weight = builder.load(vector_at(builder, weight_data, builder.add(args[1], INT64(LANES * i))), align=4)
+            value = builder.load(vector_at(builder, value_data, place), align=4)
+            total = builder.add(total, builder.mul(builder.sext(weight, WIDE), builder.sext(value, WIDE)))
+        return call(builder, "llvm.vector.reduce.add.v8i64", INT64, [total])
+
+    return types.int64(weights, types.int64, values, places), generate
+
+
+@intrinsic
+def add_products(typing, weights, first, values, places, factor, shift):  # type: ignore[no-untyped-def]
+    """Add factor * values[places[i] + l] / 2^shift, rounded, to weights[first + LANES i + l] for all i and lanes l.
+
+    Args:
+        weights, first, values, places: see `weighted_sum`.
+        factor: int64, whose products with the values must fit into int64.
+        shift: int64, from 1 to 63.
+    """
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        weight_data, value_data = (array_data(context, builder, signature, args, index) for index in (0, 2))
+        factors, shifts = spread(builder, args[4], WIDE), spread(builder, args[5], WIDE)
+        half = builder.shl(same(WIDE, 1), builder.sub(shifts, same(WIDE, 1)))
+        for i, place in enumerate(cgutils.unpack_tuple(builder, args[3])):
+            pointer = vector_at(builder, weight_data, builder.add(args[1], INT64(LANES * i)))
+            value = builder.sext(builder.load(vector_at(builder, value_data, place), align=4), WIDE)
+            change = builder.ashr(builder.add(builder.mul(factors, value), half), shifts)
+            weight = builder.add(builder.load(pointer, align=4), builder.trunc(change, NARROW))
+            builder.store(weight, pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(weights, types.int64, values, places, types.int64, types.int64), generate
+
+
+# -- for other intrinsics -------------------------------------------------------------------------
+
+
+def array_data(context, builder, signature, args, index):  # type: ignore[no-untyped-def]
+    """Return the pointer to the first number of an array among the arguments."""
+    return context.make_array(signature.args[index])(context, builder, args[index]).data
+
+
+def vector_at(builder: ir.IRBuilder, data: ir.Value, place: ir.Value) -> ir.Value:
+    """Return the pointer to the vector at a place of an array."""
+    return builder.bitcast(builder.gep(data, [place]), NARROW.as_pointer())
+
+
+def gather(builder: ir.IRBuilder, data: ir.Value, places: Sequence[ir.Value]) -> ir.Value:
+    """Return the vector of the numbers at some places of an array, 0 in further lanes.
+
+    The processors' own instruction for it is slower.
+    """
+    vector = same(NARROW, 0)
+    for lane, place in enumerate(places):
+        vector = builder.insert_element(vector, builder.load(builder.gep(data, [place])), INT32(lane))
+    return vector
+
+
+def lanes(builder: ir.IRBuilder, vector: ir.Value, count: int) -> list[ir.Value]:
+    """Return the first numbers, >= 0, of a vector, as indices of an array."""
+    return [builder.zext(builder.extract_element(vector, INT32(lane)), INT64) for lane in range(count)]
+
+
+def same(kind: ir.VectorType, number: int) -> ir.Constant:
+    """Return the vector whose lanes are all the same constant."""
+    return ir.Constant(kind, [number] * LANES)
+
+
+def spread(builder: ir.IRBuilder, number: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """Return the vector whose lanes are all the same number."""
+    nothing = ir.Constant(kind, ir.Undefined)
+    return builder.shuffle_vector(builder.insert_element(nothing, number, INT32(0)), nothing, same(NARROW, 0))
+
+
+def call(builder: ir.IRBuilder, name: str, kind: ir.Type, args: list[ir.Value]) -> ir.Value:
+    """Call a function of LLVM."""
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [arg.type for arg in args]), name)
+    return builder.call(function, args)
