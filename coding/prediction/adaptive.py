@@ -4,12 +4,14 @@ The fitted coefficients of a band are the same for all its samples, and none has
 for. Weights that both encoder and decoder adapt after each sample cost nothing: normalized least mean squares (NLMS;
 Widrow and Stearns, "Adaptive Signal Processing", 1985). They carry over from band to band, and predict the error from
 
-- the errors at nine places, in the band itself and in the eight before it;
-- 24 errors before the sample in the band itself, with weights for each class of phases (`coding.prediction.phases`).
+- the errors at five places in the eight preceding bands, above the sample also in the band itself;
+- 18 errors before the sample in the band itself, with weights for each class of phases (`coding.prediction.phases`).
 
 Errors are those of the fitted prediction, not of the corrected one, in units of 2^-`FRACTION_BITS`. The change of a
 weight is divided by the power of the errors around, so that it does not depend on the scale of a band, and shrinks with
-the number of samples so far down to a limit, so that weights first settle and then follow the image.
+the number of samples so far down to a limit, so that weights first settle and then follow the image. Weights change
+after each row only. So the sums of a row are computed before any of its samples is decoded, but for the errors to the
+left, and no sample waits for the weights of the one before.
 
 All arithmetic uses integers. The functions that kernels call are inlined.
 """
@@ -28,59 +30,52 @@ from coding.prediction.phases import CLASSES
 FRACTION_BITS = 3
 """Binary places of predictions and of their errors."""
 
-_BANDS = LANES  # whose errors the filter uses: a vector has the errors of a place
-_PLACES = 5  # whose errors the filter uses
-_ROW_VECTORS = 3  # of errors in the band itself: to the left, and in the two rows above
+_PLACES = 5  # whose errors in preceding bands the filter uses; a vector has the errors of a place
+_ROWS = 2  # above the sample, whose errors in the band itself it uses
+_LEFT = 2  # errors to the left that it uses
 _WEIGHT_BITS = 16  # binary places of a weight
 _SHARE = 27  # of the correction that is used, in 32nds: with all of it, errors of quantization would feed themselves
 _SHARE_BITS = 5
 _MAX_ERROR = 1 << 20
 _CLIPPED_AT = 4  # times the mean error around
-_MIN_AROUND = 8  # eight times a mean error of 1
+_MIN_SIZE = 8  # eight times a mean error of 1
+_UNCODED = -1  # size of the errors around a sample that is not coded
 
 # The changes of weights are shifted right by twice the bits of the errors around, plus the first of these numbers; one
 # more after some samples, and after twice as many again, up to the last. One sample in 2^AGE counts.
 _FIRST_SHIFT, _LAST_SHIFT, _AGE = -5, -2, 12
-_FIRST_ROW_SHIFT, _LAST_ROW_SHIFT, _LAST_ROW_SHIFT_OF_ONE, _ROW_AGE = -7, -4, -2, 9
+_FIRST_PHASE_SHIFT, _LAST_PHASE_SHIFT, _LAST_SHIFT_WITHOUT, _PHASE_AGE = -7, -4, -2, 9
 
 
 class Filter(NamedTuple):
-    """The state of the filter.
+    """The state of the filter, and its buffers for a row.
 
     Attributes:
         stride: W + 4.
-        errors: int32 (8 (H + 4) (W + 4),), the errors at each place of a plane in the last eight bands; the last index
+        history: int32 (8 (H + 4) (W + 4),), the errors at each place of a plane in the last eight bands; the last index
             is the band modulo 8. The margin is 0.
-        weights: int32, weights of `errors`.
+        weights: int32 (8 `_PLACES`,), of `history`.
         row_stride: W + 8.
         rows: int32 ((H + 2) (W + 8) + 8,), the errors in the band itself, with a margin of two rows and eight columns.
-        row_weights: int32, weights of `rows` for each class.
+        row_weights: int32 (8 `_ROWS` `CLASSES`,), of `rows`, for each class.
+        left_weights: int64 (`CLASSES`, `_LEFT`), of the errors to the left.
         ages: int64 (`CLASSES` + 1,), numbers of samples in each class, and in all.
+        sums: int64 (W,), weighted sums for a row, without the errors to the left.
+        corrections: int64 (W,), the predicted errors of a row.
+        sizes: int64 (W,), eight times the mean errors around the samples of a row, in units of 2^-`FRACTION_BITS`.
     """
 
     stride: int
-    errors: np.ndarray
+    history: np.ndarray
     weights: np.ndarray
     row_stride: int
     rows: np.ndarray
     row_weights: np.ndarray
+    left_weights: np.ndarray
     ages: np.ndarray
-
-
-class Surroundings(NamedTuple):
-    """Where the filter finds the errors and weights of a sample.
-
-    Attributes:
-        places: places of vectors in `Filter.errors`.
-        row_places: places of vectors in `Filter.rows`.
-        row_weights: place of the first weight in `Filter.row_weights`.
-        phase: class of phases.
-    """
-
-    places: tuple[int, ...]
-    row_places: tuple[int, ...]
-    row_weights: int
-    phase: int
+    sums: np.ndarray
+    corrections: np.ndarray
+    sizes: np.ndarray
 
 
 def new_filter(height: int, width: int) -> Filter:
@@ -92,8 +87,10 @@ def new_filter(height: int, width: int) -> Filter:
         np.zeros(LANES * _PLACES, np.int32),
         row_stride,
         np.zeros((height + 2) * row_stride + LANES, np.int32),
-        np.zeros(CLASSES * _ROW_VECTORS * LANES, np.int32),
+        np.zeros(CLASSES * _ROWS * LANES, np.int32),
+        np.zeros((CLASSES, _LEFT), np.int64),
         np.zeros(CLASSES + 1, np.int64),
+        *np.zeros((3, width), np.int64),
     )
 
 
@@ -104,23 +101,41 @@ def next_band(state: Filter) -> None:
 
 
 @inlined
-def surroundings(state, p, y, x, phase):
-    """Return the `Surroundings` of the sample at place `p` of a plane, in row `y` and column `x`."""
-    stride, row_stride = LANES * state.stride, state.row_stride
-    q, r = LANES * p, (y + 2) * row_stride + LANES + x
-    return Surroundings(
-        (q, q - LANES, q - stride, q + LANES, q + stride),
-        (r - LANES, r - row_stride - 3, r - 2 * row_stride - 4),
-        phase * _ROW_VECTORS * LANES,
-        phase,
-    )
+def row_start(state, y):
+    """Return the place in `Filter.rows` of the first sample of row `y`."""
+    return (y + 2) * state.row_stride + LANES
 
 
 @inlined
-def correction(state, around):
-    """Return the predicted error of the fitted prediction; `around` are the `Surroundings`."""
-    total = weighted_sum(state.weights, 0, state.errors, around.places)
-    return (total + weighted_sum(state.row_weights, around.row_weights, state.rows, around.row_places)) >> _WEIGHT_BITS
+def begin_row(state, p, y, phases):
+    """Compute the sums of row `y`, which begins at place `p` of a plane; `phases` are the classes of its pixels."""
+    r = row_start(state, y)
+    for x in range(len(state.sums)):
+        history = weighted_sum(state.weights, 0, state.history, _history_places(state, p + x))
+        first = np.int64(phases[x]) * _ROWS * LANES
+        state.sums[x] = history + weighted_sum(state.row_weights, first, state.rows, _row_places(state, r + x))
+
+
+@inlined
+def _history_places(state, p):
+    """Return where the vectors of the errors at and around place `p` begin."""
+    q, stride = LANES * p, LANES * state.stride
+    return q, q - LANES, q - stride, q + LANES, q + stride
+
+
+@inlined
+def _row_places(state, r):
+    """Return where the vectors of the errors above place `r` of `Filter.rows` begin."""
+    return r - state.row_stride - 3, r - 2 * state.row_stride - 4
+
+
+@inlined
+def correction(state, x, r, phase):
+    """Return the predicted error of sample `x` of a row, at place `r` of `Filter.rows`."""
+    weights = state.left_weights[phase]
+    total = state.sums[x] + weights[0] * state.rows[r - 1] + weights[1] * state.rows[r - 2]
+    state.corrections[x] = total >> _WEIGHT_BITS
+    return state.corrections[x]
 
 
 @inlined
@@ -130,33 +145,48 @@ def corrected(predicted, correction):
 
 
 @inlined
-def learn(state, around, band, error, correction, size):
-    """Adapt the weights to a decoded sample.
+def note_error(state, x, r, error, size):
+    """Note the error of the fitted prediction of sample `x`, and the size of the errors around it.
 
     Args:
         state: a `Filter`.
-        around: `Surroundings` of the sample.
-        band: a `Band`.
-        error: error of the fitted prediction.
-        correction: its prediction.
-        size: mean magnitude of the errors around, in units of 2^-`FRACTION_BITS`.
+        x: column.
+        r: place in `Filter.rows`.
+        error: error, in units of 2^-`FRACTION_BITS`.
+        size: eight times the mean error around, in the same units.
     """
-    limit = _CLIPPED_AT * size + 2 * _MIN_AROUND
-    missed = min(max(error - correction, -limit), limit)
-    shift, ages = 2 * bit_length(size + _MIN_AROUND), state.ages
-    last = _LAST_ROW_SHIFT if band.has_phases else _LAST_ROW_SHIFT_OF_ONE
-    row_shift = shift + min(_FIRST_ROW_SHIFT + bit_length(ages[around.phase] >> _ROW_AGE), last)
-    shift += min(_FIRST_SHIFT + bit_length(ages[CLASSES] >> _AGE), _LAST_SHIFT)
-    add_products(state.weights, 0, state.errors, around.places, missed, shift)
-    add_products(state.row_weights, around.row_weights, state.rows, around.row_places, missed, row_shift)
-    ages[around.phase] += 1
-    ages[CLASSES] += 1
-    remember(state, around, band.number, error)
+    state.rows[r] = min(max(error, -_MAX_ERROR), _MAX_ERROR)
+    state.sizes[x] = size
 
 
 @inlined
-def remember(state, around, number, error):
-    """Store the error of the fitted prediction of a sample in band `number`."""
-    error = min(max(error, -_MAX_ERROR), _MAX_ERROR)
-    state.errors[around.places[0] + number % LANES] = error
-    state.rows[around.row_places[0] + LANES] = error
+def note_uncoded(state, x, r):
+    """Note that sample `x` of a row is not coded."""
+    note_error(state, x, r, 0, _UNCODED)
+
+
+@inlined
+def finish_row(state, p, y, band):
+    """Adapt the weights to the errors of a row, and add them to the history; see `begin_row`."""
+    r, lane = row_start(state, y), band.number % LANES
+    last = _LAST_PHASE_SHIFT if band.has_phases else _LAST_SHIFT_WITHOUT
+    shift = min(_FIRST_SHIFT + bit_length(state.ages[CLASSES] >> _AGE), _LAST_SHIFT)
+    width = len(state.sums)
+    for x in range(width):
+        if state.sizes[x] == _UNCODED:
+            continue
+        phase = np.int64(band.phases[y * width + x])
+        limit = _CLIPPED_AT * state.sizes[x] + 2 * _MIN_SIZE
+        missed = min(max(state.rows[r + x] - state.corrections[x], -limit), limit)
+        power = 2 * bit_length(state.sizes[x] + _MIN_SIZE)
+        phase_shift = power + min(_FIRST_PHASE_SHIFT + bit_length(state.ages[phase] >> _PHASE_AGE), last)
+        state.ages[phase] += 1
+        add_products(state.weights, 0, state.history, _history_places(state, p + x), missed, power + shift)
+        first = phase * _ROWS * LANES
+        add_products(state.row_weights, first, state.rows, _row_places(state, r + x), missed, phase_shift)
+        half = 1 << (phase_shift - 1)
+        for i in range(_LEFT):
+            state.left_weights[phase, i] += (missed * state.rows[r + x - 1 - i] + half) >> phase_shift
+    state.ages[CLASSES] += width
+    for x in range(width):
+        state.history[LANES * (p + x) + lane] = state.rows[r + x]

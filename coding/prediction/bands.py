@@ -32,8 +32,8 @@ from coding.entropy.neighbors import (
     PAD,
     bit_length,
     causal_sum,
-    cross_sum,
     half,
+    left_sum,
     surround_below,
     surround_left,
     surround_right,
@@ -42,12 +42,14 @@ from coding.entropy.range_coder import code_bits
 from coding.prediction.adaptive import (
     FRACTION_BITS,
     Filter,
+    begin_row,
     corrected,
     correction,
-    learn,
+    finish_row,
     new_filter,
-    remember,
-    surroundings,
+    note_error,
+    note_uncoded,
+    row_start,
 )
 from coding.prediction.phases import CLASSES
 from coding.prediction.regression import POINT
@@ -59,7 +61,7 @@ _AMOUNTS = 2 * _FINE + _FINE  # activities in units of 2^k: all of them for k = 
 _SCALES = 5  # values of k that contexts distinguish
 _SUM_SIZES = 16  # sizes of a sum of errors that contexts distinguish
 _ERROR_SIZES = 12  # sizes of a single error that contexts distinguish
-_LEVEL_BITS = 6  # of a sample's level that contexts distinguish
+_LEVEL_BITS = 7  # of a sample's level that contexts distinguish
 _LEVELS = 1 << _LEVEL_BITS
 _DEVIATIONS = 32  # of the sample in the preceding band from its mean
 _BIT_MAGNITUDES = 4  # magnitudes that contexts of the bit below distinguish
@@ -78,6 +80,8 @@ TERMS = 4
 NARROW = 1 << 24
 """Differences from a mean that are smaller fit into int32, and their products with all coefficients, added, into the 53
 bits of float64. Wider ones take int64, and their predictions are not corrected."""
+
+_NARROW_BYTES = 4
 
 # First counter of each kind of context for magnitudes; docs/format.md uses the same names.
 _BY_CLASS = 0
@@ -108,7 +112,8 @@ class State(NamedTuple):
         filter: of the errors; unused for int64.
         magnitudes: mixer of magnitudes.
         bits: counters of the bits below and of the signs.
-        predictions: float64 or int64 (W,), scratch.
+        predictions: float64 or int64 (W,), scratch: predictions of a row, without the samples in that row.
+        spatial, spectral: int64 (W,), scratch: sums of error sizes around a row, without those in that row.
     """
 
     stride: int
@@ -118,6 +123,8 @@ class State(NamedTuple):
     magnitudes: Mixer
     bits: np.ndarray
     predictions: np.ndarray
+    spatial: np.ndarray
+    spectral: np.ndarray
 
 
 class Band(NamedTuple):
@@ -220,6 +227,7 @@ def new_state(shape: tuple[int, ...], largest_difference: int) -> State:
         new_mixer(_BY_BAND + bands * _FINE * NODES, _SCALES * NODES, _CONTEXTS),
         new_counters(_BIT_COUNTERS),
         np.zeros(width, np.float64 if is_narrow else np.int64),
+        *np.zeros((2, width), np.int64),
     )
 
 
@@ -259,14 +267,21 @@ def code_band(coder, state, band):
     """
     stride, plane = state.stride, state.planes[band.number]
     errors, before = state.error_sizes[band.number % 3], state.error_sizes[(band.number + 2) % 3]
+    is_filtered, width = state.planes.itemsize == _NARROW_BYTES, len(state.predictions)
     _surround_above(state.planes, band.number, stride)
     for x in range(PAD * stride):
         errors[x] = before[PAD * stride + x % stride]
     for p in range(PAD * stride + PAD, len(plane) - PAD * stride, stride):
         surround_left(plane, p, stride)
         surround_left(errors, p, stride)
+        y = (p - PAD) // stride - PAD
         _predict_row(state, band, p)
-        _code_row(coder, state, band, p)
+        _sum_errors(state, band, p)
+        if is_filtered:
+            begin_row(state.filter, p, y, band.phases[y * width :])
+        _code_row(coder, state, band, p, y)
+        if is_filtered:
+            finish_row(state.filter, p, y, band)
         surround_right(plane, p, stride)
         surround_right(errors, p, stride)
     surround_below(plane, stride)
@@ -289,33 +304,44 @@ def _predict_row(state, band, p):
 
 
 @inlined
-def _code_row(coder, state, band, start):
-    """Code a row that begins at `start`, after `_predict_row`."""
+def _sum_errors(state, band, p):
+    """Sum the error sizes around the samples of a row that begins at `p`, except for those in that row."""
+    stride, errors = state.stride, state.error_sizes[band.number % 3]
+    before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
+    above, around, after = errors[p - stride - 1 :], before[p - stride :], second[p:]
+    top, left, below = errors[p - 2 * stride :], before[p - 1 :], before[p + stride :]
+    for x in range(len(state.predictions)):
+        state.spatial[x] = above[x] + 2 * above[x + 1] + above[x + 2] + top[x]
+        state.spectral[x] = left[x] + 2 * left[x + 1] + left[x + 2] + around[x] + below[x] + 2 * after[x]
+
+
+@inlined
+def _code_row(coder, state, band, start, y):
+    """Code row `y`, which begins at `start`, after its sums."""
     stride, plane, errors = state.stride, state.planes[band.number], state.error_sizes[band.number % 3]
-    y, width = (start - PAD) // stride - PAD, len(state.predictions)
-    is_filtered = state.planes.itemsize == 4
+    width, is_filtered, row = len(state.predictions), state.planes.itemsize == _NARROW_BYTES, row_start(state.filter, y)
     for x in range(width):
         p, n = start + x, y * width + x
         kind = band.kinds[n] if len(band.kinds) else 0
+        phase = np.int64(band.phases[n])
         fitted = np.int64(state.predictions[x]) + band.left * plane[p - 1] + band.second_left * plane[p - 2]
         fitted = _shift_right(fitted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
-        around = surroundings(state.filter, p, y, x, np.int64(band.phases[n]))
         if kind:
-            known = band.mean if kind == GAP else band.known[kind - 1]
-            plane[p] = (_shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else known) - band.mean
+            value = _shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else band.known[kind - 1]
+            plane[p] = value - band.mean
             errors[p] = causal_sum(errors, p, stride) >> 3
             if is_filtered:
-                remember(state.filter, around, band.number, 0)
+                note_uncoded(state.filter, x, row + x)
             continue
-        missed = correction(state.filter, around) if is_filtered else 0
+        missed = correction(state.filter, x, row + x, phase) if is_filtered else 0
         predicted = _clip(corrected(fitted, missed), band)
-        activity = _activity(state, band, p, _lattice_shift(predicted, band.digits + FRACTION_BITS))
-        value, size = _code_sample(coder, state, band, activity, predicted, around.phase, p)
+        activity = _activity(state, band, p, x, _lattice_shift(predicted, band.digits + FRACTION_BITS))
+        value, size = _code_sample(coder, state, band, activity, predicted, phase, p)
         plane[p] = value - band.mean
         errors[p] = min(size, _MAX_ERROR_SIZE)
         if is_filtered:
-            mean = activity.mean * (2 * band.bound + 1)
-            learn(state.filter, around, band, (value << FRACTION_BITS) - fitted, missed, mean)
+            error = (value << FRACTION_BITS) - fitted
+            note_error(state.filter, x, row + x, error, activity.mean * (2 * band.bound + 1))
 
 
 @inlined
@@ -417,20 +443,16 @@ def _shift_right(value, places):
 
 
 @inlined
-def _activity(state, band, p, shift):
-    """Return the `Activity` at place `p`, from the error sizes of this band and of the two preceding bands.
-
-    Error sizes are divided by 2^shift.
-    """
-    stride, errors = state.stride, state.error_sizes[band.number % 3]
-    before, second = state.error_sizes[(band.number + 2) % 3], state.error_sizes[(band.number + 1) % 3]
-    spatial = causal_sum(errors, p, stride) >> shift
-    spectral = (2 * (before[p] + second[p]) + cross_sum(before, p, stride)) >> shift
+def _activity(state, band, p, x, shift):
+    """Return the `Activity` at place `p` and column `x`, after `_sum_errors`; error sizes are divided by 2^shift."""
+    errors, before = state.error_sizes[band.number % 3], state.error_sizes[(band.number + 2) % 3]
+    spatial = (state.spatial[x] + left_sum(errors, p)) >> shift
+    spectral = state.spectral[x] >> shift
     mean = (spatial + spectral) >> 1
     k = max(bit_length(mean + 1) - 4, 0)
     fine = (mean + 1) >> k
     class_number = _FINE * min(k, 6) + fine
-    west, north, center = errors[p - 1] >> shift, errors[p - stride] >> shift, before[p] >> shift
+    west, north, center = errors[p - 1] >> shift, errors[p - state.stride] >> shift, before[p] >> shift
     return Activity(spatial, spectral, west, north, center, mean, k, fine, class_number)
 
 
