@@ -40,9 +40,9 @@ COUNT_BITS = 9
 _COUNT_MASK = (1 << COUNT_BITS) - 1
 _EVEN_ODDS = (1 << (PROBABILITY_BITS - 1)) << COUNT_BITS
 _MEMORY = 255  # largest count of decisions in a counter: a limit on how slowly it adapts
-
-RATES = np.array([2 * CERTAIN // (2 * n + 3) for n in range(_MEMORY + 1)], np.int32)
-"""Adaptation rates by the number of decisions n: 1 / (n + 1.5), in units of 2^-16."""
+# Adaptation rates by the number of decisions n: 1 / (n + 1.5), in units of 2^-16.
+_RATES = np.array([2 * CERTAIN // (2 * n + 3) for n in range(_MEMORY + 1)], np.int32)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
 
 def new_counters(count: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def code_counted(coder, counters, place, bit):
     counter = np.int64(counters[place])
     count, probability = counter & _COUNT_MASK, counter >> COUNT_BITS
     bit = code_bit(coder, min(max(probability >> (PROBABILITY_BITS - CERTAIN_BITS), 1), CERTAIN - 1), bit)
-    probability += ((goal_of(bit) - probability) * RATES[count]) >> CERTAIN_BITS
+    probability += ((goal_of(bit) - probability) * _RATES[count]) >> CERTAIN_BITS
     counters[place] = (probability << COUNT_BITS) | min(count + 1, _MEMORY)
     return bit
 
@@ -105,23 +105,24 @@ def look_up(typing, counters, places, offset, table, bits, scratch):  # type: ig
 
 
 @intrinsic
-def adapt(typing, counters, places, offset, rates, goal, scratch):  # type: ignore[no-untyped-def]
+def adapt(typing, counters, places, offset, goal, scratch):  # type: ignore[no-untyped-def]
     """Update counters after a decision.
 
     Args:
         counters, places, offset, scratch: see `look_up`, which must have filled `scratch`.
-        rates: int32, adaptation rates by count, in units of 2^-16.
         goal: int64, `goal_of` the decision.
     """
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data, rate_data, source = (array_data(context, builder, signature, args, index) for index in (0, 3, 5))
+        data, source = (array_data(context, builder, signature, args, index) for index in (0, 4))
         places = _places(builder, args)
         found = builder.load(vector_at(builder, source, INT64(LANES)), align=4)
         count = builder.and_(found, same(NARROW, _COUNT_MASK))
         probability = builder.lshr(found, same(NARROW, COUNT_BITS))
-        rate = builder.sext(gather(builder, rate_data, lanes(builder, count, len(places))), WIDE)
-        goal = spread(builder, builder.trunc(args[4], INT32), NARROW)
+        # As in `_RATES`, but faster than looking them up. Quotients are too far from integers to be rounded to one.
+        double = builder.sitofp(builder.add(builder.add(count, count), same(NARROW, 3)), _FLOATS)
+        rate = builder.fptosi(builder.fdiv(ir.Constant(_FLOATS, [2.0 * CERTAIN] * LANES), double), WIDE)
+        goal = spread(builder, builder.trunc(args[3], INT32), NARROW)
         distance = builder.sext(builder.sub(goal, probability), WIDE)
         change = builder.trunc(builder.ashr(builder.mul(distance, rate), same(WIDE, CERTAIN_BITS)), NARROW)
         probability = builder.shl(builder.add(probability, change), same(NARROW, COUNT_BITS))
@@ -131,7 +132,7 @@ def adapt(typing, counters, places, offset, rates, goal, scratch):  # type: igno
             builder.store(builder.extract_element(updated, INT32(lane)), builder.gep(data, [place]))
         return context.get_dummy_value()
 
-    return types.void(counters, places, types.int64, rates, types.int64, scratch), generate
+    return types.void(counters, places, types.int64, types.int64, scratch), generate
 
 
 def _places(builder: ir.IRBuilder, args: Sequence[ir.Value]) -> list[ir.Value]:

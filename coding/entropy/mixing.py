@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import inlined
-from coding.entropy.counters import RATES, adapt, goal_of, look_up, new_counters
+from coding.entropy.counters import adapt, goal_of, look_up, new_counters
 from coding.entropy.range_coder import CERTAIN, CERTAIN_BITS, code_bit, code_bits
 from coding.entropy.vectors import LANES, add_products, weighted_sum
 
@@ -124,7 +124,7 @@ def code_mixed(coder, mixer, contexts, weight_set, node, bit):
     # Log odds are below 2^12 and errors below 2^16: prediction errors stop a weight long before it leaves int32, and a
     # damaged stream can at worst make it wrap.
     add_products(weights, first, scratch, (0,), (bit << CERTAIN_BITS) - probability, shift)
-    adapt(counters, contexts, offset, RATES, goal_of(bit), scratch)
+    adapt(counters, contexts, offset, goal_of(bit), scratch)
     return bit
 
 

@@ -7,39 +7,34 @@ place `p` in it has neighbors.
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 from coding.entropy.compiled import inlined
+from coding.entropy.vectors import INT64
 
 PAD = 2
 """Rows and columns in the margin of a plane."""
-
-_TABLE_BITS = 12
-
-
-def _half_octaves() -> np.ndarray:
-    """Return the table of `half` for the numbers below 2^`_TABLE_BITS`."""
-    numbers = np.arange(1 << _TABLE_BITS)
-    bits = np.array([int(number).bit_length() for number in numbers])
-    return np.where(numbers < 2, numbers, 2 * bits - 2 + (numbers >> np.maximum(bits - 2, 0) & 1)).astype(np.uint8)
-
-
-_HALF = _half_octaves()
 
 
 @inlined
 def half(number):
     """Return the size of an integer >= 0 in half octaves; for 0 to 12: 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7."""
-    size = np.int64(0)
-    while number >> _TABLE_BITS:
-        number >>= _TABLE_BITS - 1
-        size += 2 * (_TABLE_BITS - 1)
-    return size + _HALF[number]
+    if number < 2:
+        return np.int64(number)
+    bits = bit_length(number)
+    return 2 * bits - 2 + ((number >> (bits - 2)) & 1)
 
 
-@inlined
-def bit_length(number):
-    """Return the number of bits of an integer >= 0."""
-    return (half(number) >> 1) + int(number > 0)
+@intrinsic
+def bit_length(typing, number):  # type: ignore[no-untyped-def]
+    """Return the number of bits of an integer >= 0, int64."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.sub(INT64(64), builder.ctlz(args[0], ir.IntType(1)(0)))
+
+    return types.int64(types.int64), generate
 
 
 @inlined

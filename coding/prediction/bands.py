@@ -61,8 +61,8 @@ _AMOUNTS = 2 * _FINE + _FINE  # activities in units of 2^k: all of them for k = 
 _SCALES = 5  # values of k that contexts distinguish
 _SUM_SIZES = 16  # sizes of a sum of errors that contexts distinguish
 _ERROR_SIZES = 12  # sizes of a single error that contexts distinguish
-_LEVEL_BITS = 7  # of a sample's level that contexts distinguish
-_LEVELS = 1 << _LEVEL_BITS
+LEVEL_BITS = 7  # of a sample's level that contexts distinguish
+_LEVELS = 1 << LEVEL_BITS
 _DEVIATIONS = 32  # of the sample in the preceding band from its mean
 _BIT_MAGNITUDES = 4  # magnitudes that contexts of the bit below distinguish
 _MAX_ERROR_SIZE = (1 << 33) - 1
@@ -139,6 +139,7 @@ class Band(NamedTuple):
         mean: mean of the samples.
         lowest, highest: limits of the samples.
         first_place, last_place: their places on the lattice of floats.
+        level_shift: binary logarithm of the number of places in a level.
         bound: largest error of a sample; 0 is lossless.
         digits: largest number of significant bits of the samples, up to `ALL_DIGITS`.
         phases: uint8 (H * W,), classes of the pixels.
@@ -159,6 +160,7 @@ class Band(NamedTuple):
     highest: int
     first_place: int
     last_place: int
+    level_shift: int
     bound: int
     digits: int
     phases: np.ndarray
@@ -389,8 +391,7 @@ def _clip(predicted, band):
 @inlined
 def _level(band, rounded):
     """Return the level of a prediction between the limits of all samples."""
-    shift = max(bit_length(band.last_place - band.first_place) - _LEVEL_BITS, 0)
-    return min(max((rounded - band.first_place) >> shift, 0), _LEVELS - 1)
+    return min(max((rounded - band.first_place) >> band.level_shift, 0), _LEVELS - 1)
 
 
 @inlined

@@ -23,6 +23,7 @@ from coding.prediction.adaptive import next_band
 from coding.prediction.bands import (
     ALL_DIGITS,
     GAP,
+    LEVEL_BITS,
     NARROW,
     TERMS,
     Band,
@@ -142,12 +143,14 @@ class _Limits(NamedTuple):
     highest: int
     first_place: int
     last_place: int
+    level_shift: int
     bound: int
     digits: int
 
     @classmethod
     def of(cls, low: int, high: int, bound: int, digits: int) -> _Limits:
-        return cls(low, high, lattice_place(low, digits), lattice_place(high, digits), bound, digits)
+        first, last = lattice_place(low, digits), lattice_place(high, digits)
+        return cls(low, high, first, last, max((last - first).bit_length() - LEVEL_BITS, 0), bound, digits)
 
 
 class _BandCoder:
