@@ -25,11 +25,10 @@ from coding.entropy.vectors import (
     WIDE,
     array_data,
     call,
-    gather,
-    lanes,
     same,
     spread,
     vector_at,
+    vector_of,
 )
 
 PROBABILITY_BITS = 22
@@ -78,30 +77,37 @@ def goal_of(bit):
 
 
 @intrinsic
-def look_up(typing, counters, places, offset, table, bits, scratch):  # type: ignore[no-untyped-def]
-    """Copy counters to scratch[`LANES`:], and what a table holds for their probabilities to scratch[:`LANES`].
+def mix(typing, counters, places, offset, table, bits, weights, first, scratch):  # type: ignore[no-untyped-def]
+    """Return the weighted sum, int64, of what a table holds for the probabilities of counters: the inputs.
 
     Args:
         counters: int32 (N,).
-        places: tuple of at most `LANES` int64, the places of counters; further lanes of the table's numbers become 0.
+        places: tuple of at most `LANES` int64, the places of counters.
         offset: int64 that is added to all places.
         table: int32 (2^bits,), indexed by the upper bits of a probability.
         bits: int64.
-        scratch: int32 (2 `LANES`,).
+        weights: int32, a weight for each place from `first` on.
+        first: int64.
+        scratch: int32 (2 `LANES`,), set to the inputs and the counters, for `add_products` and `adapt`.
     """
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data, table_data, target = (array_data(context, builder, signature, args, index) for index in (0, 3, 5))
-        places = _places(builder, args)
-        found = gather(builder, data, places)
+        arrays = (array_data(context, builder, signature, args, index) for index in (0, 3, 5, 7))
+        counter_data, table_data, weight_data, target = arrays
         shift = builder.trunc(builder.sub(INT64(PROBABILITY_BITS + COUNT_BITS), args[4]), INT32)
-        numbers = builder.lshr(found, spread(builder, shift, NARROW))
-        looked_up = gather(builder, table_data, lanes(builder, numbers, len(places)))
-        builder.store(looked_up, vector_at(builder, target, INT64(0)), align=4)
-        builder.store(found, vector_at(builder, target, INT64(LANES)), align=4)
-        return context.get_dummy_value()
+        total, found, inputs = INT64(0), [], []
+        # Numbers one by one: the sum is there sooner than one of a vector, which would have to be filled first.
+        for i, place in enumerate(_places(builder, args)):
+            found.append(builder.load(builder.gep(counter_data, [place])))
+            index = builder.zext(builder.lshr(found[-1], shift), INT64)
+            inputs.append(builder.load(builder.gep(table_data, [index])))
+            weight = builder.load(builder.gep(weight_data, [builder.add(args[6], INT64(i))]))
+            total = builder.add(total, builder.mul(builder.sext(inputs[-1], INT64), builder.sext(weight, INT64)))
+        builder.store(vector_of(builder, inputs), vector_at(builder, target, INT64(0)), align=4)
+        builder.store(vector_of(builder, found), vector_at(builder, target, INT64(LANES)), align=4)
+        return total
 
-    return types.void(counters, places, types.int64, table, types.int64, scratch), generate
+    return types.int64(counters, places, types.int64, table, types.int64, weights, types.int64, scratch), generate
 
 
 @intrinsic
@@ -109,7 +115,7 @@ def adapt(typing, counters, places, offset, goal, scratch):  # type: ignore[no-u
     """Update counters after a decision.
 
     Args:
-        counters, places, offset, scratch: see `look_up`, which must have filled `scratch`.
+        counters, places, offset, scratch: see `mix`, which must have filled `scratch`.
         goal: int64, `goal_of` the decision.
     """
 

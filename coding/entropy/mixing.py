@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import inlined
-from coding.entropy.counters import adapt, goal_of, look_up, new_counters
+from coding.entropy.counters import adapt, goal_of, mix, new_counters
 from coding.entropy.range_coder import CERTAIN, CERTAIN_BITS, code_bit, code_bits
-from coding.entropy.vectors import LANES, add_products, weighted_sum
+from coding.entropy.vectors import LANES, add_products
 
 LOG_ODDS_UNIT = 256
 """Integer that represents log odds of 1."""
@@ -113,8 +113,7 @@ def code_mixed(coder, mixer, contexts, weight_set, node, bit):
     """
     counters, weights, scratch = mixer.counters, mixer.weights, mixer.scratch
     first, offset = (LANES + 1) * (weight_set + node), np.int64(node)
-    look_up(counters, contexts, offset, _STRETCH, _STRETCH_BITS, scratch)
-    total = weighted_sum(weights, first, scratch, (0,)) >> _WEIGHT_BITS
+    total = mix(counters, contexts, offset, _STRETCH, _STRETCH_BITS, weights, first, scratch) >> _WEIGHT_BITS
     probability = np.int64(_SQUASH[min(max(total, -MAX_LOG_ODDS), MAX_LOG_ODDS) + MAX_LOG_ODDS])
     bit = code_bit(coder, probability, bit)
     uses = np.int64(weights[first + LANES])

@@ -82,20 +82,12 @@ def vector_at(builder: ir.IRBuilder, data: ir.Value, place: ir.Value) -> ir.Valu
     return builder.bitcast(builder.gep(data, [place]), NARROW.as_pointer())
 
 
-def gather(builder: ir.IRBuilder, data: ir.Value, places: Sequence[ir.Value]) -> ir.Value:
-    """Return the vector of the numbers at some places of an array, 0 in further lanes.
-
-    The processors' own instruction for it is slower.
-    """
+def vector_of(builder: ir.IRBuilder, numbers: Sequence[ir.Value]) -> ir.Value:
+    """Return the vector of some numbers, 0 in further lanes."""
     vector = same(NARROW, 0)
-    for lane, place in enumerate(places):
-        vector = builder.insert_element(vector, builder.load(builder.gep(data, [place])), INT32(lane))
+    for lane, number in enumerate(numbers):
+        vector = builder.insert_element(vector, number, INT32(lane))
     return vector
-
-
-def lanes(builder: ir.IRBuilder, vector: ir.Value, count: int) -> list[ir.Value]:
-    """Return the first numbers, >= 0, of a vector, as indices of an array."""
-    return [builder.zext(builder.extract_element(vector, INT32(lane)), INT64) for lane in range(count)]
 
 
 def same(kind: ir.VectorType, number: int) -> ir.Constant:
