@@ -30,8 +30,9 @@ from coding.prediction.phases import CLASSES
 FRACTION_BITS = 3
 """Binary places of predictions and of their errors."""
 
-_PLACES = 5  # whose errors in preceding bands the filter uses; a vector has the errors of a place
-_ROWS = 2  # above the sample, whose errors in the band itself it uses
+_BANDS = 8  # whose errors the filter uses
+_PLACES = 5  # whose errors in these bands it uses
+_ROWS = 2  # above the sample, of which it uses a vector of errors in the band itself
 _LEFT = 2  # errors to the left that it uses
 _WEIGHT_BITS = 16  # binary places of a weight
 _SHARE = 27  # of the correction that is used, in 32nds: with all of it, errors of quantization would feed themselves
@@ -39,6 +40,7 @@ _SHARE_BITS = 5
 _MAX_ERROR = 1 << 20
 _CLIPPED_AT = 4  # times the mean error around
 _MIN_SIZE = 8  # eight times a mean error of 1
+_STEP_BITS = 20  # binary places of a step
 _UNCODED = -1  # size of the errors around a sample that is not coded
 
 # The changes of weights are shifted right by twice the bits of the errors around, plus the first of these numbers; one
@@ -52,9 +54,9 @@ class Filter(NamedTuple):
 
     Attributes:
         stride: W + 4.
-        history: int32 (8 (H + 4) (W + 4),), the errors at each place of a plane in the last eight bands; the last index
-            is the band modulo 8. The margin is 0.
-        weights: int32 (8 `_PLACES`,), of `history`.
+        history: int32 (8, (H + 4) (W + 4)), planes of the errors in the last eight bands, with margins of 0; row: band
+            modulo 8.
+        weights: int64 (`_PLACES`, 8), of `history`.
         row_stride: W + 8.
         rows: int32 ((H + 2) (W + 8) + 8,), the errors in the band itself, with a margin of two rows and eight columns.
         row_weights: int32 (8 `_ROWS` `CLASSES`,), of `rows`, for each class.
@@ -63,6 +65,7 @@ class Filter(NamedTuple):
         sums: int64 (W,), weighted sums for a row, without the errors to the left.
         corrections: int64 (W,), the predicted errors of a row.
         sizes: int64 (W,), eight times the mean errors around the samples of a row, in units of 2^-`FRACTION_BITS`.
+        steps: int32 (W,), how far the weights are to move, relative to the errors.
     """
 
     stride: int
@@ -76,6 +79,7 @@ class Filter(NamedTuple):
     sums: np.ndarray
     corrections: np.ndarray
     sizes: np.ndarray
+    steps: np.ndarray
 
 
 def new_filter(height: int, width: int) -> Filter:
@@ -83,21 +87,21 @@ def new_filter(height: int, width: int) -> Filter:
     stride, row_stride = width + 2 * PAD, width + LANES
     return Filter(
         stride,
-        np.zeros(LANES * (height + 2 * PAD) * stride, np.int32),
-        np.zeros(LANES * _PLACES, np.int32),
+        np.zeros((_BANDS, (height + 2 * PAD) * stride), np.int32),
+        np.zeros((_PLACES, _BANDS), np.int64),
         row_stride,
         np.zeros((height + 2) * row_stride + LANES, np.int32),
         np.zeros(CLASSES * _ROWS * LANES, np.int32),
         np.zeros((CLASSES, _LEFT), np.int64),
         np.zeros(CLASSES + 1, np.int64),
         *np.zeros((3, width), np.int64),
+        np.zeros(width, np.int32),
     )
 
 
 def next_band(state: Filter) -> None:
     """Move the weights to where the next band has the errors that they belong to."""
-    weights = state.weights.reshape(_PLACES, LANES)
-    weights[:] = np.roll(weights, 1, axis=1)
+    state.weights[:] = np.roll(state.weights, 1, axis=1)
 
 
 @inlined
@@ -109,18 +113,28 @@ def row_start(state, y):
 @inlined
 def begin_row(state, p, y, phases):
     """Compute the sums of row `y`, which begins at place `p` of a plane; `phases` are the classes of its pixels."""
-    r = row_start(state, y)
-    for x in range(len(state.sums)):
-        history = weighted_sum(state.weights, 0, state.history, _history_places(state, p + x))
+    r, sums, history, weights = row_start(state, y), state.sums, state.history, state.weights
+    sums[:] = 0
+    for place in range(_PLACES):
+        q = p + _offset(state, place)
+        for band in range(0, _BANDS, 4):  # four at once, to load and store the sums less often
+            a, b, c, d = history[band, q:], history[band + 1, q:], history[band + 2, q:], history[band + 3, q:]
+            u, v, w, z = weights[place, band], weights[place, band + 1], weights[place, band + 2], weights[place, band + 3]
+            for x in range(len(sums)):
+                sums[x] += u * a[x] + v * b[x] + w * c[x] + z * d[x]
+    for x in range(len(sums)):
         first = np.int64(phases[x]) * _ROWS * LANES
-        state.sums[x] = history + weighted_sum(state.row_weights, first, state.rows, _row_places(state, r + x))
+        sums[x] += weighted_sum(state.row_weights, first, state.rows, _row_places(state, r + x))
 
 
 @inlined
-def _history_places(state, p):
-    """Return where the vectors of the errors at and around place `p` begin."""
-    q, stride = LANES * p, LANES * state.stride
-    return q, q - LANES, q - stride, q + LANES, q + stride
+def _offset(state, place):
+    """Return the offset of a place in planes: the sample itself, to the left, above, to the right, below."""
+    if place == 0:
+        return 0
+    if place < 3:
+        return -1 if place == 1 else -state.stride
+    return 1 if place == 3 else state.stride
 
 
 @inlined
@@ -168,25 +182,43 @@ def note_uncoded(state, x, r):
 @inlined
 def finish_row(state, p, y, band):
     """Adapt the weights to the errors of a row, and add them to the history; see `begin_row`."""
-    r, lane = row_start(state, y), band.number % LANES
+    r, width, ages = row_start(state, y), len(state.sums), state.ages
     last = _LAST_PHASE_SHIFT if band.has_phases else _LAST_SHIFT_WITHOUT
-    shift = min(_FIRST_SHIFT + bit_length(state.ages[CLASSES] >> _AGE), _LAST_SHIFT)
-    width = len(state.sums)
     for x in range(width):
+        state.steps[x] = 0
         if state.sizes[x] == _UNCODED:
             continue
-        phase = np.int64(band.phases[y * width + x])
-        limit = _CLIPPED_AT * state.sizes[x] + 2 * _MIN_SIZE
+        phase, limit = np.int64(band.phases[y * width + x]), _CLIPPED_AT * state.sizes[x] + 2 * _MIN_SIZE
         missed = min(max(state.rows[r + x] - state.corrections[x], -limit), limit)
         power = 2 * bit_length(state.sizes[x] + _MIN_SIZE)
-        phase_shift = power + min(_FIRST_PHASE_SHIFT + bit_length(state.ages[phase] >> _PHASE_AGE), last)
-        state.ages[phase] += 1
-        add_products(state.weights, 0, state.history, _history_places(state, p + x), missed, power + shift)
+        state.steps[x] = _shift_right(missed << _STEP_BITS, power)
+        shift = power + min(_FIRST_PHASE_SHIFT + bit_length(ages[phase] >> _PHASE_AGE), last)
+        ages[phase] += 1
         first = phase * _ROWS * LANES
-        add_products(state.row_weights, first, state.rows, _row_places(state, r + x), missed, phase_shift)
-        half = 1 << (phase_shift - 1)
+        add_products(state.row_weights, first, state.rows, _row_places(state, r + x), missed, shift)
         for i in range(_LEFT):
-            state.left_weights[phase, i] += (missed * state.rows[r + x - 1 - i] + half) >> phase_shift
-    state.ages[CLASSES] += width
+            state.left_weights[phase, i] += _shift_right(missed * state.rows[r + x - 1 - i], shift)
+    _move_weights(state, p, min(_FIRST_SHIFT + bit_length(ages[CLASSES] >> _AGE), _LAST_SHIFT))
+    ages[CLASSES] += width
+    plane = state.history[band.number % _BANDS, p:]
     for x in range(width):
-        state.history[LANES * (p + x) + lane] = state.rows[r + x]
+        plane[x] = state.rows[r + x]
+
+
+@inlined
+def _move_weights(state, p, shift):
+    """Move the weights of the history along the steps of a row that begins at place `p`."""
+    history, steps = state.history, state.steps
+    for place in range(_PLACES):
+        q = p + _offset(state, place)
+        for band in range(_BANDS):
+            errors, total = history[band, q:], np.int64(0)
+            for x in range(len(steps)):
+                total += np.int64(steps[x]) * np.int64(errors[x])
+            state.weights[place, band] += _shift_right(total, _STEP_BITS + shift)
+
+
+@inlined
+def _shift_right(number, places):
+    """Return `number` / 2^places, rounded."""
+    return (number + (1 << (places - 1))) >> places

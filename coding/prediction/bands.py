@@ -60,7 +60,6 @@ _FINE = 8  # activities within an octave
 _AMOUNTS = 2 * _FINE + _FINE  # activities in units of 2^k: all of them for k = 0, those of an octave for others
 _SCALES = 5  # values of k that contexts distinguish
 _SUM_SIZES = 16  # sizes of a sum of errors that contexts distinguish
-_ERROR_SIZES = 12  # sizes of a single error that contexts distinguish
 LEVEL_BITS = 7  # of a sample's level that contexts distinguish
 _LEVELS = 1 << LEVEL_BITS
 _DEVIATIONS = 32  # of the sample in the preceding band from its mean
@@ -86,12 +85,11 @@ _NARROW_BYTES = 4
 # First counter of each kind of context for magnitudes; docs/format.md uses the same names.
 _BY_CLASS = 0
 _BY_SUMS = _BY_CLASS + _CLASSES * _FRACTIONS * NODES
-_BY_ERRORS = _BY_SUMS + _SUM_SIZES * _SUM_SIZES * _SCALES * NODES
-_BY_PHASE = _BY_ERRORS + _ERROR_SIZES**3 * NODES
+_BY_PHASE = _BY_SUMS + _SUM_SIZES * _SUM_SIZES * _SCALES * NODES
 _BY_LEVEL = _BY_PHASE + CLASSES * _AMOUNTS * NODES
 _BY_DEVIATION = _BY_LEVEL + _LEVELS * _AMOUNTS * NODES
 _BY_BAND = _BY_DEVIATION + _DEVIATIONS * _AMOUNTS * NODES
-_CONTEXTS = 7
+_CONTEXTS = 6
 
 # First counter of bits and of signs.
 _OF_BIT = 0
@@ -175,7 +173,6 @@ class Activity(NamedTuple):
 
     Attributes:
         spatial, spectral: weighted sums in the same band, and in the two preceding bands.
-        west, north, center: the error to the left, the one above, and the one at the same place in the preceding band.
         mean: half of the sum of `spatial` and `spectral`: eight times a mean error.
         k: exponent of the unit 2^k of magnitudes.
         fine: `mean` plus 1, in units of 2^k.
@@ -184,9 +181,6 @@ class Activity(NamedTuple):
 
     spatial: int
     spectral: int
-    west: int
-    north: int
-    center: int
     mean: int
     k: int
     fine: int
@@ -446,15 +440,13 @@ def _shift_right(value, places):
 @inlined
 def _activity(state, band, p, x, shift):
     """Return the `Activity` at place `p` and column `x`, after `_sum_errors`; error sizes are divided by 2^shift."""
-    errors, before = state.error_sizes[band.number % 3], state.error_sizes[(band.number + 2) % 3]
-    spatial = (state.spatial[x] + left_sum(errors, p)) >> shift
+    spatial = (state.spatial[x] + left_sum(state.error_sizes[band.number % 3], p)) >> shift
     spectral = state.spectral[x] >> shift
     mean = (spatial + spectral) >> 1
     k = max(bit_length(mean + 1) - 4, 0)
     fine = (mean + 1) >> k
     class_number = _FINE * min(k, 6) + fine
-    west, north, center = errors[p - 1] >> shift, errors[p - state.stride] >> shift, before[p] >> shift
-    return Activity(spatial, spectral, west, north, center, mean, k, fine, class_number)
+    return Activity(spatial, spectral, mean, k, fine, class_number)
 
 
 @inlined
@@ -489,14 +481,10 @@ def _magnitude_contexts(band, activity, seen, scale):
     k = activity.k
     spatial = min(half(activity.spatial >> k), _SUM_SIZES - 1)
     spectral = min(half(activity.spectral >> k), _SUM_SIZES - 1)
-    west = min(half(4 * activity.west >> k), _ERROR_SIZES - 1)
-    north = min(half(4 * activity.north >> k), _ERROR_SIZES - 1)
-    center = min(half(4 * activity.center >> k), _ERROR_SIZES - 1)
     amount = activity.fine + _FINE if k else activity.fine
     return (
         _BY_CLASS + (activity.class_number * _FRACTIONS + seen.fraction) * NODES,
         _BY_SUMS + ((spatial * _SUM_SIZES + spectral) * _SCALES + scale) * NODES,
-        _BY_ERRORS + ((west * _ERROR_SIZES + north) * _ERROR_SIZES + center) * NODES,
         _BY_PHASE + (seen.phase * _AMOUNTS + amount) * NODES,
         _BY_LEVEL + (seen.level * _AMOUNTS + amount) * NODES,
         _BY_DEVIATION + (seen.deviation * _AMOUNTS + amount) * NODES,
