@@ -29,6 +29,8 @@ from coding.prediction.phases import CLASSES
 
 FRACTION_BITS = 3
 """Binary places of predictions and of their errors."""
+UNCODED = -1
+"""Size in `Filter.sizes` for samples that are not coded."""
 
 _BANDS = 8  # whose errors the filter uses
 _PLACES = 5  # whose errors in these bands it uses
@@ -41,7 +43,6 @@ _MAX_ERROR = 1 << 20
 _CLIPPED_AT = 4  # times the mean error around
 _MIN_SIZE = 8  # eight times a mean error of 1
 _STEP_BITS = 20  # binary places of a step
-_UNCODED = -1  # size of the errors around a sample that is not coded
 
 # The changes of weights are shifted right by twice the bits of the errors around, plus the first of these numbers; one
 # more after some samples, and after twice as many again, up to the last. One sample in 2^AGE counts.
@@ -144,12 +145,18 @@ def _row_places(state, r):
 
 
 @inlined
-def correction(state, x, r, phase):
-    """Return the predicted error of sample `x` of a row, at place `r` of `Filter.rows`."""
-    weights = state.left_weights[phase]
-    total = state.sums[x] + weights[0] * state.rows[r - 1] + weights[1] * state.rows[r - 2]
+def correction(state, x, phase, left, second_left):
+    """Return the predicted error of sample `x` of a row.
+
+    Args:
+        state: a `Filter` after `begin_row`.
+        x: column.
+        phase: class of phases.
+        left, second_left: errors of the two samples to the left, in units of 2^-`FRACTION_BITS`.
+    """
+    total = state.sums[x] + state.left_weights[phase, 0] * left + state.left_weights[phase, 1] * second_left
     state.corrections[x] = total >> _WEIGHT_BITS
-    return state.corrections[x]
+    return total >> _WEIGHT_BITS
 
 
 @inlined
@@ -159,24 +166,9 @@ def corrected(predicted, correction):
 
 
 @inlined
-def note_error(state, x, r, error, size):
-    """Note the error of the fitted prediction of sample `x`, and the size of the errors around it.
-
-    Args:
-        state: a `Filter`.
-        x: column.
-        r: place in `Filter.rows`.
-        error: error, in units of 2^-`FRACTION_BITS`.
-        size: eight times the mean error around, in the same units.
-    """
-    state.rows[r] = min(max(error, -_MAX_ERROR), _MAX_ERROR)
-    state.sizes[x] = size
-
-
-@inlined
-def note_uncoded(state, x, r):
-    """Note that sample `x` of a row is not coded."""
-    note_error(state, x, r, 0, _UNCODED)
+def clip_error(error):
+    """Return an error as it is stored in `Filter.rows`."""
+    return min(max(error, -_MAX_ERROR), _MAX_ERROR)
 
 
 @inlined
@@ -186,7 +178,7 @@ def finish_row(state, p, y, band):
     last = _LAST_PHASE_SHIFT if band.has_phases else _LAST_SHIFT_WITHOUT
     for x in range(width):
         state.steps[x] = 0
-        if state.sizes[x] == _UNCODED:
+        if state.sizes[x] == UNCODED:
             continue
         phase, limit = np.int64(band.phases[y * width + x]), _CLIPPED_AT * state.sizes[x] + 2 * _MIN_SIZE
         missed = min(max(state.rows[r + x] - state.corrections[x], -limit), limit)

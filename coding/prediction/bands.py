@@ -33,7 +33,6 @@ from coding.entropy.neighbors import (
     bit_length,
     causal_sum,
     half,
-    left_sum,
     surround_below,
     surround_left,
     surround_right,
@@ -41,14 +40,14 @@ from coding.entropy.neighbors import (
 from coding.entropy.range_coder import code_bits
 from coding.prediction.adaptive import (
     FRACTION_BITS,
+    UNCODED,
     Filter,
     begin_row,
+    clip_error,
     corrected,
     correction,
     finish_row,
     new_filter,
-    note_error,
-    note_uncoded,
     row_start,
 )
 from coding.prediction.phases import CLASSES
@@ -313,59 +312,68 @@ def _sum_errors(state, band, p):
 
 @inlined
 def _code_row(coder, state, band, start, y):
-    """Code row `y`, which begins at `start`, after its sums."""
+    """Code row `y`, which begins at `start`, after its sums.
+
+    Arrays are cut to the row, since numba checks the signs of all other indices.
+    """
     stride, plane, errors = state.stride, state.planes[band.number], state.error_sizes[band.number % 3]
-    width, is_filtered, row = len(state.predictions), state.planes.itemsize == _NARROW_BYTES, row_start(state.filter, y)
+    width, is_filtered, has_kinds = len(state.predictions), state.planes.itemsize == _NARROW_BYTES, len(band.kinds) > 0
+    here, left, second_left = plane[start:], plane[start - 1 :], plane[start - 2 :]
+    sizes, left_sizes, second_sizes = errors[start:], errors[start - 1 :], errors[start - 2 :]
+    before, phases = state.planes[max(band.number - 1, 0), start:], band.phases[y * width :]
+    kinds = band.kinds[y * width :] if has_kinds else band.kinds
+    r = row_start(state.filter, y)
+    missed_here, missed_left = state.filter.rows[r:], state.filter.rows[r - 1 :]
+    missed_second = state.filter.rows[r - 2 :]
     for x in range(width):
-        p, n = start + x, y * width + x
-        kind = band.kinds[n] if len(band.kinds) else 0
-        phase = np.int64(band.phases[n])
-        fitted = np.int64(state.predictions[x]) + band.left * plane[p - 1] + band.second_left * plane[p - 2]
+        kind, phase = kinds[x] if has_kinds else 0, np.int64(phases[x])
+        fitted = np.int64(state.predictions[x]) + band.left * left[x] + band.second_left * second_left[x]
         fitted = _shift_right(fitted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
         if kind:
             value = _shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else band.known[kind - 1]
-            plane[p] = value - band.mean
-            errors[p] = causal_sum(errors, p, stride) >> 3
-            if is_filtered:
-                note_uncoded(state.filter, x, row + x)
+            here[x] = value - band.mean
+            sizes[x] = causal_sum(errors, start + x, stride) >> 3
+            missed_here[x], state.filter.sizes[x] = 0, UNCODED
             continue
-        missed = correction(state.filter, x, row + x, phase) if is_filtered else 0
+        missed = correction(state.filter, x, phase, missed_left[x], missed_second[x]) if is_filtered else 0
         predicted = _clip(corrected(fitted, missed), band)
-        activity = _activity(state, band, p, x, _lattice_shift(predicted, band.digits + FRACTION_BITS))
-        value, size = _code_sample(coder, state, band, activity, predicted, phase, p)
-        plane[p] = value - band.mean
-        errors[p] = min(size, _MAX_ERROR_SIZE)
+        spatial = state.spatial[x] + 2 * left_sizes[x] + second_sizes[x]
+        activity = _activity(spatial, state.spectral[x], _lattice_shift(predicted, band.digits + FRACTION_BITS))
+        deviation = before[x] >> band.deviation_shift if band.number else 0
+        value, size = _code_sample(coder, state, band, activity, predicted, (phase, deviation), here[x])
+        here[x] = value - band.mean
+        sizes[x] = min(size, _MAX_ERROR_SIZE)
         if is_filtered:
-            error = (value << FRACTION_BITS) - fitted
-            note_error(state.filter, x, row + x, error, activity.mean * (2 * band.bound + 1))
+            missed_here[x] = clip_error((value << FRACTION_BITS) - fitted)
+            state.filter.sizes[x] = activity.mean * (2 * band.bound + 1)
 
 
 @inlined
-def _code_sample(coder, state, band, activity, predicted, phase, p):
-    """Code the sample at place `p`.
+def _code_sample(coder, state, band, activity, predicted, seen, value):
+    """Code a sample.
 
     Args:
         coder, state, band, activity: see there.
         predicted: prediction with `FRACTION_BITS`.
-        phase: class of phases.
-        p: place in the plane.
+        seen: class of phases, and deviation of the sample in the preceding band from the mean of that band.
+        value: the sample minus the mean of the band; ignored by a decoder.
 
     Returns:
         The sample, and the magnitude of its error, in units of the quantizer step.
     """
-    is_lattice, digits, step = band.digits < ALL_DIGITS, band.digits, 2 * band.bound + 1
-    place = state.planes[band.number, p] + band.mean
+    is_lattice, digits, step, place = band.digits < ALL_DIGITS, band.digits, 2 * band.bound + 1, value + band.mean
     if is_lattice:
         predicted, place = _to_lattice(predicted, digits + FRACTION_BITS), _to_lattice(place, digits)
     rounded = _shift_right(predicted, FRACTION_BITS)
     fraction = predicted - (rounded << FRACTION_BITS)
     is_flipped = fraction < 0
     fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
-    seen = Seen(fraction, phase, _level(band, rounded), _deviation(state, band, p))
+    deviation = min(max(seen[1] + _DEVIATIONS // 2, 0), _DEVIATIONS - 1)
+    level = min(max((rounded - band.first_place) >> band.level_shift, 0), _LEVELS - 1)
     error = place - rounded
     is_negative = (error < 0) != is_flipped
     magnitude = (abs(error) + band.bound) // step if band.bound else abs(error)
-    magnitude = _code_magnitude(coder, state, band, activity, seen, magnitude)
+    magnitude = _code_magnitude(coder, state, band, activity, Seen(fraction, seen[0], level, deviation), magnitude)
     error = magnitude * step
     if magnitude and _code_sign(coder, state, activity, fraction, magnitude, is_negative) != is_flipped:
         error = -error
@@ -380,21 +388,6 @@ def _code_sample(coder, state, band, activity, predicted, phase, p):
 def _clip(predicted, band):
     """Return a prediction between the limits of the samples."""
     return min(max(predicted, band.lowest << FRACTION_BITS), band.highest << FRACTION_BITS)
-
-
-@inlined
-def _level(band, rounded):
-    """Return the level of a prediction between the limits of all samples."""
-    return min(max((rounded - band.first_place) >> band.level_shift, 0), _LEVELS - 1)
-
-
-@inlined
-def _deviation(state, band, p):
-    """Return the deviation, from 0, of the sample in the preceding band from the mean of that band."""
-    if band.number == 0:
-        return np.int64(0)
-    deviation = np.int64(state.planes[band.number - 1, p]) >> band.deviation_shift
-    return min(max(deviation + _DEVIATIONS // 2, 0), _DEVIATIONS - 1)
 
 
 @compiled
@@ -438,15 +431,13 @@ def _shift_right(value, places):
 
 
 @inlined
-def _activity(state, band, p, x, shift):
-    """Return the `Activity` at place `p` and column `x`, after `_sum_errors`; error sizes are divided by 2^shift."""
-    spatial = (state.spatial[x] + left_sum(state.error_sizes[band.number % 3], p)) >> shift
-    spectral = state.spectral[x] >> shift
+def _activity(spatial, spectral, shift):
+    """Return the `Activity` of weighted sums of error sizes, which are divided by 2^shift."""
+    spatial, spectral = spatial >> shift, spectral >> shift
     mean = (spatial + spectral) >> 1
     k = max(bit_length(mean + 1) - 4, 0)
     fine = (mean + 1) >> k
-    class_number = _FINE * min(k, 6) + fine
-    return Activity(spatial, spectral, mean, k, fine, class_number)
+    return Activity(spatial, spectral, mean, k, fine, _FINE * min(k, 6) + fine)
 
 
 @inlined
