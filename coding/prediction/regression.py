@@ -30,7 +30,7 @@ POINT = 16
 """Binary places of a coefficient in a prediction."""
 
 _MAX_COEFFICIENT = 1 << 22
-_MAX_TRAINING_PIXELS = 8192  # about; they come from whole rows
+_MAX_TRAINING_PIXELS = 16384  # about; they come from whole rows
 _BLOCK_PIXELS = 256  # of a sum in float32, and so few that the vectors fit into caches
 _SMALLEST_PIVOT = 1e-14  # in units of the diagonal element
 _SMALLEST_FLOAT32_PIVOT = 2e-5  # a thousand times the rounding of the sums
