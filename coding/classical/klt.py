@@ -19,6 +19,7 @@ from coding.classical.codec import ANY, ClassicalCodec, Modes
 from coding.classical.sperr import psnr_of
 from coding.classical.streams import join_streams, split_streams
 from coding.klt import Klt, fit_klt, principal_components, unpack_klt
+from coding.klt_rates import klt_rates
 from coding.planes import decode_planes, encode_planes
 
 _COMPONENTS_PER_IMAGE = 16  # for JPEG XL
@@ -34,6 +35,7 @@ class _KltCodec(ClassicalCodec):
     """
 
     modes = Modes(lossy=ANY)
+    rates = staticmethod(klt_rates)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         assert self.step is not None  # there is no other mode

@@ -7,8 +7,9 @@ import pytest
 
 from coding.base import Codec, CodecFactory, CodingError
 from coding.hsc.distortion import Distortion, measure
-from coding.rate_control import RateController, StepSearch, Target
+from coding.rate_control import RateController, Target
 from coding.samples import CubeSamples
+from coding.step_search import StepSearch
 
 LIMITS = 2.0**-10, 2.0**4
 
