@@ -13,6 +13,7 @@ import numpy as np
 
 from coding.klt import gaussian_bits, water_fill
 
+_SMALLEST_PEAK = 1e-30  # of samples minus their mean
 _BLOCK = 4  # rows and columns: two levels of the wavelet
 _SPACING = 4  # of the blocks in a row; those of the next row are shifted by one
 _SAVED_RATE = 0.05  # bits per sample of the entropy; at rates so low, contexts save half of it
@@ -39,16 +40,17 @@ def klt_rates(cube: np.ndarray) -> Callable[[float], float]:
 
 
 def _subbands(cube: np.ndarray) -> list[tuple[float, np.ndarray]]:
-    """Return the subbands of some blocks, each with its share of the coefficients: float32 (C, N)."""
+    """Return the subbands of some blocks, each with its share of the coefficients: float (C, N)."""
+    dtype = np.float64 if cube.dtype.itemsize > np.dtype(np.int16).itemsize else np.float32
     height, width = (size - size % _BLOCK for size in cube.shape[1:])
     if not height or not width:
-        samples = cube.reshape(len(cube), -1).astype(np.float32)
+        samples = cube.reshape(len(cube), -1).astype(dtype)
         return [(1.0, samples - samples.mean(axis=1, keepdims=True))]
     bands = len(cube)
     blocks = cube[:, :height, :width].reshape(bands, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
     spacing = min(_SPACING, height // _BLOCK, width // _BLOCK)
     taken = [blocks[:, row, :, row % spacing :: spacing].reshape(bands, _BLOCK, -1) for row in range(blocks.shape[1])]
-    samples = np.concatenate(taken, axis=2).astype(np.float32)
+    samples = np.concatenate(taken, axis=2).astype(dtype)
     samples -= samples.mean(axis=(1, 2), keepdims=True)
     low, fine = _haar(samples)
     low, coarse = _haar(low)
@@ -67,8 +69,10 @@ def _haar(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _eigenvalues(samples: np.ndarray) -> np.ndarray:
     """Return the eigenvalues of the covariance (C, C) of samples (C, N) of mean 0, in falling order, float64."""
-    covariance = (samples @ samples.T).astype(np.float64) / samples.shape[1]
-    return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
+    peak = max(float(np.abs(samples).max()), _SMALLEST_PEAK)
+    scaled = (samples / peak).astype(np.float32)
+    covariance = (scaled @ scaled.T).astype(np.float64) / samples.shape[1]
+    return peak**2 * np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
 
 
 def _laplacian_bits(variances: np.ndarray) -> np.ndarray:

@@ -1,21 +1,21 @@
 """Rate control: find the step for a target PSNR or rate on a few tiles, then correct it by the whole scene.
 
-The search codes one tile, or, where the codec has estimates of its rates, none. Then ever more tiles are coded: as long
-as they are few, the step is corrected by what they take. The tiles that were coded with the final step are not coded
-again for the file, so that a search without corrections costs little.
+The search codes one or two tiles at a time; where the codec has estimates of its rates, these say where it begins. It
+goes on with ever more tiles, from the step found so far, as long as they are few. The tiles that were coded with the
+final step are not coded again for the file, so that tiles without surprises cost nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from coding.base import MAX_STEP, MIN_STEP, Codec, CodecFactory, CodingError
+from coding.base import MAX_STEP, MIN_STEP, Codec, CodecFactory
 from coding.hsc.distortion import Distortion, measure, psnr_text
 from coding.hsc.records import Tile
 from coding.hsc.tiling import Written
@@ -26,16 +26,19 @@ from coding.step_search import SLOPES, Found, StepSearch
 PSNR_TOLERANCE_DB = 0.1
 RELATIVE_RATE_TOLERANCE = 0.02
 SAMPLED_SHARE = 0.25
-"""Share of the tolerance for the search; the rest is for the difference between its tiles and the scene."""
+"""Share of the tolerance for a search before any tile is coded, or on all tiles that a model knows."""
 MAX_ATTEMPTS = 3
 """How often a scene is encoded to meet its target."""
 FINEST_SHARE = 2.0**-20
 """Finest step of a search for floats, as a fraction of the largest sample, if that is smaller than the codec's."""
 
+_FEWEST_TILES = {"psnr": 1, "bpppc": 2}  # in a sample; rates differ more between tiles
 _GROWTH = ((0, 0.8), (1 / 6, 0.5), (1 / 3, 0.6))
-"""Sizes of the sample, as shares of the scene, and from which share of the tolerance on the step is corrected."""
-_MAX_CORRECTIONS = 3  # for each size
-_MAX_GAIN = 2.0  # of a correction, by how much more or less than expected the last one changed the figure
+"""Sizes of the sample, as shares of the scene, each with the share of the tolerance within which it meets a target."""
+
+_FEW_TRIALS = 3  # besides the first step, with a sample of each size
+_MANY_TRIALS = 12  # instead, if the largest sample has at most `_FEW_TILES`
+_FEW_TILES = 2
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,12 @@ class RateController:
         Raises:
             CodingError: the codec cannot take any step that was tried.
         """
-        search, found = self._settle(target)
+        found, slope = self._settle(target)
+        step, (finest, coarsest) = found.step, self._step_range
         nearest: tuple[float, Codec, str] | None = None
+        last: tuple[float, float] | None = None
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            codec = self._lossy(found.step)
+            codec = self._lossy(step)
             written = write(codec)
             offset = self._offset(written, target)
             if abs(offset) <= target.tolerance:
@@ -121,68 +126,55 @@ class RateController:
                 nearest = abs(offset), codec, self._note(written, target, found, offset)
             if not found.is_met or not math.isfinite(offset) or attempt == MAX_ATTEMPTS:
                 break
-            found = search.find(found.figure - offset, SAMPLED_SHARE * target.tolerance)
+            if last is not None and (offset - last[1]) * (last[0] - step) > 0:
+                slope = (offset - last[1]) / math.log2(last[0] / step)
+            last = step, offset
+            step = min(max(step * 2 ** (offset / slope), finest), coarsest)
         assert nearest is not None  # there was one attempt at least
         return written if nearest[1] is codec else write(nearest[1]), nearest[2]
 
     # -- the step ---------------------------------------------------------------------------------
 
-    def _settle(self, target: Target) -> tuple[StepSearch, Found]:
+    def _settle(self, target: Target) -> tuple[Found, float]:
         """Find a step with which a sample of the tiles meets the target.
 
         Returns:
-            The search, whose figures may be off by about the same number at neighboring steps, and what it found.
+            What was found, and about how much the figure falls when the step doubles.
 
         Raises:
             CodingError: the codec cannot take any step that was tried.
         """
-        result, error = None, CodingError("the codec cannot take any step")
-        for search, sample in self._searches(target):
-            try:
-                found = self._grow(search, sample, target)
-            except CodingError as caught:
-                error = caught
-                continue
-            result = search, found
-            if found.is_met:
-                break
-        if result is None:
-            raise error
-        return result
-
-    def _searches(self, target: Target) -> Iterator[tuple[StepSearch, TileSample | None]]:
-        """Yield searches, from the fastest to the safest, each with the sample by which it is corrected."""
-        num_tiles = self._factory.num_tiles
-        if self._factory.model is not None:  # which knows the latents of these tiles
-            yield self._search(target, functools.partial(self._figure_of_tiles, target.kind)), None
-            return
-        if target.kind == "bpppc" and self._factory.rates is not None:
-            survey = Survey(self._samples, self._factory.rates)
-            search = self._search(target, lambda step: math.log2(survey.rate(step)))
-            near = search.find(target.figure, target.tolerance).step
-            yield search, TileSample(self._samples, survey, near)
-        sample = TileSample(self._samples)
-        for count in (1, num_tiles):
-            yield self._search(target, functools.partial(self._figure, target.kind, sample, count)), sample
-
-    def _grow(self, search: StepSearch, sample: TileSample | None, target: Target) -> Found:
-        """Search a step, and correct it while the sample grows."""
-        found = search.find(target.figure, SAMPLED_SHARE * target.tolerance)
-        if sample is None:
-            return found
-        shares = {max(1, math.ceil(size * len(sample))): share for size, share in _GROWTH}
+        factory, kind, tolerance = self._factory, target.kind, target.tolerance
+        first, slope = self._first(target), SLOPES[kind]
+        if factory.model is not None:  # which knows the latents of the sampled tiles
+            search = self._search(functools.partial(self._figure_of_tiles, kind), first, slope)
+            return search.find(target.figure, SAMPLED_SHARE * tolerance), slope
+        survey, fewest = None, _FEWEST_TILES[kind]
+        if kind == "bpppc" and factory.rates is not None:
+            survey, fewest = Survey(self._samples, factory.rates), 1
+            search = self._search(lambda step: math.log2(survey.rate(step)), first, slope)
+            first, slope = search.find(target.figure, SAMPLED_SHARE * tolerance).step, search.slope(target.figure)
+        sample = TileSample(self._samples, survey, first)
+        shares = {max(fewest, math.ceil(size * len(sample))): share for size, share in _GROWTH}
         for count, share in shares.items():
-            if found.is_met:
-                figure = functools.partial(self._figure, target.kind, sample, count)
-                found = _corrected(search, found, figure, target, share)
-        return found
+            search = self._search(functools.partial(self._figure, kind, sample, count), first, slope)
+            is_thorough = count == max(shares) <= _FEW_TILES
+            found = search.find(target.figure, share * tolerance, _MANY_TRIALS if is_thorough else _FEW_TRIALS)
+            if found.end is None and not is_thorough:
+                found = replace(found, is_met=True)  # as nearly as so few trials can
+            elif found.end is not None and count >= factory.num_tiles:
+                break
+            first, slope = found.step, search.slope(target.figure)
+        return found, slope
 
-    def _search(self, target: Target, figure: Callable[[float], float]) -> StepSearch:
-        factory = self._factory
-        first = factory.first
+    def _first(self, target: Target) -> float:
+        """Return a step to begin with."""
         if target.kind == "psnr":  # the step of a uniform quantizer with this PSNR
-            first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.figure) / 20)
-        return StepSearch(figure, *self._step_range(), first, SLOPES[target.kind])
+            return self._samples.scale / self._factory.unit * math.sqrt(12) * 10 ** (-float(target.figure) / 20)
+        return self._factory.first
+
+    def _search(self, figure: Callable[[float], float], first: float, slope: float) -> StepSearch:
+        return StepSearch(figure, *self._step_range, first, slope)
 
     def _figure(self, kind: str, sample: TileSample, count: int, step: float) -> float:
         """Return the figure of the scene as the first `count` tiles of a sample have it."""
@@ -198,6 +190,7 @@ class RateController:
         num_bytes = self._samples.in_threads(lambda tile: tile.num_bytes(codec.encode(*tile)), tiles)
         return math.log2(8 * sum(num_bytes) / sum(tile.cube.size for tile in tiles))
 
+    @functools.cached_property
     def _step_range(self) -> tuple[float, float]:
         """Return the finest and the coarsest step of a search: the scale may say nothing of the samples' size."""
         factory, tiles = self._factory, self._samples.tiles(self._factory.num_tiles)
@@ -231,19 +224,3 @@ class RateController:
         if target.kind == "bpppc":
             return f"{text}: the header, index and masks of the file count, which no step changes"
         return f"{text}: no step of {self._name} came nearer in {MAX_ATTEMPTS} attempts"
-
-
-def _corrected(
-    search: StepSearch, found: Found, figure: Callable[[float], float], target: Target, share: float
-) -> Found:
-    """Correct a step by another figure than that of its search, until it misses by at most a share of the tolerance."""
-    gain, last = 1.0, None
-    for _ in range(_MAX_CORRECTIONS):
-        offset = figure(found.step) - target.figure
-        if not found.is_met or abs(offset) <= share * target.tolerance or not math.isfinite(offset):
-            break
-        if last is not None and offset != last[1]:
-            gain = min(max((found.figure - last[0]) / (offset - last[1]), 1 / _MAX_GAIN), _MAX_GAIN)
-        last = found.figure, offset
-        found = search.find(found.figure - gain * offset, SAMPLED_SHARE * target.tolerance)
-    return found

@@ -14,11 +14,13 @@ SLOPES = {"psnr": 6.0, "bpppc": 1.0}
 
 _MAX_TRIALS = 40
 _MIN_STRIDE = 1e-3  # octaves
-_FIRST_STRIDE = 2.0  # octaves, where the predicted place did not reach the target; doubled with each trial
-_MIN_BRACKET_SHARE = 0.02  # between a trial and either end of its bracket
+_FIRST_STRIDE = 2.0  # octaves, between steps that the codec cannot take
+_SECOND_STRIDE = 0.5  # octaves, where the predicted place did not reach the target; doubled with each trial
+_MIN_BRACKET_SHARE = 0.05  # between a trial and either end of its bracket
 _MIN_BASE = 0.05  # octaves between figures that show their slope, since they may jitter
 _MAX_SLOPE_RATIO = 8.0  # of a slope between two figures and the usual one, either way
-_MAX_INTERPOLATIONS = 6  # afterwards the bracket is halved, since figures may fall in stairs
+_MAX_PREDICTIONS = 2  # in a bracket
+_MAX_INTERPOLATIONS = 8  # in a bracket; afterwards it is halved, since figures may fall in stairs
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class StepSearch:
             place = self._beyond(at, target, stride)
             if place is None:
                 return self._found(at, False, "coarsest" if below is None else "finest")
-            stride = max(2 * stride, _FIRST_STRIDE)
+            stride = max(2 * stride, _SECOND_STRIDE)
             self._try(place)
         return self._found(self._nearest(target), False)
 
@@ -140,11 +142,15 @@ class StepSearch:
             self._figures[refused] = math.inf  # never the nearest
 
     def _between(self, above: float, below: float, target: float, number: int) -> float:
-        """Return a place in a bracket: predicted, or its middle after `_MAX_INTERPOLATIONS` trials."""
-        if number > _MAX_INTERPOLATIONS:
-            return (above + below) / 2
-        margin = _MIN_BRACKET_SHARE * (below - above)
-        return min(max(self._predicted(target), above + margin), below - margin)
+        """Return a place in a bracket: predicted, then interpolated in turn with its middle, since figures jitter."""
+        high, low, width = self._figures[above], self._figures[below], below - above
+        if number <= _MAX_PREDICTIONS:
+            share = (self._predicted(target) - above) / width
+        elif number % 2 and number <= _MAX_INTERPOLATIONS and math.isfinite(high - low):
+            share = (high - target) / (high - low)
+        else:
+            share = 0.5
+        return above + min(max(share, _MIN_BRACKET_SHARE), 1 - _MIN_BRACKET_SHARE) * width
 
     def _beyond(self, at: float, target: float, stride: float) -> float | None:
         """Return a place at least `stride` beyond `at`, the outermost one measured; None if `at` is an end."""
@@ -153,14 +159,18 @@ class StepSearch:
         return None if abs(place - at) < _MIN_STRIDE else place
 
     def _predicted(self, target: float) -> float:
-        """Return where the target is on the line through the two nearest figures, or through one with `slope`."""
-        finite = [at for at, figure in self._figures.items() if math.isfinite(figure)]
-        if not finite:  # infinite figures are finer than any target
+        """Return where a line through the figure nearest to the target meets it."""
+        nearest = self._nearest(target)
+        if not math.isfinite(self._figures[nearest]):  # infinite figures are finer than any target
             return max(self._figures) + _FIRST_STRIDE
-        at, *others = sorted(finite, key=lambda at: abs(self._figures[at] - target))
-        slope = self._slope
+        return nearest + (self._figures[nearest] - target) / self.slope(target)
+
+    def slope(self, target: float) -> float:
+        """Return about how much the figure falls when the step doubles, near the target."""
+        finite = [at for at, figure in self._figures.items() if math.isfinite(figure)]
+        at, *others = sorted(finite, key=lambda at: abs(self._figures[at] - target)) or [0.0]
         for other in [other for other in others if abs(other - at) >= _MIN_BASE][:1]:
             measured = (self._figures[at] - self._figures[other]) / (other - at)
-            if 1 / _MAX_SLOPE_RATIO < measured / slope < _MAX_SLOPE_RATIO:
-                slope = measured
-        return at + (self._figures[at] - target) / slope
+            if 1 / _MAX_SLOPE_RATIO < measured / self._slope < _MAX_SLOPE_RATIO:
+                return measured
+        return self._slope

@@ -6,7 +6,6 @@ import functools
 import math
 import struct
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -55,7 +54,6 @@ class ClassicalCodec(Codec):
     Attributes:
         modes: types of samples by mode.
         max_bound: largest bound.
-        rates: see `CodecFactory.rates`.
         bounds_steps: whether a step stands for the largest bound whose bins are no wider, see `bound_of_step`.
 
     Raises:
@@ -64,7 +62,6 @@ class ClassicalCodec(Codec):
 
     modes: ClassVar[Modes]
     max_bound: ClassVar[int] = MAX_BOUND
-    rates: ClassVar[Callable[[np.ndarray], Callable[[float], float]] | None] = None
     bounds_steps: ClassVar[bool] = False
 
     def __init__(self, dtype: str, step: float | None = None, max_error: float = 0) -> None:
@@ -98,7 +95,6 @@ class ClassicalCodec(Codec):
             finest=scale * 2.0**-20,
             coarsest=scale * 2.0,
             first=scale * 2.0**-8,
-            rates=cls.rates,
         )
 
     @classmethod
