@@ -39,6 +39,7 @@ _GROWTH = ((0, 0.8), (1 / 6, 0.5), (1 / 3, 0.6))
 _FEW_TRIALS = 3  # besides the first step, with a sample of each size
 _MANY_TRIALS = 12  # instead, if the largest sample has at most `_FEW_TILES`
 _FEW_TILES = 2
+_FEW_TILES_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class RateController:
         for count, share in shares.items():
             search = self._search(functools.partial(self._figure, kind, sample, count), first, slope)
             is_thorough = count == max(shares) <= _FEW_TILES
-            found = search.find(target.figure, share * tolerance, _MANY_TRIALS if is_thorough else _FEW_TRIALS)
+            share, max_trials = (_FEW_TILES_SHARE, _MANY_TRIALS) if is_thorough else (share, _FEW_TRIALS)
+            found = search.find(target.figure, share * tolerance, max_trials)
             if found.end is None and not is_thorough:
                 found = replace(found, is_met=True)  # as nearly as so few trials can
             elif found.end is not None and count >= factory.num_tiles:
