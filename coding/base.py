@@ -120,6 +120,8 @@ class CodecFactory:
         first: step that a search begins with.
         unit: size of a step of 1, in the samples' units.
         num_tiles: number of tiles sampled in a search.
+        rates: takes a cube, and returns a function of a step: about the bits per sample that the lossy codec takes. It
+            need not be exact, but much faster than coding the cube.
         model: field `model` of the header.
     """
 
@@ -133,6 +135,7 @@ class CodecFactory:
     first: float = 2.0**-8
     unit: float = 1.0
     num_tiles: int = 4
+    rates: Callable[[np.ndarray], Callable[[float], float]] | None = None
     model: dict[str, Any] | None = None
 
 

@@ -101,7 +101,8 @@ def write_scene(
                 written = write_raw(file, header, codec, samples)
             else:
                 with pixel_bar("compressing", scene.info.height * scene.info.width) as advance:
-                    written = compress_scene(scene, file, header, codec, num_workers, advance)
+                    coded = samples.coded(codec)
+                    written = compress_scene(scene, file, header, codec, num_workers, advance, coded)
             check_bound(args, written)
             return written
 

@@ -105,7 +105,7 @@ def fit_klt(cube: np.ndarray, squared_error: float) -> tuple[Klt, bytes]:
     """
     pixels = cube[0].size
     mean, variances, vectors = principal_components(cube)
-    step, count = _fill(variances, pixels, len(cube) * squared_error)
+    step, count = water_fill(variances, pixels, len(cube) * squared_error)
     # Rounded as the decoder will read it.
     step = float(np.float32(step))
     fine = step / math.sqrt(pixels)
@@ -144,7 +144,7 @@ def _klt_of(numbers: np.ndarray, step: float, pixels: int) -> Klt:
 # -- the step -------------------------------------------------------------------------------------
 
 
-def _fill(variances: np.ndarray, pixels: int, error: float) -> tuple[float, int]:
+def water_fill(variances: np.ndarray, pixels: int, error: float) -> tuple[float, int]:
     """Return a step and a number of components for a pixel's squared error, summed over the bands, of about `error`."""
     bands = len(variances)
     counts = np.arange(bands + 1)
@@ -169,11 +169,12 @@ def _paying(variances: np.ndarray, pixels: int) -> int:
     bands = len(variances)
     vectors = np.arange(bands, 0, -1) / pixels  # numbers in each vector, per pixel
     gains = variances - (1 + bands / pixels) / 12
-    costs = _SQUARED_STEPS_PER_BIT * (_gaussian_bits(variances) + vectors * _gaussian_bits(variances * pixels / bands))
+    costs = _SQUARED_STEPS_PER_BIT * (gaussian_bits(variances) + vectors * gaussian_bits(variances * pixels / bands))
     return int(np.append(gains > costs, False).argmin())
 
 
-def _gaussian_bits(variances: np.ndarray) -> np.ndarray:
+def gaussian_bits(variances: np.ndarray) -> np.ndarray:
+    """Return about the entropies of Gaussian numbers that are rounded to integers, of these variances."""
     return 0.5 * np.log2(1 + 2 * math.pi * math.e * variances)
 
 

@@ -1,36 +1,45 @@
-"""Rate control: find the step for a target PSNR or rate on a few tiles, then correct it by the whole scene."""
+"""Rate control: find the step for a target PSNR or rate on a few tiles, then correct it by the whole scene.
+
+The search codes one or two tiles at a time; where the codec has estimates of its rates, these say where it begins. It
+goes on with ever more tiles, from the step found so far, as long as they are few. The tiles that were coded with the
+final step are not coded again for the file, so that tiles without surprises cost nothing.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from coding.base import MAX_STEP, MIN_STEP, Codec, CodecFactory, CodingError
+from coding.base import MAX_STEP, MIN_STEP, Codec, CodecFactory
 from coding.hsc.distortion import Distortion, measure, psnr_text
 from coding.hsc.records import Tile
 from coding.hsc.tiling import Written
 from coding.samples import Samples
+from coding.sampling import Survey, TileSample
+from coding.step_search import SLOPES, Found, StepSearch
 
 PSNR_TOLERANCE_DB = 0.1
 RELATIVE_RATE_TOLERANCE = 0.02
 SAMPLED_SHARE = 0.25
-"""Share of the tolerance for the sampled tiles; the rest is for the difference between them and the scene."""
+"""Share of the tolerance for a search before any tile is coded, or on all tiles that a model knows."""
 MAX_ATTEMPTS = 3
 """How often a scene is encoded to meet its target."""
 FINEST_SHARE = 2.0**-20
 """Finest step of a search for floats, as a fraction of the largest sample, if that is smaller than the codec's."""
-SLOPES = {"psnr": 6.0, "bpppc": 1.0}
-"""About how much a target's figure falls when the step doubles."""
 
-_MAX_TRIALS = 40
-_MIN_STRIDE = 1e-3  # octaves
-_FIRST_STRIDE = 2.0  # octaves; doubled with each trial
-_MIN_BRACKET_SHARE = 0.1  # between a trial and either end of its bracket
-_MAX_INTERPOLATIONS = 6  # afterwards the bracket is halved, since figures may fall in stairs
+_FEWEST_TILES = {"psnr": 1, "bpppc": 2}  # in a sample; rates differ more between tiles
+_GROWTH = ((0, 0.8), (1 / 6, 0.5), (1 / 3, 0.6))
+"""Sizes of the sample, as shares of the scene, each with the share of the tolerance within which it meets a target."""
+
+_FEW_TRIALS = 3  # besides the first step, with a sample of each size
+_MANY_TRIALS = 12  # instead, if the largest sample has at most `_FEW_TILES`
+_FEW_TILES = 2
+_FEW_TILES_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -63,138 +72,6 @@ class Target:
         return math.log2(1 + RELATIVE_RATE_TOLERANCE) if self.kind == "bpppc" else PSNR_TOLERANCE_DB
 
 
-# -- the search -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Found:
-    """The result of a search.
-
-    Attributes:
-        step: the step.
-        is_met: whether the figure is within the tolerance.
-        end: "finest" or "coarsest" if the search ended at that end without reaching the target, else None.
-    """
-
-    step: float
-    is_met: bool
-    end: Literal["finest", "coarsest"] | None = None
-
-
-class StepSearch:
-    """Finds the step for a figure that falls as the step grows; searches for further targets reuse what was measured.
-
-    Args:
-        figure: returns the figure of a step; raises `CodingError` if the codec cannot take the step.
-        finest: smallest step to try.
-        coarsest: largest step to try.
-        first: step to begin with.
-        slope: about how much the figure falls when the step doubles.
-    """
-
-    def __init__(
-        self, figure: Callable[[float], float], finest: float, coarsest: float, first: float, slope: float
-    ) -> None:
-        self._figure, self._slope = figure, slope
-        self._low, self._high = math.log2(finest), math.log2(coarsest)
-        self._starts = self._outwards(min(max(math.log2(first), self._low), self._high))
-        self._figures: dict[float, float] = {}  # by the logarithm of the step
-        self._refused: list[float] = []
-
-    def find(self, target: float, tolerance: float, max_trials: int = _MAX_TRIALS) -> Found:
-        """Return a step whose figure is within `tolerance` of `target`, or else the nearest one found.
-
-        Args:
-            target: the figure to reach.
-            tolerance: largest allowed difference from `target`.
-            max_trials: largest number of steps to measure.
-
-        Raises:
-            CodingError: the codec cannot take any step that was tried.
-        """
-        target = float(target)
-        if not self._figures:
-            self._begin()
-        stride, inside = _FIRST_STRIDE, 0
-        for _ in range(max_trials):
-            nearest = self._nearest(target)
-            if abs(self._figures[nearest] - target) <= tolerance:
-                return Found(2.0**nearest, True)
-            above = max((at for at, figure in self._figures.items() if figure > target), default=None)
-            below = min((at for at, figure in self._figures.items() if figure <= target), default=None)
-            if above is not None and below is not None:
-                if below - above < _MIN_STRIDE:
-                    break
-                inside += 1
-                self._try(self._between(above, below, target, inside))
-                continue
-            at = above if below is None else below
-            assert at is not None  # one figure at least is above the target or not
-            place = self._beyond(at, target, stride)
-            if place is None:
-                return Found(2.0**at, False, "coarsest" if below is None else "finest")
-            stride *= 2
-            self._try(place)
-        return Found(2.0 ** self._nearest(target), False)
-
-    def _nearest(self, target: float) -> float:
-        return min(self._figures, key=lambda at: abs(self._figures[at] - target))
-
-    def _outwards(self, first: float) -> Iterator[float]:
-        """Yield places (log2 of steps) to begin at: `first`, then ever coarser ones, then ever finer ones."""
-        yield first
-        for sign, end in ((1, self._high), (-1, self._low)):
-            place = first
-            while place != end:
-                place = min(place + _FIRST_STRIDE, end) if sign > 0 else max(place - _FIRST_STRIDE, end)
-                yield place
-
-    def _begin(self) -> None:
-        """Measure a first step that the codec takes."""
-        error = CodingError("the codec cannot take any step")
-        for place in self._starts:
-            try:
-                self._figures[place] = self._figure(2.0**place)
-            except CodingError as caught:
-                error = caught if not self._refused else error
-                self._refused.append(place)
-                continue
-            for refused in self._refused:
-                self._limit(refused)
-            return
-        raise error
-
-    def _try(self, place: float) -> None:
-        """Measure a step; if the codec cannot take it, never search beyond half of the way to it again."""
-        try:
-            self._figures[place] = self._figure(2.0**place)
-        except CodingError:
-            self._limit(place)
-
-    def _limit(self, refused: float) -> None:
-        if refused < min(self._figures):
-            self._low = max(self._low, (refused + min(self._figures)) / 2)
-        elif refused > max(self._figures):
-            self._high = min(self._high, (refused + max(self._figures)) / 2)
-        else:
-            self._figures[refused] = math.inf  # never the nearest
-
-    def _between(self, above: float, below: float, target: float, number: int) -> float:
-        """Return a place in a bracket: interpolated, or its middle after `_MAX_INTERPOLATIONS` trials."""
-        high, low = self._figures[above], self._figures[below]
-        share = 0.5
-        if number <= _MAX_INTERPOLATIONS and math.isfinite(high) and math.isfinite(low):
-            share = min(max((high - target) / (high - low), _MIN_BRACKET_SHARE), 1 - _MIN_BRACKET_SHARE)
-        return above + share * (below - above)
-
-    def _beyond(self, at: float, target: float, stride: float) -> float | None:
-        """Return a place beyond `at`, the outermost one measured; None if `at` is the end of the search range."""
-        distance = (self._figures[at] - target) / self._slope
-        stride = max(stride, abs(distance)) if math.isfinite(distance) else stride
-        place = min(at + stride, self._high) if distance > 0 else max(at - stride, self._low)
-        return None if abs(place - at) < _MIN_STRIDE else place
-
-
 def sampled_psnr(codec: Codec, samples: Samples, num_tiles: int) -> float:
     """Return the PSNR in dB of at most `num_tiles` tiles of a scene."""
 
@@ -218,13 +95,16 @@ class RateController:
 
     def __init__(self, factory: CodecFactory, samples: Samples, name: str) -> None:
         assert factory.lossy is not None
-        self._factory, self._lossy, self._samples, self._name = factory, factory.lossy, samples, name
+        self._factory, self._samples, self._name = factory, samples, name
+        # Always the same codec for a step, since `samples` keeps the tiles that it has coded.
+        self._lossy = functools.cache(factory.lossy)
 
     def write(self, write: Callable[[Codec], Written], target: Target) -> tuple[Written, str | None]:
         """Encode the scene, again with another step if it misses the target, at most `MAX_ATTEMPTS` times.
 
         Args:
-            write: encodes the scene with a codec, replacing what it wrote before.
+            write: encodes the scene with a codec, replacing what it wrote before. `Samples.coded` has the tiles that
+                the search has coded already.
             target: the target.
 
         Returns:
@@ -233,38 +113,86 @@ class RateController:
         Raises:
             CodingError: the codec cannot take any step that was tried.
         """
-        search = self._search(target)
-        aim = target.figure
+        found, slope = self._settle(target)
+        step, (finest, coarsest) = found.step, self._step_range
         nearest: tuple[float, Codec, str] | None = None
-        for _ in range(MAX_ATTEMPTS):
-            found = search.find(aim, SAMPLED_SHARE * target.tolerance)
-            codec = self._lossy(found.step)
+        last: tuple[float, float] | None = None
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            codec = self._lossy(step)
             written = write(codec)
             offset = self._offset(written, target)
             if abs(offset) <= target.tolerance:
                 return written, None
             if nearest is None or abs(offset) < nearest[0]:
                 nearest = abs(offset), codec, self._note(written, target, found, offset)
-            if not found.is_met or not math.isfinite(offset):
+            if not found.is_met or not math.isfinite(offset) or attempt == MAX_ATTEMPTS:
                 break
-            aim -= offset
+            if last is not None and (offset - last[1]) * (last[0] - step) > 0:
+                slope = (offset - last[1]) / math.log2(last[0] / step)
+            last = step, offset
+            step = min(max(step * 2 ** (offset / slope), finest), coarsest)
         assert nearest is not None  # there was one attempt at least
         return written if nearest[1] is codec else write(nearest[1]), nearest[2]
 
-    def _search(self, target: Target) -> StepSearch:
-        factory = self._factory
-        first = factory.first
+    # -- the step ---------------------------------------------------------------------------------
+
+    def _settle(self, target: Target) -> tuple[Found, float]:
+        """Find a step with which a sample of the tiles meets the target.
+
+        Returns:
+            What was found, and about how much the figure falls when the step doubles.
+
+        Raises:
+            CodingError: the codec cannot take any step that was tried.
+        """
+        factory, kind, tolerance = self._factory, target.kind, target.tolerance
+        first, slope = self._first(target), SLOPES[kind]
+        if factory.model is not None:  # which knows the latents of the sampled tiles
+            search = self._search(functools.partial(self._figure_of_tiles, kind), first, slope)
+            return search.find(target.figure, SAMPLED_SHARE * tolerance), slope
+        survey, fewest = None, _FEWEST_TILES[kind]
+        if kind == "bpppc" and factory.rates is not None:
+            survey, fewest = Survey(self._samples, factory.rates), 1
+            search = self._search(lambda step: math.log2(survey.rate(step)), first, slope)
+            first, slope = search.find(target.figure, SAMPLED_SHARE * tolerance).step, search.slope(target.figure)
+        sample = TileSample(self._samples, survey, first)
+        shares = {max(fewest, math.ceil(size * len(sample))): share for size, share in _GROWTH}
+        for count, share in shares.items():
+            search = self._search(functools.partial(self._figure, kind, sample, count), first, slope)
+            is_thorough = count == max(shares) <= _FEW_TILES
+            share, max_trials = (_FEW_TILES_SHARE, _MANY_TRIALS) if is_thorough else (share, _FEW_TRIALS)
+            found = search.find(target.figure, share * tolerance, max_trials)
+            if found.end is None and not is_thorough:
+                found = replace(found, is_met=True)  # as nearly as so few trials can
+            elif found.end is not None and count >= factory.num_tiles:
+                break
+            first, slope = found.step, search.slope(target.figure)
+        return found, slope
+
+    def _first(self, target: Target) -> float:
+        """Return a step to begin with."""
         if target.kind == "psnr":  # the step of a uniform quantizer with this PSNR
-            first = self._samples.scale / factory.unit * math.sqrt(12) * 10 ** (-float(target.figure) / 20)
+            return self._samples.scale / self._factory.unit * math.sqrt(12) * 10 ** (-float(target.figure) / 20)
+        return self._factory.first
 
-        def figure(step: float) -> float:
-            codec = self._lossy(step)
-            if target.kind == "bpppc":
-                return math.log2(self._rate(codec))
-            return sampled_psnr(codec, self._samples, factory.num_tiles)
+    def _search(self, figure: Callable[[float], float], first: float, slope: float) -> StepSearch:
+        return StepSearch(figure, *self._step_range, first, slope)
 
-        return StepSearch(figure, *self._step_range(), first, SLOPES[target.kind])
+    def _figure(self, kind: str, sample: TileSample, count: int, step: float) -> float:
+        """Return the figure of the scene as the first `count` tiles of a sample have it."""
+        codec = self._lossy(step)
+        return math.log2(sample.rate(codec, step, count)) if kind == "bpppc" else sample.psnr(codec, count)
 
+    def _figure_of_tiles(self, kind: str, step: float) -> float:
+        """Return the figure of the tiles whose latents a model knows."""
+        codec = self._lossy(step)
+        if kind == "psnr":
+            return sampled_psnr(codec, self._samples, self._factory.num_tiles)
+        tiles = self._samples.tiles(self._factory.num_tiles)
+        num_bytes = self._samples.in_threads(lambda tile: tile.num_bytes(codec.encode(*tile)), tiles)
+        return math.log2(8 * sum(num_bytes) / sum(tile.cube.size for tile in tiles))
+
+    @functools.cached_property
     def _step_range(self) -> tuple[float, float]:
         """Return the finest and the coarsest step of a search: the scale may say nothing of the samples' size."""
         factory, tiles = self._factory, self._samples.tiles(self._factory.num_tiles)
@@ -274,12 +202,6 @@ class RateController:
         is_float = tiles[0].cube.dtype.kind == "f"
         finest = min(factory.finest, max(largest * FINEST_SHARE, MIN_STEP)) if is_float else factory.finest
         return finest, min(max(factory.coarsest, 2 * largest), MAX_STEP)
-
-    def _rate(self, codec: Codec) -> float:
-        """Return the bits per sample of the sampled tiles' records."""
-        tiles = self._samples.tiles(self._factory.num_tiles)
-        num_bytes = self._samples.in_threads(lambda tile: tile.num_bytes(codec.encode(*tile)), tiles)
-        return 8 * sum(num_bytes) / sum(tile.cube.size for tile in tiles)
 
     def _offset(self, written: Written, target: Target) -> float:
         """Return by how much the figure of a written scene exceeds the target's figure."""

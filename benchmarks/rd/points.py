@@ -28,8 +28,8 @@ from benchmarks.speed.measure import peak_bytes, release_memory, reset_peak, res
 from coding import codecs
 from coding.base import Codec, CodecFactory, CodingError
 from coding.hsc.records import Tile
-from coding.rate_control import StepSearch
 from coding.samples import CubeSamples, Samples
+from coding.step_search import StepSearch
 from utils.errors import one_line
 from utils.evaluation import timed
 from utils.files import name_in_errors

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from typing import cast
 
 import imagecodecs
 import numpy as np
 
-from coding.base import SHORT, CodingError, DamagedError, join_blocks, split_blocks
+from coding.base import SHORT, CodecFactory, CodingError, DamagedError, join_blocks, split_blocks
 from coding.classical.codec import ANY, ClassicalCodec, Modes
 from coding.classical.sperr import psnr_of
 from coding.classical.streams import join_streams, split_streams
 from coding.klt import Klt, fit_klt, principal_components, unpack_klt
+from coding.klt_rates import klt_rates
 from coding.planes import decode_planes, encode_planes
+from coding.samples import Samples
 
 _COMPONENTS_PER_IMAGE = 16  # for JPEG XL
 _LEVELS_PER_STEP = 16  # JPEG 2000 is given integers, which are fractions of a step
@@ -34,6 +37,11 @@ class _KltCodec(ClassicalCodec):
     """
 
     modes = Modes(lossy=ANY)
+
+    @classmethod
+    def factory(cls, samples: Samples) -> CodecFactory:
+        """Return the factory for `samples`."""
+        return replace(super().factory(samples), rates=klt_rates)
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         assert self.step is not None  # there is no other mode

@@ -16,15 +16,20 @@ from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
 
 
-def compiled(function: Callable) -> Callable:
+def compiled(function: Callable, reorders_sums: bool = False) -> Callable:
     """Compile `function` with numba; it runs without Python's global lock.
+
+    Args:
+        function: the kernel.
+        reorders_sums: whether sums of floats may be computed in any order, so that they can be vectorized; their
+            rounding then depends on the machine.
 
     The result is cached on disk until the module of the function, or a module that it imports kernels from, changes.
     Without a writable cache folder, or with a damaged or full one, each process compiles anew.
     """
     # Numba names its cache files by the qualified name, and checks the function's own module only.
     function.__qualname__ += f"_{_checksum(sys.modules[function.__module__]):08x}"
-    kernel = numba.njit(nogil=True)(function)
+    kernel = numba.njit(nogil=True, fastmath={"reassoc", "contract"} if reorders_sums else False)(function)
     with contextlib.suppress(RuntimeError):  # no folder for the cache
         kernel._cache = KernelCache(function)  # type: ignore[attr-defined]  # numba annotates no _cache
     return kernel

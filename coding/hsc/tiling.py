@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import IO, Protocol, TypeVar
 
 import numpy as np
@@ -89,6 +90,39 @@ def tiles_of(scene: Scene, header: Header) -> Iterator[tuple[int, Parts]]:
 
 
 @dataclass(frozen=True)
+class CodedTile:
+    """A coded tile.
+
+    Attributes:
+        record: its bytes in the file.
+        distortion: distortion of its valid samples.
+        size: number of samples of the coded bands.
+        lost: number of valid samples in bands that are not coded.
+        fills: number of pixels that look like gaps but are coded as data, see `coding.hsc.fills`.
+    """
+
+    record: bytes
+    distortion: Distortion
+    size: int
+    lost: int
+    fills: Counter[float]
+
+    @classmethod
+    def of(cls, codec: Codec, parts: Parts, scale: float) -> CodedTile:
+        """Code a tile.
+
+        Raises:
+            CodingError: the codec cannot code the tile.
+        """
+        record, decoded = encode_record(codec, parts)
+        distortion = measure(parts.cube, decoded, parts.valid, scale, codec.clips_to_scale)
+        return cls(record, distortion, parts.cube.size, parts.lost, count_fills(parts))
+
+
+_NONE_CODED: Mapping[int, CodedTile] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
 class Written:
     """Facts about a written file.
 
@@ -120,6 +154,7 @@ def compress_scene(
     codec: Codec,
     num_workers: int = 1,
     advance: Callable[[int], object] = lambda pixels: None,
+    coded: Mapping[int, CodedTile] = _NONE_CODED,
 ) -> Written:
     """Compress a scene into a `.hsc` file.
 
@@ -130,6 +165,7 @@ def compress_scene(
         codec: codec made for the scene.
         num_workers: number of threads, or more if the codec codes more tiles together; each codes a tile.
         advance: called with the number of pixels of each finished tile.
+        coded: tiles that `codec` has coded already, by their numbers.
 
     Raises:
         CodingError: the codec cannot code a tile, or the format cannot hold the header.
@@ -139,23 +175,21 @@ def compress_scene(
     file.truncate()
     writer = Writer(file, header, codec.shared)
     at_once = codec.tiles_at_once(header.tile_size)
-    groups = Groups(range(header.tile_count), at_once)
+    groups = Groups([number for number in range(header.tile_count) if number not in coded], at_once)
 
-    def code(job: tuple[int, Parts]) -> tuple[int, bytes, Distortion, int, Counter[float]]:
+    def code(job: tuple[int, Parts]) -> tuple[int, CodedTile]:
         number, parts = job
+        if number in coded:
+            return number, coded[number]
         with groups.tile(number):
-            record, decoded = encode_record(codec, parts)
-        distortion = measure(parts.cube, decoded, parts.valid, header.scale, codec.clips_to_scale)
-        return number, record, distortion, parts.lost, count_fills(parts)
+            return number, CodedTile.of(codec, parts, header.scale)
 
     total, total_lost, all_fills = Distortion(), 0, Counter[float]()
-    for number, record, distortion, lost, fills in in_threads(
-        code, tiles_of(scene, header), max(num_workers, at_once), groups.stop
-    ):
-        writer.add(number, record)
-        total += distortion
-        total_lost += lost
-        all_fills += fills
+    for number, tile in in_threads(code, tiles_of(scene, header), max(num_workers, at_once), groups.stop):
+        writer.add(number, tile.record)
+        total += tile.distortion
+        total_lost += tile.lost
+        all_fills += tile.fills
         advance(math.prod(header.window(number)[2:]))
     writer.finish()
     return Written(header, file.seek(0, 2), total, total_lost, all_fills)

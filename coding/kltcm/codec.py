@@ -23,6 +23,7 @@ from coding.base import (
 )
 from coding.hsc.header import Header, check_parameters, check_plain, is_bound, is_divisor, is_step
 from coding.klt import fit_klt, unpack_klt
+from coding.klt_rates import klt_rates
 from coding.kltcm.coefficients import decode_coefficients, encode_coefficients
 from coding.numbers import Numbers, numbers_of
 from coding.prediction.floats import decode_floats, encode_floats
@@ -72,6 +73,7 @@ class KltCm(Codec):
             finest=samples.scale * 2.0**-20,
             coarsest=samples.scale * 2.0,
             first=samples.scale * 2.0**-8,
+            rates=klt_rates,
         )
 
     @classmethod

@@ -16,8 +16,9 @@ from coding.learned.codec import DEFAULT_CODER, LearnedCodec, Settings, units_of
 from coding.learned.latents import LatentCodec
 from coding.learned.network import SAMPLE_CAUTION, Network, load_network
 from coding.numbers import Numbers, numbers_of
-from coding.rate_control import SLOPES, StepSearch, sampled_psnr
+from coding.rate_control import sampled_psnr
 from coding.samples import Samples
+from coding.step_search import SLOPES, StepSearch
 
 NUM_SAMPLED_TILES = 8
 FINEST, COARSEST, FIRST = 2.0**-10, 2.0**4, 2.0**-3  # steps of a search, in the channels' units

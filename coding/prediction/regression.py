@@ -9,6 +9,7 @@ rounded from the last to the first, and each compensates for the rounding of tho
 from __future__ import annotations
 
 import math
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -29,14 +30,20 @@ POINT = 16
 """Binary places of a coefficient in a prediction."""
 
 _MAX_COEFFICIENT = 1 << 22
-_MAX_TRAINING_PIXELS = 8192  # about; they come from whole rows
-_BLOCK_PIXELS = 512  # of a matrix product, so that they fit into caches
+_MAX_TRAINING_PIXELS = 16384  # about; they come from whole rows
+_BLOCK_PIXELS = 256  # of a sum in float32, and so few that the vectors fit into caches
+_SMALLEST_PIVOT = 1e-14  # in units of the diagonal element
+_SMALLEST_FLOAT32_PIVOT = 2e-5  # a thousand times the rounding of the sums
 _MIN_RELATIVE_ERROR = 0.2  # of a pixel, in units of the mean error
 _WEIGHTING_BANDS = 24  # from which the errors of pixels are estimated
+_CACHED_BANDS = 1024  # whose regressors need not be listed again for each tile
 
 
+@lru_cache(maxsize=_CACHED_BANDS)
 def regressors(band: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the regressors of a band: the places of the samples that predict a sample, and their kinds.
+
+    The arrays are shared by all callers, which must not change them.
 
     Args:
         band: number of the band, from 0; only preceding bands can predict.
@@ -84,104 +91,193 @@ class Regression:
         self._pixels = cube[0].size
         self._noise = error_step**2 / 12
         height = cube.shape[1]
-        self._rows = slice(0, height, math.ceil(self._pixels / _MAX_TRAINING_PIXELS))
-        weights = _pixel_weights(cube)[self._rows]
-        if is_coded is not None and is_coded[:, self._rows].any():
-            weights *= is_coded[:, self._rows].mean(axis=0)
+        self._row_step = math.ceil(self._pixels / _MAX_TRAINING_PIXELS)
+        rows = slice(0, height, self._row_step)
+        weights = _pixel_weights(cube)[rows]
+        if is_coded is not None and is_coded[:, rows].any():
+            weights *= is_coded[:, rows].mean(axis=0)
         self._scale = np.sqrt(weights / weights.mean())
-        # Rows of the vectors, in this order: the preceding bands; their neighbors to the left and above; the neighbors
-        # of the nearest bands to the right and below; the preceding samples of the band itself; the band.
-        self._corners = _LAGS
-        self._others = self._corners + 2 * _CORNER_LAGS
-        self._own = self._others + 2 * _CROSS_LAGS
-        self._target = self._own + len(_OWN_PLACES)
-        self._vectors = np.zeros((self._target + 1, self._scale.size))
-        self._gram = np.zeros((self._target + 1, self._target + 1))
+        num_rows, num_pixels = _vector_row(0, 0, 0, 0) + 1, self._scale.size
+        # Zeros make the number of rows even, and fill the last block of pixels.
+        shape = num_rows + num_rows % 2, math.ceil(num_pixels / _BLOCK_PIXELS) * _BLOCK_PIXELS
+        self._vectors = np.zeros(shape, np.float32)
+        self._gram = np.zeros((len(self._vectors), len(self._vectors)))
         self._variance = 1.0
 
     def fit(self, planes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers (R,) and exponents (`KINDS`,) of a band, for `dequantize_coefficients`.
 
         Args:
-            planes: int32 (C, H + 4, W + 4), with a margin of `PAD` rows and columns; preceding bands as the decoder has
-                them, and this band before quantization.
+            planes: int32 or int64 (C, H + 2 PAD, W + 2 PAD), with a margin of `PAD` rows and columns; preceding bands
+                as the decoder has them, and this band before quantization.
             band: number of the band. All bands must be fitted, in order.
         """
-        changed = [*range(self._own, self._target + 1)]
-        if band:
-            sides = _CROSS if _CROSS_LAGS else _CROSS[:2] if _CORNER_LAGS else ()
-            for place in ((0, 0), *sides):
-                row = self._row(band, 1, place)
-                self._put(row, planes[band - 1], place)
-                changed.append(row)
-        for i, place in enumerate(_OWN_PLACES):
-            self._put(self._own + i, planes[band], place)
-        self._put(self._target, planes[band], (0, 0))
-        picked = self._vectors[changed]
-        products = np.zeros((len(self._vectors), len(changed)))
-        for k in range(0, picked.shape[1], _BLOCK_PIXELS):
-            products += self._vectors[:, k : k + _BLOCK_PIXELS] @ picked[:, k : k + _BLOCK_PIXELS].T
-        self._gram[changed] = products.T
-        self._gram[:, changed] = products
+        rows, places = _filled_rows(band)
+        _fill(self._vectors, rows, places, planes[max(band - 1, 0) : band + 1], (self._scale, self._row_step))
+        _update(self._gram, self._vectors, rows)
+        used, kinds = _used_rows(band, self._pixels), regressors(band, self._pixels)[1]
+        factor, smallest = self._factor(used, kinds)
+        if smallest < _SMALLEST_FLOAT32_PIVOT and self._vectors.dtype == np.float32:
+            self._vectors = self._vectors.astype(np.float64)
+            _update(self._gram, self._vectors, np.arange(len(self._vectors)))
+            factor, _ = self._factor(used, kinds)
+        self._variance = factor[-1, -1] ** 2 / self._scale.size + 1 / 12
+        deviation = math.sqrt((self._variance + self._noise) * self._scale.size / self._pixels)
+        exponents = _choose_exponents(np.log2(np.diag(factor)[:-1] / deviation) - 1, kinds)
+        return _nearest(factor, 2.0 ** -exponents[kinds]), exponents
 
-        places, kinds = regressors(band, self._pixels)
-        used = [self._row(band, lag, (dy, dx)) for lag, dy, dx in places.tolist()]
-        return self._solve(used, kinds)
-
-    def _row(self, band: int, lag: int, place: tuple[int, int]) -> int:
-        """Return the row of the vectors that holds a regressor of a band; bands use the rows in turn."""
-        if lag == 0:
-            return self._own + _OWN_PLACES.index(place)
-        if place == (0, 0):
-            return (band - lag) % _LAGS
-        first, lags = (self._corners, _CORNER_LAGS) if place in _CROSS[:2] else (self._others, _CROSS_LAGS)
-        return first + 2 * ((band - lag) % lags) + _CROSS.index(place) % 2
-
-    def _put(self, row: int, plane: np.ndarray, place: tuple[int, int]) -> None:
-        """Fill a row of the vectors with the weighted training pixels of a shifted plane."""
-        (dy, dx), height, width = place, plane.shape[0] - 2 * PAD, plane.shape[1] - 2 * PAD
-        shifted = plane[PAD + dy : PAD + dy + height, PAD + dx : PAD + dx + width]
-        np.multiply(shifted[self._rows], self._scale, out=self._vectors[row].reshape(self._scale.shape))
-
-    def _solve(self, used: list[int], kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return numbers and exponents of the regressors in the rows `used`."""
-        trained = self._scale.size
-        matrix, right = self._gram[np.ix_(used, used)], self._gram[used, self._target]
+    def _factor(self, used: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return what `_factorize` returns for the rows `used`, whose last one is the band, after regularization."""
         # Regularization keeps coefficients small that the image does not determine. The band itself is not quantized
         # yet, so the noise of its quantization is added here.
-        diagonal = matrix.ravel()[:: len(used) + 1]
-        diagonal += self._variance + np.where(kinds == KINDS - 1, trained * self._noise, 0)
-        diagonal += 1e-12 * matrix.max(initial=0)  # rounding must not make it indefinite
-        factor = np.linalg.cholesky(matrix)
-        solution = _forward(factor, right)
-        error = self._gram[self._target, self._target] - solution @ solution
-        self._variance = max(error / trained, 0) + 1 / 12
-        deviation = math.sqrt((self._variance + self._noise) * trained / self._pixels)
-        sharpness = np.log2(np.diag(factor) / deviation) - 1
-        exponents = np.zeros(KINDS, np.int64)
-        for kind in np.unique(kinds):
-            sharp = np.sort(sharpness[kinds == kind])
-            exponents[kind] = np.clip(np.rint((sharp[len(sharp) // 2] + sharp[(len(sharp) - 1) // 2]) / 2), 0, POINT)
-        return _nearest(factor.T.copy(), solution, 2.0 ** -exponents[kinds]), exponents
+        added = np.full(len(used), self._variance + 1e-12 * self._gram[used, used].max())
+        added[:-1] += (kinds == KINDS - 1) * self._scale.size * self._noise
+        added[-1] = 0
+        return _factorize(self._gram, used, added)
+
+
+def _vector_row(band: int, lag: int, dy: int, dx: int) -> int:
+    """Return the row of the vectors that holds a regressor of a band, or the band itself.
+
+    The rows are, in this order: the preceding bands; their neighbors to the left and above; the neighbors of the
+    nearest bands to the right and below; the preceding samples of the band itself; the band. Bands use rows in turn.
+    """
+    others = _LAGS + 2 * _CORNER_LAGS
+    own = others + 2 * _CROSS_LAGS
+    if lag == 0:
+        return own + (*_OWN_PLACES, (0, 0)).index((dy, dx))
+    if dy == dx == 0:
+        return (band - lag) % _LAGS
+    side = _CROSS.index((dy, dx))
+    first, lags = (_LAGS, _CORNER_LAGS) if side < 2 else (others, _CROSS_LAGS)
+    return first + 2 * ((band - lag) % lags) + side % 2
+
+
+@lru_cache(maxsize=_CACHED_BANDS)
+def _filled_rows(band: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the vectors to fill for a band, int64 (F,), and the places (F, 3) of their samples."""
+    places = [(0, *place) for place in (*_OWN_PLACES, (0, 0))]
+    if band:
+        sides = _CROSS if _CROSS_LAGS else _CROSS[:2] if _CORNER_LAGS else ()
+        places += [(1, *place) for place in ((0, 0), *sides)]
+    return np.array([_vector_row(band, *place) for place in places]), np.array(places)
+
+
+@lru_cache(maxsize=_CACHED_BANDS)
+def _used_rows(band: int, pixels: int) -> np.ndarray:
+    """Return the rows of the vectors that hold the regressors of a band, and that of the band, int64 (R + 1,)."""
+    places = regressors(band, pixels)[0].tolist()
+    return np.array([_vector_row(band, *place) for place in [*places, (0, 0, 0)]])
 
 
 @compiled
-def _forward(factor, right):
-    """Solve factor x = right for a lower triangular factor."""
-    solution = right.copy()
-    for i in range(len(solution)):
-        for j in range(i):
-            solution[i] -= factor[i, j] * solution[j]
-        solution[i] /= factor[i, i]
-    return solution
+def _fill(vectors, rows, places, planes, training):
+    """Fill rows of the vectors with the weighted training pixels of shifted planes.
+
+    Args:
+        vectors: float (V, N), of which the first pixels are filled.
+        rows: int64 (F,), the rows to fill.
+        places: int64 (F, 3), the shifts, as in `regressors`.
+        planes: the last planes, the band itself being the last.
+        training: square roots of the weights (rows, W), and the distance of training rows.
+    """
+    scale, row_step = training
+    height, width = scale.shape
+    for i in range(len(rows)):
+        lag, dy, dx = places[i]
+        plane = planes[len(planes) - 1 - lag]
+        for y in range(height):
+            source = plane[PAD + y * row_step + dy, PAD + dx :]
+            row = vectors[rows[i], y * width :]
+            for x in range(width):
+                row[x] = source[x] * scale[y, x]
+
+
+@partial(compiled, reorders_sums=True)
+def _update(gram, vectors, rows):
+    """Compute the products of all vectors, an even number, with those in `rows`.
+
+    Sums over a block of pixels have the type of the vectors; they are added up in float64.
+    """
+    last = len(rows) - 1
+    zero = vectors[0, 0] - vectors[0, 0]  # of the type of the vectors
+    products = np.zeros((len(rows) + 3, len(vectors)))
+    for start in range(0, vectors.shape[1], _BLOCK_PIXELS):
+        pixels = slice(start, start + _BLOCK_PIXELS)
+        for j in range(0, len(rows), 4):  # the last one again where four do not fit
+            a, b = vectors[rows[j], pixels], vectors[rows[min(j + 1, last)], pixels]
+            c, d = vectors[rows[min(j + 2, last)], pixels], vectors[rows[min(j + 3, last)], pixels]
+            for i in range(0, len(vectors), 2):
+                # Eight sums at a time, since these and the numbers multiplied fit into registers.
+                p, q = vectors[i, pixels], vectors[i + 1, pixels]
+                pa = pb = pc = pd = qa = qb = qc = qd = zero
+                for x in range(_BLOCK_PIXELS):
+                    pa += p[x] * a[x]
+                    pb += p[x] * b[x]
+                    pc += p[x] * c[x]
+                    pd += p[x] * d[x]
+                    qa += q[x] * a[x]
+                    qb += q[x] * b[x]
+                    qc += q[x] * c[x]
+                    qd += q[x] * d[x]
+                for k, (upper, lower) in enumerate(((pa, qa), (pb, qb), (pc, qc), (pd, qd))):
+                    products[j + k, i] += upper
+                    products[j + k, i + 1] += lower
+    for j in range(len(rows)):
+        gram[rows[j]] = products[j]
+        gram[:, rows[j]] = products[j]
 
 
 @compiled
-def _nearest(factor, solution, steps):
-    """Return integers n, rounded from the last up, with `factor` (upper triangular) times n * steps near `solution`."""
+def _factorize(gram, rows, added):
+    """Return the upper triangular Cholesky factor of rows and columns of a Gram matrix.
+
+    Args:
+        gram: (V, V).
+        rows: int64 (R,), rows and columns to take.
+        added: (R,), numbers to add to their diagonal.
+
+    Returns:
+        The factor (R, R), and the smallest pivot, in units of its diagonal element: what rounding must not exceed.
+    """
+    factor = gram[rows][:, rows]
+    smallest = 1.0
+    for k in range(len(rows)):
+        diagonal = gram[rows[k], rows[k]] + added[k]
+        pivot = max(factor[k, k] + added[k], _SMALLEST_PIVOT * diagonal)
+        if pivot > 0:
+            smallest = min(smallest, pivot / diagonal)
+            factor[k, k:] /= np.sqrt(pivot)
+        factor[k, k] = np.sqrt(pivot)
+        for i in range(k + 1, len(rows)):
+            share = factor[k, i]
+            for j in range(i, len(rows)):
+                factor[i, j] -= share * factor[k, j]
+    return factor, smallest
+
+
+@compiled
+def _choose_exponents(sharpness, kinds):
+    """Return the exponent of the step of each kind: the median of the sharpness of its regressors, rounded."""
+    exponents = np.zeros(KINDS, np.int64)
+    for kind in range(KINDS):
+        of_kind = sharpness[kinds == kind]
+        if len(of_kind):
+            exponents[kind] = min(max(np.rint(np.median(of_kind)), 0), POINT)
+    return exponents
+
+
+@compiled
+def _nearest(factor, steps):
+    """Return integers n (R,), rounded from the last up, with `factor` times n * steps near its last column.
+
+    Args:
+        factor: (R + 1, R + 1), upper triangular; the last row is not used.
+        steps: (R,).
+    """
     numbers = np.zeros(len(steps), np.int64)
     for i in range(len(steps) - 1, -1, -1):
-        left = solution[i]
+        left = factor[i, len(steps)]
         for j in range(i + 1, len(steps)):
             left -= factor[i, j] * numbers[j] * steps[j]
         numbers[i] = np.int64(np.rint(left / (factor[i, i] * steps[i])))

@@ -1,14 +1,23 @@
 """The search for a step, and targets that are met on the sampled tiles and by the scene."""
 
+import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from coding.base import Codec, CodecFactory, CodingError
 from coding.hsc.distortion import Distortion, measure
-from coding.rate_control import RateController, StepSearch, Target
-from coding.samples import CubeSamples
+from coding.hsc.header import Header
+from coding.hsc.tiling import compress_scene
+from coding.klt_rates import klt_rates
+from coding.kltcm.codec import KltCm
+from coding.numbers import Numbers
+from coding.rate_control import RateController, Target
+from coding.samples import CubeSamples, SceneSamples
+from coding.step_search import StepSearch
+from datasets.base import SceneInfo
 
 LIMITS = 2.0**-10, 2.0**4
 
@@ -196,3 +205,102 @@ def test_the_nearest_attempt_is_the_last_one_written():
     distances = [abs(math.log2(attempt.rate / 3)) for attempt in scene.written[:3]]
     assert written is scene.written[-1]
     assert written.step == scene.written[int(np.argmin(distances))].step
+
+
+# -- of scenes of many tiles ----------------------------------------------------------------------
+
+
+class ArrayScene:
+    """A scene in memory."""
+
+    def __init__(self, cube):
+        self._cube, (bands, height, width) = cube, cube.shape
+        self.info = SceneInfo(height=height, width=width, bands=bands, dtype="int16")
+
+    def read(self, row, column, height, width):
+        return self._cube[:, row : row + height, column : column + width]
+
+    def read_masks(self, row, column, height, width):
+        return np.zeros((0, height, width), bool)
+
+
+class CountingKltCm(KltCm):
+    """Counts the tiles that it codes."""
+
+    coded = 0
+
+    def encode_and_decode(self, cube, valid):
+        CountingKltCm.coded += 1
+        return super().encode_and_decode(cube, valid)
+
+
+def tiles_of_two_kinds(rows, columns, size=32, bands=12):
+    """Return a cube whose left half is smooth with little noise, and whose right half is rough."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[: rows * size, : columns * size]
+    pictures = np.stack([np.sin(x / 9) * np.cos(y / 7), np.cos(x / 5 + y / 11)])
+    cube = 3000 + 300 * np.tensordot(generator.random((bands, 2)), pictures, axes=1)
+    noise = np.where(x < columns * size / 2, 4, 15) * generator.normal(0, 1, cube.shape)
+    return np.rint(cube + noise).astype(np.int16)
+
+
+def header_of(scene):
+    return Header("klt-cm", {}, None, scene.info, 10000.0, {}, tile_size=32, max_error=None)
+
+
+def write_scene(cube, target, num_workers=1):
+    """Return the file, what was written, the note, and the number of coded tiles in units of those of the scene."""
+    scene = ArrayScene(cube)
+    header = header_of(scene)
+    samples = SceneSamples(scene, header, num_workers)
+    factory = replace(KltCm.factory(samples), lossy=lambda step: CountingKltCm(Numbers("int16"), step))
+    file = io.BytesIO()
+    CountingKltCm.coded = 0
+
+    def write(codec):
+        return compress_scene(scene, file, header, codec, num_workers, coded=samples.coded(codec))
+
+    written, note = RateController(factory, samples, "klt-cm").write(write, target)
+    return file.getvalue(), written, note, CountingKltCm.coded / header.tile_count
+
+
+TARGETS = Target("bpppc", 2.0), Target("psnr", 70.0)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_costs_little_more_than_a_step(target):
+    _, written, note, share = write_scene(tiles_of_two_kinds(6, 6), target)
+    figure = written.rate / target.value if target.kind == "bpppc" else 1 + (written.distortion.psnr - target.value) / 5
+    assert figure == pytest.approx(1, abs=0.02) and note is None
+    assert share < 1.6
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_of_a_single_tile_takes_few_trials(target):
+    _, _, note, share = write_scene(tiles_of_two_kinds(1, 1, bands=60), target)
+    assert note is None
+    assert share <= 4
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_files_of_a_target_do_not_depend_on_the_workers(target):
+    cube = tiles_of_two_kinds(3, 2)
+    assert write_scene(cube, target)[0] == write_scene(cube, target, num_workers=3)[0]
+
+
+def test_kept_tiles_are_those_that_would_be_coded():
+    cube = tiles_of_two_kinds(3, 2)
+    file, written, _, _ = write_scene(cube, TARGETS[0])
+    scene, again = ArrayScene(cube), io.BytesIO()
+    codec = KltCm(Numbers("int16"), written.header.parameters["step"])
+    compress_scene(scene, again, header_of(scene), codec)
+    assert again.getvalue() == file
+
+
+def test_estimated_rates_are_near_those_of_the_codec():
+    cube = tiles_of_two_kinds(3, 3, bands=40)
+    valid = np.ones(cube.shape, bool)
+    rates = klt_rates(cube)
+    for step in (5.0, 20.0):
+        rate = 8 * len(KltCm(Numbers("int16"), step).encode(cube, valid)) / cube.size
+        assert 0.5 < rates(step) / rate < 2

@@ -11,11 +11,11 @@ from coding.base import DamagedError
 from coding.prediction.samples import Known, decode_samples, encode_samples
 
 
-def scene(shape, noise=3.0, seed=0):
+def scene(shape, noise=3.0, seed=0, contrast=300):
     """Return bands that are mixtures of three pictures, with noise."""
     bands, height, width = shape
     generator = np.random.default_rng(seed)
-    pictures = generator.normal(0, 300, (3, height, width)).cumsum(axis=1).cumsum(axis=2) / 30
+    pictures = generator.normal(0, contrast, (3, height, width)).cumsum(axis=1).cumsum(axis=2) / 30
     mixed = np.tensordot(generator.random((bands, 3)), pictures, axes=1)
     return np.rint(2000 + mixed + generator.normal(0, noise, shape)).astype(np.int32)
 
@@ -55,6 +55,14 @@ def test_predictable_bands_take_about_the_entropy_of_their_noise():
     # Three of the thirty bands determine the pictures, the others add noise only; coefficients take bytes, too.
     assert 8 * len(data) / cube.size < noise + 1.2
     assert len(data) < 0.75 * apart
+
+
+def test_bands_that_differ_little_are_predicted_well_at_any_contrast():
+    """Sums of products in float32 would be too coarse here."""
+    cube = scene((30, 64, 64), contrast=30000)
+    data, _ = encode_samples(cube, 0)
+    assert np.ptp(cube) > 150_000
+    assert 8 * len(data) / cube.size < 8
 
 
 def test_a_larger_bound_costs_less():

@@ -1,0 +1,135 @@
+"""Estimates of what a scene will take at a step, from a few coded tiles and, for some codecs, a survey of many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from coding.base import Codec
+from coding.hsc.distortion import Distortion
+from coding.hsc.records import Tile
+from coding.samples import Samples
+
+MAX_SURVEYED = 64
+"""Most tiles in a survey."""
+
+_GRID = 4  # steps to an octave for which a survey is computed; between them, rates are interpolated
+_MIN_SPREAD = 0.05  # of tiles' rates, in units of their mean, for a line through them
+_LEAST_RATE = 1e-4  # bits per sample of a tile in a survey, such as one without data
+
+
+class Survey:
+    """Estimated rates of tiles spread over a scene, at any step.
+
+    Args:
+        samples: samples of the scene.
+        rates: see `CodecFactory.rates`.
+
+    Attributes:
+        numbers: numbers of the tiles.
+    """
+
+    def __init__(self, samples: Samples, rates: Callable[[np.ndarray], Callable[[float], float]]) -> None:
+        count = min(samples.tile_count, MAX_SURVEYED)
+        self.numbers = [(2 * index + 1) * samples.tile_count // (2 * count) for index in range(count)]
+        self._samples = samples
+        self._sizes = np.zeros(count)
+        self._rates = samples.in_threads(lambda tile: rates(tile.cube), self._tiles())
+        self._grid: dict[int, np.ndarray] = {}  # log2 of the tiles' rates
+
+    def _tiles(self) -> Iterator[Tile]:
+        for place, number in enumerate(self.numbers):
+            parts = self._samples.parts(number)
+            self._sizes[place] = parts.cube.size
+            yield Tile.of(parts.cube, parts.valid)
+
+    def rates(self, step: float) -> np.ndarray:
+        place = _GRID * math.log2(step)
+        first = math.floor(place)
+        return 2 ** (self._at(first) + (place - first) * (self._at(first + 1) - self._at(first)))
+
+    def rate(self, step: float) -> float:
+        """Return about the bits per sample of the scene."""
+        return float(self.rates(step) @ self._sizes / self._sizes.sum())
+
+    def _at(self, place: int) -> np.ndarray:
+        if place not in self._grid:
+            step = 2 ** (place / _GRID)
+            rates = np.array(self._samples.in_threads(lambda rate: rate(step), self._rates))
+            self._grid[place] = np.log2(rates + _LEAST_RATE)
+        return self._grid[place]
+
+
+class TileSample:
+    """A sample of the tiles of a scene that grows; of any size, it is spread over the scene.
+
+    Args:
+        samples: samples of the scene.
+        survey: survey of the scene, if there is one. The sample is then spread over the rates at `step`, and its rate
+            is corrected for the difference between sample and scene in the survey.
+        step: a step near the one to find; only with a survey.
+    """
+
+    def __init__(self, samples: Samples, survey: Survey | None = None, step: float = 1.0) -> None:
+        self._samples, self._survey = samples, survey
+        numbers: Sequence[int] = range(samples.tile_count)
+        if survey is not None:
+            numbers = [survey.numbers[place] for place in np.argsort(survey.rates(step), kind="stable")]
+        self._order = _spread(numbers)
+        with_data = (place for place, number in enumerate(self._order) if samples.parts(number).valid.any())
+        self._order.insert(0, self._order.pop(next(with_data, 0)))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def psnr(self, codec: Codec, count: int) -> float:
+        """Return the PSNR in dB of the first `count` tiles.
+
+        Raises:
+            CodingError: the codec cannot code them.
+        """
+        tiles = self._samples.code(codec, self._order[:count])
+        return sum((tile.distortion for tile in tiles), Distortion()).psnr
+
+    def rate(self, codec: Codec, step: float, count: int) -> float:
+        """Return about the bits per sample of the scene, from the first `count` tiles.
+
+        Raises:
+            CodingError: the codec cannot code them.
+        """
+        numbers = self._order[:count]
+        tiles = self._samples.code(codec, numbers)
+        sizes = np.array([tile.size for tile in tiles])
+        rates = np.array([8 * len(tile.record) for tile in tiles]) / sizes
+        if self._survey is None:
+            return float(rates @ sizes / sizes.sum())
+        expected = dict(zip(self._survey.numbers, self._survey.rates(step), strict=True))
+        return _of_scene(rates, np.array([expected[number] for number in numbers]), self._survey.rate(step))
+
+
+def _of_scene(rates: np.ndarray, expected: np.ndarray, scene: float) -> float:
+    """Return about the rate of a scene, from the rates of tiles and what a survey has for them and for the scene.
+
+    Of few tiles the ratio counts, of many the line through them.
+    """
+    ratio = rates.mean() / expected.mean()
+    slope = ratio
+    if np.ptp(expected) > _MIN_SPREAD * expected.mean():
+        line = min(max(np.polyfit(expected, rates, 1)[0], 0), 2 * ratio)
+        slope += (line - ratio) * max(len(rates) - 2, 0) / (len(rates) + 2)
+    return float(rates.mean() + slope * (scene - expected.mean()))
+
+
+def _spread(numbers: Sequence[int]) -> list[int]:
+    """Return the numbers in an order whose first ones, however many, are spread evenly (van der Corput's sequence)."""
+    places: dict[int, None] = {}
+    index = 1
+    while len(places) < len(numbers):
+        fraction, digit, rest = 0.0, 0.5, index
+        while rest:
+            fraction, digit, rest = fraction + digit * (rest & 1), digit / 2, rest >> 1
+        places[int(fraction * len(numbers))] = None
+        index += 1
+    return [numbers[place] for place in places]
