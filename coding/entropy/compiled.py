@@ -93,7 +93,10 @@ def _holds_arrays(kind: types.Type) -> bool:
 
 
 def _checksum(module: ModuleType) -> int:
-    """Return a checksum of the modules from which a module imports kernels, directly or not."""
+    """Return a checksum of the modules from which a module imports kernels, directly or not, and of its constants.
+
+    Constants may come from other modules, and numba compiles their values into kernels.
+    """
     found, pending = {}, [module]
     while pending:
         for value in list(vars(pending.pop()).values()):
@@ -101,4 +104,6 @@ def _checksum(module: ModuleType) -> int:
                 found[value.py_func.__module__] = source = sys.modules[value.py_func.__module__]
                 pending.append(source)
     found.pop(module.__name__, None)
-    return zlib.crc32(b"".join(Path(inspect.getfile(found[name])).read_bytes() for name in sorted(found)))
+    constants = {name: value for name, value in vars(module).items() if isinstance(value, int | float)}
+    sources = b"".join(Path(inspect.getfile(found[name])).read_bytes() for name in sorted(found))
+    return zlib.crc32(sources, zlib.crc32(repr(sorted(constants.items())).encode()))

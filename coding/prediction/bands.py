@@ -32,7 +32,6 @@ from coding.entropy.neighbors import (
     PAD,
     bit_length,
     causal_sum,
-    half,
     surround_below,
     surround_left,
     surround_right,
@@ -57,11 +56,9 @@ _FRACTIONS = (1 << (FRACTION_BITS - 1)) + 1  # distances of a prediction from th
 _CLASSES = 64  # of activity
 _FINE = 8  # activities within an octave
 _AMOUNTS = 2 * _FINE + _FINE  # activities in units of 2^k: all of them for k = 0, those of an octave for others
-_SCALES = 5  # values of k that contexts distinguish
-_SUM_SIZES = 16  # sizes of a sum of errors that contexts distinguish
+_SCALES = 5  # values of k with weights of their own
 LEVEL_BITS = 7  # of a sample's level that contexts distinguish
 _LEVELS = 1 << LEVEL_BITS
-_DEVIATIONS = 32  # of the sample in the preceding band from its mean
 _BIT_MAGNITUDES = 4  # magnitudes that contexts of the bit below distinguish
 _MAX_ERROR_SIZE = (1 << 33) - 1
 _ESCAPE = (1 << MAGNITUDE_BITS) - 1  # stands for itself and for larger magnitudes
@@ -83,12 +80,10 @@ _NARROW_BYTES = 4
 
 # First counter of each kind of context for magnitudes; docs/format.md uses the same names.
 _BY_CLASS = 0
-_BY_SUMS = _BY_CLASS + _CLASSES * _FRACTIONS * NODES
-_BY_PHASE = _BY_SUMS + _SUM_SIZES * _SUM_SIZES * _SCALES * NODES
+_BY_PHASE = _BY_CLASS + _CLASSES * _FRACTIONS * NODES
 _BY_LEVEL = _BY_PHASE + CLASSES * _AMOUNTS * NODES
-_BY_DEVIATION = _BY_LEVEL + _LEVELS * _AMOUNTS * NODES
-_BY_BAND = _BY_DEVIATION + _DEVIATIONS * _AMOUNTS * NODES
-_CONTEXTS = 6
+_BY_BAND = _BY_LEVEL + _LEVELS * _AMOUNTS * NODES
+_CONTEXTS = 4
 
 # First counter of bits and of signs.
 _OF_BIT = 0
@@ -110,7 +105,7 @@ class State(NamedTuple):
         magnitudes: mixer of magnitudes.
         bits: counters of the bits below and of the signs.
         predictions: float64 or int64 (W,), scratch: predictions of a row, without the samples in that row.
-        spatial, spectral: int64 (W,), scratch: sums of error sizes around a row, without those in that row.
+        error_sums: int64 (W,), scratch: weighted sums of the error sizes around a row, without those in that row.
     """
 
     stride: int
@@ -120,8 +115,7 @@ class State(NamedTuple):
     magnitudes: Mixer
     bits: np.ndarray
     predictions: np.ndarray
-    spatial: np.ndarray
-    spectral: np.ndarray
+    error_sums: np.ndarray
 
 
 class Band(NamedTuple):
@@ -141,7 +135,6 @@ class Band(NamedTuple):
         digits: largest number of significant bits of the samples, up to `ALL_DIGITS`.
         phases: uint8 (H * W,), classes of the pixels.
         has_phases: whether there is more than one class.
-        deviation_shift: binary logarithm of the unit of deviations in the preceding band.
         kinds: uint8 (H * W,), 0 for a sample to code, `GAP` for one without a meaning, else 1 + the index of its value
             in `known`; or of length 0.
         known: int64 (K,), values of samples that the decoder knows.
@@ -162,7 +155,6 @@ class Band(NamedTuple):
     digits: int
     phases: np.ndarray
     has_phases: bool
-    deviation_shift: int
     kinds: np.ndarray
     known: np.ndarray
 
@@ -171,15 +163,12 @@ class Activity(NamedTuple):
     """Error sizes around a sample.
 
     Attributes:
-        spatial, spectral: weighted sums in the same band, and in the two preceding bands.
-        mean: half of the sum of `spatial` and `spectral`: eight times a mean error.
+        mean: weighted mean of the error sizes in the band itself and in the two before it, times eight.
         k: exponent of the unit 2^k of magnitudes.
         fine: `mean` plus 1, in units of 2^k.
         class_number: number of the class of activity.
     """
 
-    spatial: int
-    spectral: int
     mean: int
     k: int
     fine: int
@@ -194,13 +183,11 @@ class Seen(NamedTuple):
             not matter.
         phase: class of phases.
         level: level of the prediction between the limits of all samples.
-        deviation: of the sample in the preceding band from the mean of that band.
     """
 
     fraction: int
     phase: int
     level: int
-    deviation: int
 
 
 def new_state(shape: tuple[int, ...], largest_difference: int) -> State:
@@ -222,7 +209,7 @@ def new_state(shape: tuple[int, ...], largest_difference: int) -> State:
         new_mixer(_BY_BAND + bands * _FINE * NODES, _SCALES * NODES, _CONTEXTS),
         new_counters(_BIT_COUNTERS),
         np.zeros(width, np.float64 if is_narrow else np.int64),
-        *np.zeros((2, width), np.int64),
+        np.zeros(width, np.int64),
     )
 
 
@@ -306,8 +293,9 @@ def _sum_errors(state, band, p):
     above, around, after = errors[p - stride - 1 :], before[p - stride :], second[p:]
     top, left, below = errors[p - 2 * stride :], before[p - 1 :], before[p + stride :]
     for x in range(len(state.predictions)):
-        state.spatial[x] = above[x] + 2 * above[x + 1] + above[x + 2] + top[x]
-        state.spectral[x] = left[x] + 2 * left[x + 1] + left[x + 2] + around[x] + below[x] + 2 * after[x]
+        in_band = above[x] + 2 * above[x + 1] + above[x + 2] + top[x]
+        across = left[x] + 2 * left[x + 1] + left[x + 2] + around[x] + below[x] + 2 * after[x]
+        state.error_sums[x] = in_band + across
 
 
 @inlined
@@ -320,7 +308,7 @@ def _code_row(coder, state, band, start, y):
     width, is_filtered, has_kinds = len(state.predictions), state.planes.itemsize == _NARROW_BYTES, len(band.kinds) > 0
     here, left, second_left = plane[start:], plane[start - 1 :], plane[start - 2 :]
     sizes, left_sizes, second_sizes = errors[start:], errors[start - 1 :], errors[start - 2 :]
-    before, phases = state.planes[max(band.number - 1, 0), start:], band.phases[y * width :]
+    phases = band.phases[y * width :]
     kinds = band.kinds[y * width :] if has_kinds else band.kinds
     r = row_start(state.filter, y)
     missed_here, missed_left = state.filter.rows[r:], state.filter.rows[r - 1 :]
@@ -337,10 +325,9 @@ def _code_row(coder, state, band, start, y):
             continue
         missed = correction(state.filter, x, phase, missed_left[x], missed_second[x]) if is_filtered else 0
         predicted = _clip(corrected(fitted, missed), band)
-        spatial = state.spatial[x] + 2 * left_sizes[x] + second_sizes[x]
-        activity = _activity(spatial, state.spectral[x], _lattice_shift(predicted, band.digits + FRACTION_BITS))
-        deviation = before[x] >> band.deviation_shift if band.number else 0
-        value, size = _code_sample(coder, state, band, activity, predicted, (phase, deviation), here[x])
+        total = state.error_sums[x] + 2 * left_sizes[x] + second_sizes[x]
+        activity = _activity(total, _lattice_shift(predicted, band.digits + FRACTION_BITS))
+        value, size = _code_sample(coder, state, band, activity, predicted, phase, here[x])
         here[x] = value - band.mean
         sizes[x] = min(size, _MAX_ERROR_SIZE)
         if is_filtered:
@@ -349,13 +336,13 @@ def _code_row(coder, state, band, start, y):
 
 
 @inlined
-def _code_sample(coder, state, band, activity, predicted, seen, value):
+def _code_sample(coder, state, band, activity, predicted, phase, value):
     """Code a sample.
 
     Args:
         coder, state, band, activity: see there.
         predicted: prediction with `FRACTION_BITS`.
-        seen: class of phases, and deviation of the sample in the preceding band from the mean of that band.
+        phase: class of phases.
         value: the sample minus the mean of the band; ignored by a decoder.
 
     Returns:
@@ -368,12 +355,11 @@ def _code_sample(coder, state, band, activity, predicted, seen, value):
     fraction = predicted - (rounded << FRACTION_BITS)
     is_flipped = fraction < 0
     fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
-    deviation = min(max(seen[1] + _DEVIATIONS // 2, 0), _DEVIATIONS - 1)
     level = min(max((rounded - band.first_place) >> band.level_shift, 0), _LEVELS - 1)
     error = place - rounded
     is_negative = (error < 0) != is_flipped
     magnitude = (abs(error) + band.bound) // step if band.bound else abs(error)
-    magnitude = _code_magnitude(coder, state, band, activity, Seen(fraction, seen[0], level, deviation), magnitude)
+    magnitude = _code_magnitude(coder, state, band, activity, Seen(fraction, phase, level), magnitude)
     error = magnitude * step
     if magnitude and _code_sign(coder, state, activity, fraction, magnitude, is_negative) != is_flipped:
         error = -error
@@ -431,22 +417,20 @@ def _shift_right(value, places):
 
 
 @inlined
-def _activity(spatial, spectral, shift):
-    """Return the `Activity` of weighted sums of error sizes, which are divided by 2^shift."""
-    spatial, spectral = spatial >> shift, spectral >> shift
-    mean = (spatial + spectral) >> 1
+def _activity(total, shift):
+    """Return the `Activity` of a weighted sum of error sizes, which are divided by 2^shift."""
+    mean = total >> (shift + 1)
     k = max(bit_length(mean + 1) - 4, 0)
     fine = (mean + 1) >> k
-    return Activity(spatial, spectral, mean, k, fine, _FINE * min(k, 6) + fine)
+    return Activity(mean, k, fine, _FINE * min(k, 6) + fine)
 
 
 @inlined
 def _code_magnitude(coder, state, band, activity, seen, magnitude):
     """Code the magnitude of an error."""
     k = activity.k
-    scale = min(k, _SCALES - 1)
-    contexts = _magnitude_contexts(band, activity, seen, scale)
-    upper = code_magnitude(coder, state.magnitudes, contexts, scale * NODES, min(magnitude >> k, _ESCAPE))
+    contexts, weight_set = _magnitude_contexts(band, activity, seen), min(k, _SCALES - 1) * NODES
+    upper = code_magnitude(coder, state.magnitudes, contexts, weight_set, min(magnitude >> k, _ESCAPE))
     if upper == _ESCAPE:
         upper += _code_escape(coder, (magnitude >> k) - _ESCAPE)
         upper = min(upper, _MAX_MAGNITUDE >> k)  # a damaged stream may hold more
@@ -467,18 +451,13 @@ def _code_escape(coder, rest):
 
 
 @inlined
-def _magnitude_contexts(band, activity, seen, scale):
+def _magnitude_contexts(band, activity, seen):
     """Return the contexts of the magnitude of an error in units of 2^k."""
-    k = activity.k
-    spatial = min(half(activity.spatial >> k), _SUM_SIZES - 1)
-    spectral = min(half(activity.spectral >> k), _SUM_SIZES - 1)
-    amount = activity.fine + _FINE if k else activity.fine
+    amount = activity.fine + _FINE if activity.k else activity.fine
     return (
         _BY_CLASS + (activity.class_number * _FRACTIONS + seen.fraction) * NODES,
-        _BY_SUMS + ((spatial * _SUM_SIZES + spectral) * _SCALES + scale) * NODES,
         _BY_PHASE + (seen.phase * _AMOUNTS + amount) * NODES,
         _BY_LEVEL + (seen.level * _AMOUNTS + amount) * NODES,
-        _BY_DEVIATION + (seen.deviation * _AMOUNTS + amount) * NODES,
         _BY_BAND + (band.number * _FINE + activity.fine % _FINE) * NODES,
     )
 

@@ -195,7 +195,7 @@ class _BandCoder:
             next_band(self.state.filter)
         places, kinds = regressors(band, math.prod(self._shape))
         terms = self._terms(places, dequantize_coefficients(numbers, exponents, kinds))
-        shared = (self._classes, self._phases is not None, self._deviation_shift(band), self._kinds[band], self._known)
+        shared = (self._classes, self._phases is not None, self._kinds[band], self._known)
         code_band(coder, self.state, Band(band, *terms, int(self._means[band]), *self._limits, *shared))
 
     def _terms(self, places: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
@@ -208,12 +208,6 @@ class _BandCoder:
         factors = np.concatenate([coefficients[others], padding]).astype(self.state.predictions.dtype)
         left, second_left = (int(coefficients[in_row & (dx == -x)].sum()) for x in (1, 2))
         return np.concatenate([offsets[others], padding]), factors, left, second_left
-
-    def _deviation_shift(self, band: int) -> int:
-        """Return the binary logarithm of about a quarter of the mean deviation in the preceding band."""
-        before = self.planes[max(band - 1, 0), PAD:-PAD, PAD:-PAD]
-        mean = int(np.abs(before).sum(dtype=np.int64)) // before.size
-        return max(mean.bit_length() - 2, 0)
 
     def samples(self) -> np.ndarray:
         """Return the decoded samples (C, H, W), int32."""
