@@ -92,7 +92,7 @@ codecs: dict[str, Entry] = {
     "sz3": _classical(13, "sz3:Sz3"),
     "zfp": _classical(14, "zfp:Zfp"),
     "aec": _classical(15, "aec:Aec"),
-    "ccsds123": _classical(16, "ccsds123:Ccsds123Codec", stream_reader="coding.classical.ccsds123:read_stream"),
+    "ccsds123": _classical(16, "ccsds123.codec:Ccsds123Codec", stream_reader="coding.classical.ccsds123.parameters:decode"),
     "factorized": _classical(17, "factorized:Factorized", is_compared=False),
     "learned": Entry(
         2, "coding.learned.factory:make_factory", "coding.learned.codec:open_codec", is_compared=False, has_weights=True

@@ -22,6 +22,7 @@ The encoder chooses the smallest D that holds the samples, since the learning ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -29,14 +30,19 @@ from numbers import Integral
 import numpy as np
 
 from coding.base import CodingError, DamagedError
-from coding.classical.ccsds123_header import MAX_SIZE, pack_header, unpack_header
-from coding.classical.ccsds123_kernels import CODE_BITS, Settings, code_band, new_state
-from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
+from coding.classical.ccsds123 import block_adaptive, hybrid, sample_adaptive
+from coding.classical.ccsds123.header import ENTROPY_CODERS, MAX_SIZE, pack_header, unpack_header
+from coding.classical.ccsds123.predictor import indices_to_samples, samples_to_indices
 
 LOCAL_SUMS = ("wide neighbor", "narrow neighbor", "wide column", "narrow column")
 """Names of the local sums; their indices are the numbers in the header."""
 
-_DTYPES: tuple[np.dtype, np.dtype] = (np.dtype("uint16"), np.dtype("int16"))
+DTYPES: tuple[np.dtype, np.dtype] = (np.dtype("uint16"), np.dtype("int16"))
+"""Type of unsigned and of signed samples."""
+
+_WRITTEN_CODERS = ENTROPY_CODERS[:2]
+_DECODERS = {"sample-adaptive": sample_adaptive.decode, "hybrid": hybrid.decode, "block-adaptive": block_adaptive.decode}
+_MOST_SAMPLES_PER_BIT = {"sample-adaptive": 1, "hybrid": 256, "block-adaptive": 4096}
 
 _RANGES = {
     "max_error": (0, 2**15 - 1),
@@ -76,7 +82,9 @@ class Ccsds123:
         unary_limit: U_max, number of zeros of the longest codewords, 8 to 32.
         initial_count_exponent: gamma_0, 1 to 8.
         rescaling_exponent: gamma*, max(4, gamma_0 + 1) to 11: the lower, the faster the coder adapts.
-        accumulator_exponent: K, about log2 of the first mapped quantizer indices, 0 to 14; at most D - 2 is used.
+        accumulator_exponent: K, about log2 of the first mapped quantizer indices, 0 to 14; at most D - 2 is used. With
+            the hybrid coder it matters to the first band, and is not in the header.
+        entropy_coder: "hybrid", or "sample-adaptive", which takes a bit or more for each sample.
 
     Raises:
         CodingError: a parameter is out of its range.
@@ -97,10 +105,13 @@ class Ccsds123:
     initial_count_exponent: int = 1
     rescaling_exponent: int = 6
     accumulator_exponent: int = 5
+    entropy_coder: str = "hybrid"
 
     def __post_init__(self) -> None:
         if self.local_sums not in LOCAL_SUMS:
             raise CodingError(f"local_sums must be one of {', '.join(LOCAL_SUMS)}, got {self.local_sums!r}")
+        if self.entropy_coder not in _WRITTEN_CODERS:
+            raise CodingError(f"entropy_coder must be {' or '.join(_WRITTEN_CODERS)}, got {self.entropy_coder!r}")
         self._check(_RANGES)
         shift = 2**self.representative_resolution - 1
         self._check(
@@ -126,53 +137,20 @@ class Ccsds123:
         Raises:
             CodingError: the cube has another type, is empty, or has a side longer than 65536.
         """
-        if cube.ndim != 3 or not cube.size or cube.dtype not in _DTYPES or max(cube.shape) > MAX_SIZE:
+        if cube.ndim != 3 or not cube.size or cube.dtype not in DTYPES or max(cube.shape) > MAX_SIZE:
             raise CodingError(
                 f"CCSDS 123 takes cubes (C, H, W) of uint16 or int16, no side longer than {MAX_SIZE}, "
                 f"got {cube.dtype} {cube.shape}"
             )
-        _, height, width = cube.shape
         dynamic_range = self._dynamic_range(cube)
-        codec = self._for_image(dynamic_range, width)
-        settings = codec._settings(dynamic_range, cube.dtype)
-        out = np.zeros((7 + height * width * (self.unary_limit + CODE_BITS)) // 8 + 2, np.uint8)
-        chunks, bit = [codec._pack_header(dynamic_range, cube)], 0
-        state = new_state(settings, height, width)
-        for band in cube:
-            samples = np.ascontiguousarray(band, np.int32)
-            whole, bit = divmod(code_band(False, samples, state, settings, out, bit), 8)
-            chunks.append(out[:whole].tobytes())
-            out[0] = out[whole]
-        if bit:
-            chunks.append(out[:1].tobytes())
-        return b"".join(chunks)
-
-    def decode(self, data: bytes) -> np.ndarray:
-        """Decode a compressed image with any parameters; those of this object do not matter.
-
-        Returns:
-            The cube (C, H, W), uint16 or int16.
-
-        Raises:
-            DamagedError: the image is damaged, or uses an option of the standard that is not supported.
-        """
-        codec, dynamic_range, dtype, (bands, height, width), body = _unpack_header(data)
-        # A codeword takes a bit or more. Without this check, a damaged header could claim all of the memory.
-        if bands * height * width > 8 * len(body):
-            raise DamagedError(f"{len(body)} bytes are too few for an image of shape {(bands, height, width)}")
-        settings = codec._settings(dynamic_range, dtype)
-        cube = np.empty((bands, height, width), dtype)
-        samples = np.empty((height, width), np.int32)
-        state = new_state(settings, height, width)
-        stream, bit = np.frombuffer(bytearray(body), np.uint8), 0
-        for band in cube:
-            bit = code_band(True, samples, state, settings, stream, bit)
-            if not 0 <= bit <= 8 * len(body):
-                raise DamagedError("the codewords of a compressed image are damaged or end early")
-            band[:] = samples
-        if (bit + 7) // 8 != len(body) or (bit % 8 and body[-1] & (255 >> bit % 8)):
-            raise DamagedError("a compressed image must end with its last sample, but it continues")
-        return cube
+        codec = self._for_image(dynamic_range, cube.shape[2])
+        packed = codec._pack_header(dynamic_range, cube)
+        header, _ = unpack_header(packed)
+        values = np.array(cube, order="C").view(np.uint16)
+        samples_to_indices(values, header)
+        if self.entropy_coder == "hybrid":
+            return packed + hybrid.encode(values, header, 1 << codec.accumulator_exponent)
+        return packed + sample_adaptive.encode(values, header)
 
     def _dynamic_range(self, cube: np.ndarray) -> int:
         """Return the smallest D whose D bits hold all samples, and whose D - 1 bits hold the error limit."""
@@ -188,43 +166,17 @@ class Ccsds123:
         narrow = LOCAL_SUMS.index(self.local_sums) % 2
         return replace(codec, full_prediction=False, local_sums=LOCAL_SUMS[2 + narrow])
 
-    def _settings(self, dynamic_range: int, dtype: np.dtype) -> Settings:
-        middle = 2 ** (dynamic_range - 1) if dtype.kind == "u" else 0
-        column, narrow = divmod(LOCAL_SUMS.index(self.local_sums), 2)
-        return Settings(
-            range_bits=dynamic_range,
-            low=middle - 2 ** (dynamic_range - 1),
-            middle=middle,
-            high=middle + 2 ** (dynamic_range - 1) - 1,
-            bands=self.prediction_bands,
-            directions=3 if self.full_prediction else 0,
-            narrow=narrow,
-            column=column,
-            weight_bits=self.weight_resolution,
-            interval_bits=self.weight_interval_exponent,
-            exponent_first=self.weight_exponent_first,
-            exponent_last=self.weight_exponent_last,
-            representative_bits=self.representative_resolution,
-            damping=self.damping,
-            offset=self.offset,
-            max_error=self.max_error,
-            unary_limit=self.unary_limit,
-            count_bits=self.initial_count_exponent,
-            rescale_bits=self.rescaling_exponent,
-            accumulator_bits=self.accumulator_exponent,
-        )
-
     def _pack_header(self, dynamic_range: int, cube: np.ndarray) -> bytes:
         """Return the header of the compressed image."""
         bands, height, width = cube.shape
         representatives = self.damping > 0 or (self.offset > 0 and self.max_error > 0)
         values = {
-            "user-defined": 0,
             "columns": width % MAX_SIZE,
             "rows": height % MAX_SIZE,
             "bands": bands % MAX_SIZE,
-            "signed": _DTYPES.index(cube.dtype),
+            "signed": DTYPES.index(cube.dtype),
             "dynamic range": dynamic_range % 16,
+            "entropy coder": ENTROPY_CODERS.index(self.entropy_coder),
             "fidelity": int(self.max_error > 0),
             "representatives": int(representatives),
             "prediction bands": self.prediction_bands,
@@ -242,69 +194,29 @@ class Ccsds123:
             "unary limit": self.unary_limit % 32,
             "rescaling": self.rescaling_exponent - 4,
             "initial count": self.initial_count_exponent % 8,
-            "accumulator": self.accumulator_exponent,
+            "accumulator": 0 if self.entropy_coder == "hybrid" else self.accumulator_exponent,
         }
         return pack_header(values)
 
 
-def _unpack_header(data: bytes) -> tuple[Ccsds123, int, np.dtype, tuple[int, int, int], bytes]:
-    """Return the parameters, dynamic range, type and shape (C, H, W) of an image, and the bytes after its header."""
-    values, data = unpack_header(data)
-    try:
-        codec = Ccsds123(
-            max_error=values["max error"],
-            prediction_bands=values["prediction bands"],
-            full_prediction=not values["reduced"],
-            local_sums=LOCAL_SUMS[values["local sums"]],
-            weight_resolution=values["weight resolution"] + 4,
-            weight_interval_exponent=values["weight interval"] + 4,
-            weight_exponent_first=values["first exponent"] - 6,
-            weight_exponent_last=values["last exponent"] - 6,
-            representative_resolution=values["resolution"],
-            damping=values["damping"],
-            offset=values["offset"],
-            unary_limit=values["unary limit"] or 32,
-            initial_count_exponent=values["initial count"] or 8,
-            rescaling_exponent=values["rescaling"] + 4,
-            accumulator_exponent=values["accumulator"],
-        )
-    except CodingError as error:
-        raise DamagedError(f"the header of a compressed image is damaged ({error})") from None
-    bands, height, width = (values[side] or MAX_SIZE for side in ("bands", "rows", "columns"))
-    dynamic_range = values["dynamic range"] or 16
-    limit = 2 ** (dynamic_range - 1)
-    if dynamic_range < 2 or codec.max_error >= limit or codec != codec._for_image(dynamic_range, width):
-        raise DamagedError("the header of a compressed image is damaged: its parameters contradict each other")
-    return codec, dynamic_range, _DTYPES[values["signed"]], (bands, height, width), data
+def decode(data: bytes) -> np.ndarray:
+    """Decode a compressed image with any parameters.
 
-
-def read_stream(data: bytes) -> np.ndarray:
-    """Return the cube (C, H, W), uint16 or int16, of a compressed image.
+    Returns:
+        The cube (C, H, W), uint16 or int16.
 
     Raises:
         DamagedError: the image is damaged, or uses an option of the standard that is not supported.
     """
-    return Ccsds123().decode(data)
-
-
-class Ccsds123Codec(ClassicalCodec):
-    """CCSDS 123.0-B-2, lossless or near-lossless, with the default parameters of `Ccsds123`."""
-
-    modes = Modes(lossy=INTEGERS, bounded=INTEGERS, lossless=INTEGERS)
-    max_bound = 2**15 - 1
-    bounds_steps = True
-
-    def encode_cube(self, cube: np.ndarray) -> bytes:
-        """See `ClassicalCodec.encode_cube`; the bytes are a compressed image of the standard."""
-        return Ccsds123(int(self.max_error)).encode(cube.astype(self._held, copy=False))
-
-    def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        cube = read_stream(data)
-        if cube.dtype != self._held:
-            raise DamagedError(f"samples must be {self._held}, got {cube.dtype}")
-        return cube
-
-    @property
-    def _held(self) -> np.dtype:
-        """Type of the compressed image, which tells signed from unsigned samples only."""
-        return _DTYPES[self.dtype.startswith("int")]
+    header, body = unpack_header(data)
+    image = header.image
+    coder = ENTROPY_CODERS[image.entropy_coder]
+    # Without this check, a damaged header could claim all of the memory.
+    if math.prod(image.shape) > 8 * len(body) * _MOST_SAMPLES_PER_BIT[coder]:
+        raise DamagedError(f"{len(body)} bytes are too few for an image of shape {image.shape}")
+    if len(data) % image.word_size:
+        raise DamagedError(f"the length of a compressed image must be a multiple of {image.word_size} bytes")
+    values = _DECODERS[coder](body, header)
+    if not indices_to_samples(values, header):
+        raise DamagedError("the codewords of a compressed image are damaged: some stand for no sample")
+    return values.view(DTYPES[image.signed])

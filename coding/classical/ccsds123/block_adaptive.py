@@ -1,0 +1,52 @@
+"""The block-adaptive entropy coder of CCSDS 123.0-B-2, which is that of CCSDS 121.0-B-3 without its predictor."""
+
+from __future__ import annotations
+
+import math
+
+import imagecodecs
+import numpy as np
+
+from coding.base import DamagedError
+from coding.classical.ccsds123.header import Header
+from coding.classical.ccsds123.sample_adaptive import has_periodic_limits
+
+
+def decode(body: bytes, header: Header) -> np.ndarray:
+    """Return the mapped quantizer indices of a compressed image, uint16 (C, H, W).
+
+    Raises:
+        DamagedError: the codewords are damaged, or have error limits between them.
+    """
+    image, coder = header.image, header.coder
+    if has_periodic_limits(header):
+        raise DamagedError(
+            "a compressed image of the block-adaptive coder has periodic error limits, which is not supported"
+        )
+    size = math.prod(image.shape)
+    values = np.zeros(-(-size // coder.block_size) * coder.block_size, np.uint16 if image.range_bits > 8 else np.uint8)
+    flags = imagecodecs.AEC.FLAG.RESTRICTED if coder.restricted else 0
+    try:
+        imagecodecs.aec_decode(
+            body,
+            bitspersample=image.range_bits,
+            flags=flags | imagecodecs.AEC.FLAG.NOT_ENFORCE,
+            blocksize=coder.block_size,
+            rsi=coder.interval,
+            out=values,
+        )
+    except imagecodecs.AecError as error:
+        raise DamagedError(f"the codewords of a compressed image are damaged ({error})") from None
+    return _in_order(values[:size].astype(np.uint16), image.shape, image.depth)
+
+
+def _in_order(values: np.ndarray, shape: tuple[int, int, int], depth: int) -> np.ndarray:
+    """Return a sequence in the order of the stream as an array (C, H, W)."""
+    bands, height, width = shape
+    if not depth:
+        return values.reshape(shape)
+    rows = values.reshape(height, bands * width)
+    parts = [
+        rows[:, first * width : (first + depth) * width].reshape(height, width, -1) for first in range(0, bands, depth)
+    ]
+    return np.ascontiguousarray(np.concatenate(parts, 2).transpose(2, 0, 1))
