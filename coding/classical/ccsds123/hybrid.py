@@ -106,12 +106,13 @@ def _code_of(accumulator, counter, code):
 
 
 @inlined
-def _low_bits(accumulator, counter, parameters):
-    """Return k, the number of low bits of delta that stand as they are in its codeword."""
+def _low_bits(accumulator, counter, k, parameters):
+    """Return the number of low bits of delta that stand as they are in its codeword; the search starts at `k`."""
     target = accumulator + (49 * counter >> 5)
-    k, largest = 2, max(parameters.range_bits - 2, 2)
-    while k < largest and counter << (k + 3) <= target:
+    while k < parameters.range_bits - 2 and counter << (k + 3) <= target:
         k += 1
+    while k > 2 and counter << (k + 2) > target:
+        k -= 1
     return k
 
 
@@ -155,9 +156,15 @@ def _encode_band(deltas, accumulator, nodes, codes, parameters, stream, bit):
     Returns:
         Number of the first bit after the band; Sigma and Gamma of its last sample.
     """
+    return _encode_deltas(deltas, accumulator, nodes, codes, parameters, stream, bit)
+
+
+@inlined
+def _encode_deltas(deltas, accumulator, nodes, codes, parameters, stream, bit):
+    """Do the work of `_encode_band`, which would count references to the arrays in each step."""
     counter = 1 << parameters.count_bits
     bits = write(Bits(np.int64(stream[0]) >> (8 - bit), bit, 0), stream, np.int64(deltas[0]), parameters.range_bits)
-    code = 0
+    code, k = 0, 2
     for t in range(1, len(deltas)):
         delta = np.int64(deltas[t])
         if counter == (1 << parameters.rescale_bits) - 1:
@@ -169,7 +176,8 @@ def _encode_band(deltas, accumulator, nodes, codes, parameters, stream, bit):
             accumulator += 4 * delta
         code = _code_of(accumulator, counter, max(code, 0))
         if code < 0:
-            bits = _write_reversed(bits, stream, delta, _low_bits(accumulator, counter, parameters), parameters)
+            k = _low_bits(accumulator, counter, k, parameters)
+            bits = _write_reversed(bits, stream, delta, k, parameters)
         else:
             bits = _encode_symbol(delta, code, nodes, codes, parameters, bits, stream)
     stream[bits.position] = (bits.window << (8 - bits.held)) & 255
@@ -209,13 +217,19 @@ def _decode(deltas, segments, accumulators, nodes, codes, parameters, limits, st
     Returns:
         Number of bits that are left, negative if there were too few; -1 if a codeword stands for no delta.
     """
+    return _decode_segments(deltas, segments, accumulators, nodes, codes, parameters, limits, stream, length)
+
+
+@inlined
+def _decode_segments(deltas, segments, accumulators, nodes, codes, parameters, limits, stream, length):
+    """Do the work of `_decode`, which would count references to the arrays in each step."""
     bands, height, width = deltas.shape
     skipped = -length & 7
     position = (length + 7) // 8 - 1
     bits = Bits(np.int64(0), np.int64(0), np.int64(position))
     _, bits = read_back(bits, stream, skipped)
     bits = _read_tail(accumulators, nodes, codes, parameters, bits, stream)
-    code, size = 0, _accumulator_bits(parameters)
+    code, k, size = 0, 2, _accumulator_bits(parameters)
     for segment in range(segments - 1, -1, -1):
         first, end, y = segment_at(segment, bands, height, parameters.depth)
         for x in range(width - 1, -1, -1):
@@ -228,7 +242,7 @@ def _decode(deltas, segments, accumulators, nodes, codes, parameters, limits, st
                 accumulator = accumulators[z]
                 code = _code_of(accumulator, counter, max(code, 0))
                 if code < 0:
-                    k = _low_bits(accumulator, counter, parameters)
+                    k = _low_bits(accumulator, counter, k, parameters)
                     delta, bits = _read_reversed(bits, stream, k, parameters)
                 else:
                     delta, bits = _decode_symbol(code, nodes, codes, parameters, bits, stream)

@@ -137,6 +137,12 @@ def _code(decode, deltas, segments, counts, parameters, limits, stream, bit):
         Number of the first bit after the segments, which for a decoder may be after the end of `stream`; -1 if a
         codeword stands for no delta, or the stream ended long before.
     """
+    return _code_segments(decode, deltas, segments, counts, parameters, limits, stream, bit)
+
+
+@inlined
+def _code_segments(decode, deltas, segments, counts, parameters, limits, stream, bit):
+    """Do the work of `_code`, which would count references to the arrays in each step."""
     bands, height, width = deltas.shape
     bits = Bits(np.int64(0), -(bit & 7), bit >> 3) if decode else Bits(np.int64(stream[0]) >> (8 - bit), bit, 0)
     for segment in range(segments[0], segments[1]):
