@@ -40,7 +40,7 @@ LOCAL_SUMS = ("wide neighbor", "narrow neighbor", "wide column", "narrow column"
 DTYPES: tuple[np.dtype, np.dtype] = (np.dtype("uint16"), np.dtype("int16"))
 """Type of unsigned and of signed samples."""
 
-_WRITTEN_CODERS = ENTROPY_CODERS[:2]
+_WRITTEN_CODERS = ("hybrid", "sample-adaptive")
 _DECODERS = {"sample-adaptive": sample_adaptive.decode, "hybrid": hybrid.decode, "block-adaptive": block_adaptive.decode}
 _MOST_SAMPLES_PER_BIT = {"sample-adaptive": 1, "hybrid": 256, "block-adaptive": 4096}
 
@@ -217,6 +217,9 @@ def decode(data: bytes) -> np.ndarray:
     if len(data) % image.word_size:
         raise DamagedError(f"the length of a compressed image must be a multiple of {image.word_size} bytes")
     values = _DECODERS[coder](body, header)
+    for limits in (header.predictor.absolute, header.predictor.relative):
+        if not limits.per_band:
+            limits.table[:] = limits.table[:, :1]  # limits between the codewords are read into the first column
     if not indices_to_samples(values, header):
         raise DamagedError("the codewords of a compressed image are damaged: some stand for no sample")
     return values.view(DTYPES[image.signed])
