@@ -1,1 +1,28 @@
-"""CCSDS 123.0-B-2, the standard for lossless and near-lossless compression on board of spacecraft."""
+"""CCSDS 123.0-B-2, lossless or near-lossless: each sample is predicted from its neighbors and the preceding bands.
+
+    s --> (-) --> quantizer -- q --> mapping -- delta --> entropy coder --> bits
+           ^          |
+         s_hat        v
+           |     bin center s' --> sample representative s"
+           |                                 |
+           +---- adaptive linear predictor <-+
+
+"Low-Complexity Lossless and Near-Lossless Multispectral and Hyperspectral Image Compression", CCSDS 123.0-B-2, Blue
+Book, issue 2, Consultative Committee for Space Data Systems, 2019; see also Kiely et al., "The New CCSDS Standard for
+Low-Complexity Lossless and Near-Lossless Multispectral and Hyperspectral Image Compression", OBPDC 2018.
+
+Written are band-sequential images of the hybrid or the sample-adaptive entropy coder, with one absolute error limit,
+register size R = 64, default initial weights, output words of one byte, and the smallest dynamic range D that holds the
+samples, since the learning rate of the weights depends on D.
+
+Read are all images of samples of up to 16 bits, with any of the three entropy coders, in any order, with tables and
+error limits of all kinds, except those whose tables are kept outside of the image, and those that mix the block-adaptive
+coder with error limits that change by rows.
+
+The sample-adaptive coder and the predictor gave the same bytes as the verification model of NTNU (Vorhaug et al.,
+WHISPERS 2024) for 1,392 random parameter sets and 24 crops of real scenes, and as ESA's implementation of issue 1 on
+eight whole scenes, both directions. The hybrid coder gave the same bits as that model's hybrid encoder, fed with the
+indices of the predictor here, for 5,261 random parameter sets in band-sequential order, and decoded what it wrote for
+as many in band-interleaved orders; the model's predictor was not part of that. The block-adaptive coder is libaec's.
+Whatever else is read was written from the standard, and compared with a second reading of it in the tests only.
+"""

@@ -194,9 +194,8 @@ def _read_image(reader: _Reader) -> ImageMetadata:
     width, height, bands = (reader.number(16) or MAX_SIZE for _ in range(3))
     signed = reader.number(1)
     reader.reserved(1)
-    large = reader.number(1)
-    range_bits = reader.number(4) or 16
-    _refuse(large == 1, f"a dynamic range of D = {16 + range_bits % 16 or 32} bits, above {MAX_RANGE_BITS},")
+    _refuse(reader.number(1) == 1, f"samples of more than {MAX_RANGE_BITS} bits")
+    range_bits = reader.number(4) or MAX_RANGE_BITS
     check(range_bits >= 2, f"the dynamic range must be of 2 bits or more, got {range_bits}")
     sequential, depth = reader.number(1), reader.number(16)
     depth = 0 if sequential else depth or MAX_SIZE

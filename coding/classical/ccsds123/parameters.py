@@ -1,24 +1,4 @@
-"""CCSDS 123.0-B-2, lossless or near-lossless: each sample is predicted from its neighbors and the preceding bands.
-
-    s --> (-) --> quantizer -- q --> mapping -- delta --> codewords --> bits
-           ^          |
-         s_hat        v
-           |     bin center s' --> sample representative s"
-           |                                 |
-           +---- adaptive linear predictor <-+
-
-"Low-Complexity Lossless and Near-Lossless Multispectral and Hyperspectral Image Compression", CCSDS 123.0-B-2, Blue
-Book, issue 2, Consultative Committee for Space Data Systems, 2019; see also Kiely et al., "The New CCSDS Standard for
-Low-Complexity Lossless and Near-Lossless Multispectral and Hyperspectral Image Compression", OBPDC 2018.
-
-The bytes are a compressed image of the standard, header included, with a dynamic range of D = 2 to 16 bits, signed or
-unsigned, band-sequential order, output words of one byte, the sample-adaptive entropy coder, one absolute error limit
-for all bands, register size R = 64, default weights, no weight exponent offsets, no supplementary tables. Images of
-other encoders can be read if they have these properties. Written from the standard; not checked against another
-implementation.
-
-The encoder chooses the smallest D that holds the samples, since the learning rate of the weights depends on D.
-"""
+"""Compressed images of CCSDS 123.0-B-2: encoding with chosen parameters, and decoding with any."""
 
 from __future__ import annotations
 
