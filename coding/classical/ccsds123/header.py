@@ -245,31 +245,53 @@ def _read_predictor(reader: _Reader, image: ImageMetadata) -> PredictorMetadata:
     check(least <= register_bits, f"the register size must be {least} or more, got {register_bits}")
     check(interval_bits <= 11, f"log2 of the weight interval must be at most 11, got {interval_bits}")
     check(exponent_first <= exponent_last, "v_min is above v_max")
-    has_offset_table, has_weights, has_weight_table = (reader.number(1) for _ in range(3))
+    weights, exponent_offsets = _read_weight_tables(
+        reader, (image.shape[0], bands, directions), weight_bits, bool(has_offsets)
+    )
+    period_bits, absolute, relative = _read_limits(reader, image)
+    representative_bits, dampings, offsets = _read_representatives(reader, image, has_representatives)
+    return PredictorMetadata(
+        bands=bands,
+        directions=directions,
+        local_sums=local_sums,
+        register_bits=register_bits,
+        weight_bits=weight_bits,
+        interval_bits=interval_bits,
+        exponent_first=exponent_first,
+        exponent_last=exponent_last,
+        weights=weights,
+        exponent_offsets=exponent_offsets,
+        period_bits=period_bits,
+        absolute=absolute,
+        relative=relative,
+        representative_bits=representative_bits,
+        dampings=dampings,
+        offsets=offsets,
+    )
+
+
+def _read_weight_tables(
+    reader: _Reader, counts: tuple[int, int, int], weight_bits: int, has_offsets: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the initial weights and the weight exponent offsets; `counts` is the number of bands, P and directions."""
+    has_offset_table, has_weights, has_weight_table = (bool(reader.number(1)) for _ in range(3))
     resolution = reader.number(5)
-    _refuse(bool(has_weights and not has_weight_table), "custom initial weights without a table in the header")
-    _refuse(bool(has_offsets and not has_offset_table), "weight exponent offsets without a table in the header")
+    _refuse(has_weights and not has_weight_table, "custom initial weights without a table in the header")
+    _refuse(has_offsets and not has_offset_table, "weight exponent offsets without a table in the header")
     check(has_weights >= has_weight_table and has_offsets >= has_offset_table, "it has a table that nothing uses")
     check(not has_weights or 3 <= resolution <= weight_bits + 3, f"weights of {resolution} bits")
-    used = _used_weights(image.shape[0], bands, directions)
-    weights = _read_weights(reader, used, weight_bits, resolution) if has_weights else default_weights(
-        image.shape[0], bands, directions, weight_bits
+    count, bands, directions = counts
+    used = np.arange(-directions, bands) < np.arange(count)[:, None]  # the first bands have fewer bands before them
+    weights = (
+        _read_weights(reader, used, weight_bits, resolution)
+        if has_weights
+        else _default_weights(count, bands, directions, weight_bits)
     )
     offsets = _read_exponent_offsets(reader, used, directions) if has_offsets else np.zeros(used.shape, np.int64)
-    period_bits, absolute, relative = _read_limits(reader, image)
-    representative_bits, dampings, representative_offsets = _read_representatives(reader, image, has_representatives)
-    return PredictorMetadata(
-        bands, directions, local_sums, register_bits, weight_bits, interval_bits, exponent_first, exponent_last,
-        weights, offsets, period_bits, absolute, relative, representative_bits, dampings, representative_offsets,
-    )  # fmt: skip
+    return weights, offsets
 
 
-def _used_weights(count: int, bands: int, directions: int) -> np.ndarray:
-    """Return which weights each of `count` bands has, bool (count, directions + P)."""
-    return np.arange(-directions, bands) < np.arange(count)[:, None]
-
-
-def default_weights(count: int, bands: int, directions: int, weight_bits: int) -> np.ndarray:
+def _default_weights(count: int, bands: int, directions: int, weight_bits: int) -> np.ndarray:
     """Return the default initial weights of `count` bands, int64 (count, directions + P)."""
     spectral = [(7 << weight_bits) >> 3 * (i + 1) for i in range(bands)]
     return np.tile(np.array([0] * directions + spectral, np.int64), (count, 1))
@@ -353,7 +375,7 @@ def _read_representatives(
     for per_band, value in fields:
         tables.append(reader.table(count, bits) if per_band else np.full(count, value, np.int64))
         reader.align()
-    return bits, *tables
+    return bits, tables[0], tables[1]
 
 
 def _read_sample_coder(reader: _Reader, image: ImageMetadata) -> CoderMetadata:

@@ -12,6 +12,7 @@ symbols; so are the flush words of a code. `TREES` is all that is stored.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,24 @@ import numpy as np
 SYMBOL_LIMITS = (12, 10, 8, 6, 6, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 0)
 """L of each code: the largest mapped quantizer index that is a symbol of its own."""
 
-THRESHOLDS = (303336, 225404, 166979, 128672, 95597, 69670, 50678, 34898, 23331, 14935, 9282, 5510, 3195, 1928, 1112, 408)
+THRESHOLDS = (
+    303336,
+    225404,
+    166979,
+    128672,
+    95597,
+    69670,
+    50678,
+    34898,
+    23331,
+    14935,
+    9282,
+    5510,
+    3195,
+    1928,
+    1112,
+    408,
+)
 """T of each code: it is used if 2^14 times the accumulator is below T times the counter, for the last such code."""
 
 TREES = (
@@ -132,7 +150,8 @@ def parse_tree(text: str, limit: int, first: int = 0) -> list[_Node]:
     nodes: list[_Node] = []
     open_nodes: list[list[int]] = []  # inner nodes with subtrees to come: their index and the next symbol
     for letter in text:
-        symbols, parent = (), first
+        symbols: tuple[int, ...] = ()
+        parent = first
         if open_nodes:
             parent, symbol = open_nodes[-1]
             symbols = (*nodes[parent - first].symbols, symbol)
@@ -158,13 +177,31 @@ def load_codes() -> Codes:
     for index, node in enumerate(nodes):
         if node.symbols:
             children[node.parent, node.symbols[-1]] = index
+    words, firsts, starts, ordered = _assign_words(nodes, roots)
+    return Codes(
+        roots=np.array(roots, np.int32),
+        children=children,
+        parents=np.array([node.parent for node in nodes], np.int32),
+        symbols=np.array([node.symbols[-1] if node.symbols else 0 for node in nodes], np.int32),
+        lengths=np.array([node.length for node in nodes], np.int32),
+        words=words,
+        firsts=firsts,
+        starts=starts,
+        ordered=ordered,
+    )
+
+
+def _assign_words(
+    nodes: Sequence[_Node], roots: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return `words`, `firsts`, `starts` and `ordered` of `Codes`."""
     longest = max(node.length for node in nodes)
     words = np.zeros(len(nodes), np.int32)
     firsts = np.zeros((2, len(roots), longest + 1), np.int32)
     starts = np.zeros((2, len(roots), longest + 2), np.int32)
     ordered: list[int] = []
     for kind in range(2):
-        for code, (root, end) in enumerate(zip(roots, [*roots[1:], len(nodes)], strict=True)):
+        for code, (root, end) in enumerate(itertools.pairwise([*roots, len(nodes)])):
             chosen = [index for index in range(root, end) if nodes[index].is_leaf == (kind == 0)]
             chosen.sort(key=lambda index: (nodes[index].length, len(nodes[index].symbols), nodes[index].symbols))
             lengths = [nodes[index].length for index in chosen]
@@ -173,24 +210,14 @@ def load_codes() -> Codes:
             for index, word in zip(chosen, canonical, strict=True):
                 words[index] = int(f"{word:0{nodes[index].length}b}"[::-1], 2)
             ordered += chosen
-    return Codes(
-        np.array(roots, np.int32),
-        children,
-        np.array([node.parent for node in nodes], np.int32),
-        np.array([node.symbols[-1] if node.symbols else 0 for node in nodes], np.int32),
-        np.array([node.length for node in nodes], np.int32),
-        words,
-        firsts,
-        starts,
-        np.array(ordered, np.int32),
-    )
+    return words, firsts, starts, np.array(ordered, np.int32)
 
 
 def _canonical(lengths: Sequence[int], longest: int) -> tuple[list[int], np.ndarray]:
     """Return the canonical Huffman code for sorted lengths, and its first codeword of each length."""
-    words, firsts, word = [], np.zeros(longest + 1, np.int32), 0
-    counts = np.bincount(lengths, minlength=longest + 1)
-    for length, count in enumerate(counts):
+    words: list[int] = []
+    firsts, word = np.zeros(longest + 1, np.int32), 0
+    for length, count in enumerate(np.bincount(lengths, minlength=longest + 1)):
         firsts[length] = word
         words += range(word, word + count)
         word = (word + count) << 1

@@ -21,7 +21,11 @@ DTYPES: tuple[np.dtype, np.dtype] = (np.dtype("uint16"), np.dtype("int16"))
 """Type of unsigned and of signed samples."""
 
 _WRITTEN_CODERS = ("hybrid", "sample-adaptive")
-_DECODERS = {"sample-adaptive": sample_adaptive.decode, "hybrid": hybrid.decode, "block-adaptive": block_adaptive.decode}
+_DECODERS = {
+    "sample-adaptive": sample_adaptive.decode,
+    "hybrid": hybrid.decode,
+    "block-adaptive": block_adaptive.decode,
+}
 _MOST_SAMPLES_PER_BIT = {"sample-adaptive": 1, "hybrid": 256, "block-adaptive": 4096}
 
 _RANGES = {

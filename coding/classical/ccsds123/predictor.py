@@ -136,6 +136,7 @@ def samples_to_indices(values: np.ndarray, header: Header) -> None:
 
     Args:
         values: uint16 (C, H, W); signed samples in two's complement.
+        header: of the image.
     """
     _predict(False, values, *_arguments(header))
 
@@ -295,15 +296,6 @@ def _code_sample(decode, values, place, vector, weights, settings, tables, state
             weights[i] = _clip(weights[i] + step, -limit, limit - 1)
     _shift(vector, 4 * representative - local_sum, settings)
     return is_sample
-
-
-@inlined
-def _learn(vector, weights, sign, exponent, limit, offsets):
-    """Update the weights of a sample with an offset to each exponent."""
-    for i in range(len(weights)):
-        left, right = max(-exponent - offsets[i], 0), max(exponent + offsets[i], 0)
-        step = ((((sign * vector[i]) << left) >> right) + 1) >> 1
-        weights[i] = _clip(weights[i] + step, -limit, limit - 1)
 
 
 @inlined

@@ -48,9 +48,7 @@ class Parameters(NamedTuple):
         image, predictor, coder = header.image, header.predictor, header.coder
         is_periodic, limits = has_periodic_limits(header), (predictor.absolute, predictor.relative)
         sizes = [
-            size
-            for limit in limits
-            for size in (limit.bits * is_periodic, image.shape[0] if limit.per_band else 1)
+            size for limit in limits for size in (limit.bits * is_periodic, image.shape[0] if limit.per_band else 1)
         ]
         return cls(
             image.depth, image.range_bits, coder.unary_limit, coder.count_bits, coder.rescale_bits,
@@ -98,8 +96,10 @@ def decode(body: bytes, header: Header) -> np.ndarray:
     bit = _code(True, deltas, segments, counts, parameters, limits, np.frombuffer(bytearray(body), np.uint8), 0)
     if not 0 <= bit <= 8 * len(body):
         raise DamagedError("the codewords of a compressed image are damaged or end early")
-    if 8 * len(body) - bit >= 8 * image.word_size or any(body[-(-bit // 8) :]) or (
-        bit % 8 and body[bit // 8] & (255 >> bit % 8)
+    if (
+        8 * len(body) - bit >= 8 * image.word_size
+        or any(body[-(-bit // 8) :])
+        or (bit % 8 and body[bit // 8] & (255 >> bit % 8))
     ):
         raise DamagedError("a compressed image must end with its last sample, but it continues")
     return deltas

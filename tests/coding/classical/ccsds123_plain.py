@@ -370,7 +370,9 @@ class HybridCoder:
         accumulator, counter = self.accumulators[z], self.counters[z]
         if accumulator * 2**14 >= THRESHOLDS[0] * counter:
             limit = accumulator + 49 * counter // 2**5
-            return bits + self.reversed(delta, max(k for k in range(2, max(D - 2, 2) + 1) if counter * 2 ** (k + 2) <= limit))
+            return bits + self.reversed(
+                delta, max(k for k in range(2, max(D - 2, 2) + 1) if counter * 2 ** (k + 2) <= limit)
+            )
         code = max(i for i in range(16) if accumulator * 2**14 < counter * THRESHOLDS[i])
         if delta <= SYMBOL_LIMITS[code]:
             self.words[code] += f"{delta:X}"

@@ -1,6 +1,7 @@
 """CCSDS 123.0-B-2: bytes that follow from the equations, errors within the bound, damage that ends in one line."""
 
 import hashlib
+import itertools
 from dataclasses import fields, replace
 
 import imagecodecs
@@ -88,7 +89,9 @@ def test_bytes_and_samples_match_the_equations(cube, codec):
 @pytest.mark.parametrize("full_prediction", [True, False])
 @pytest.mark.parametrize("prediction_bands", [0, 1, 3])
 @pytest.mark.parametrize("entropy_coder", ["hybrid", "sample-adaptive"])
-def test_bytes_match_the_equations_in_every_mode(entropy_coder, prediction_bands, full_prediction, local_sums, max_error):
+def test_bytes_match_the_equations_in_every_mode(
+    entropy_coder, prediction_bands, full_prediction, local_sums, max_error
+):
     """Bands are long enough for weights and counters to be rescaled."""
     cube = smooth((5, 9, 14), noise=20)
     codec = Ccsds123(max_error, prediction_bands, full_prediction, local_sums, damping=1, entropy_coder=entropy_coder)
@@ -173,7 +176,7 @@ def test_codes_are_complete_and_decodable_from_the_end(code):
     """The codewords of a code fill the tree of reversed bits, and so do its flush words."""
     for words in code_words(TREES[code], SYMBOL_LIMITS[code]):
         bits = sorted(word[::-1] for word in words.values())
-        assert not any(second.startswith(first) for first, second in zip(bits, bits[1:], strict=False))
+        assert not any(second.startswith(first) for first, second in itertools.pairwise(bits))
         assert sum(2.0 ** -len(word) for word in bits) == 1
 
 
@@ -196,7 +199,10 @@ def test_codes_are_those_of_the_standard():
     ]
     assert all(listing[table].get(word) == code for table, word, code in entries)
     lines = (f"{table} {word} {code}\n" for table, words in enumerate(listing) for word, code in words.items())
-    assert hashlib.sha256("".join(lines).encode()).hexdigest() == "12d050b6435323194a22e6f50032c1d5459b4b3cd94d9b0fdf52b7c19503bce5"
+    assert (
+        hashlib.sha256("".join(lines).encode()).hexdigest()
+        == "12d050b6435323194a22e6f50032c1d5459b4b3cd94d9b0fdf52b7c19503bce5"
+    )
 
 
 # -- bytes that follow by hand --------------------------------------------------------------------
@@ -283,7 +289,9 @@ def test_parameters_of_a_search_are_never_worse_than_the_defaults(shape):
     assert len(tuned(cube, 0).encode(cube)) <= len(Ccsds123().encode(cube))
 
 
-@pytest.mark.parametrize("codec", [SAMPLE_ADAPTIVE, Ccsds123(), Ccsds123(2, local_sums="narrow column", unary_limit=32)])
+@pytest.mark.parametrize(
+    "codec", [SAMPLE_ADAPTIVE, Ccsds123(), Ccsds123(2, local_sums="narrow column", unary_limit=32)]
+)
 def test_damaged_bytes_raise_one_line_or_give_samples(codec):
     rng = np.random.default_rng(0)
     data = codec.encode(smooth((4, 10, 12)))

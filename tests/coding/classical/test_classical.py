@@ -139,7 +139,7 @@ def test_smooth_cubes_become_smaller(name):
 
 @pytest.mark.parametrize(("name", "mode", "arguments"), settings())
 def test_signed_and_unsigned_cubes_take_about_the_same_size(name, mode, arguments):
-    """ZFP, whose blocks have exponents, and CCSDS 123, whose rate of learning depends on the dynamic range, differ most."""
+    """ZFP, whose blocks have exponents, and CCSDS 123, whose rate of learning depends on the range, differ most."""
     signed = smooth("int16")
     unsigned = (signed.astype(np.int32) + 30000).astype("uint16")
     sizes = [
