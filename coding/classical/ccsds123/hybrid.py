@@ -10,6 +10,8 @@ the counter, U_max the largest number of zeros in a codeword.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from coding.base import DamagedError
@@ -26,6 +28,22 @@ _LAST_CODE = len(THRESHOLDS) - 1
 _THRESHOLD_BITS = 14
 _MOST_BITS = 1 + 32 + MAX_RANGE_BITS + 21
 """Most bits of a sample: the accumulator's lowest bit, an escape, and the longest codeword of the codes."""
+
+
+class _State(NamedTuple):
+    """The state of the decoder, and the error limits that it reads.
+
+    Attributes:
+        accumulators: int64 (C,), Sigma.
+        nodes: int32 (codes,), nodes of the words that are not yet read.
+        absolute: int64 (periods, C), a_z.
+        relative: int64 (periods, C), r_z.
+    """
+
+    accumulators: np.ndarray
+    nodes: np.ndarray
+    absolute: np.ndarray
+    relative: np.ndarray
 
 
 def encode(deltas: np.ndarray, header: Header, first_mean: int) -> bytes:
@@ -79,10 +97,14 @@ def decode(body: bytes, header: Header) -> np.ndarray:
     fill_bits = (last & -last).bit_length()
     bits = 8 * (int(ends[-1]) + 1) - fill_bits
     deltas = np.empty(image.shape, np.uint16)
-    accumulators, nodes = np.empty(image.shape[0], np.int64), np.empty(len(codes.roots), np.int64)
-    limits = header.predictor.absolute.table, header.predictor.relative.table
+    state = _State(
+        np.empty(image.shape[0], np.int64),
+        np.empty(len(codes.roots), np.int32),
+        header.predictor.absolute.table,
+        header.predictor.relative.table,
+    )
     segments = count_segments(image.shape, image.depth)
-    left = _decode(deltas, segments, accumulators, nodes, codes, parameters, limits, stream, bits)
+    left = _decode(deltas, segments, state, codes, parameters, stream, bits)
     if left:
         raise DamagedError("the codewords of a compressed image are damaged, or it has not the size of its header")
     return deltas
@@ -200,35 +222,33 @@ def _encode_symbol(delta, code, nodes, codes, parameters, bits, stream):
 
 
 @compiled
-def _decode(deltas, segments, accumulators, nodes, codes, parameters, limits, stream, length):
+def _decode(deltas, segments, state, codes, parameters, stream, length):
     """Read an image from the end of `stream`.
 
     Args:
         deltas: uint16 (C, H, W), filled.
         segments: number of segments.
-        accumulators: int64 (C,), scratch.
-        nodes: int64 (codes,), scratch.
+        state: `_State`, filled.
         codes: `Codes`.
         parameters: `Parameters`.
-        limits: absolute and relative error limits, int64 (periods, C), filled if the stream has any.
         stream: uint8.
         length: number of bits before the 1 that ends the image.
 
     Returns:
         Number of bits that are left, negative if there were too few; -1 if a codeword stands for no delta.
     """
-    return _decode_segments(deltas, segments, accumulators, nodes, codes, parameters, limits, stream, length)
+    return _decode_segments(deltas, segments, state, codes, parameters, stream, length)
 
 
 @inlined
-def _decode_segments(deltas, segments, accumulators, nodes, codes, parameters, limits, stream, length):
+def _decode_segments(deltas, segments, state, codes, parameters, stream, length):
     """Do the work of `_decode`, which would count references to the arrays in each step."""
     bands, height, width = deltas.shape
     skipped = -length & 7
     position = (length + 7) // 8 - 1
     bits = Bits(np.int64(0), np.int64(0), np.int64(position))
     _, bits = read_back(bits, stream, skipped)
-    bits = _read_tail(accumulators, nodes, codes, parameters, bits, stream)
+    bits = _read_tail(state, codes, parameters, bits, stream)
     code, k, size = 0, 2, _accumulator_bits(parameters)
     for segment in range(segments - 1, -1, -1):
         first, end, y = segment_at(segment, bands, height, parameters.depth)
@@ -239,36 +259,36 @@ def _decode_segments(deltas, segments, accumulators, nodes, codes, parameters, l
                     delta, bits = read_back(bits, stream, parameters.range_bits)
                     deltas[z, 0, 0] = delta
                     continue
-                accumulator = accumulators[z]
+                accumulator = state.accumulators[z]
                 code = _code_of(accumulator, counter, max(code, 0))
                 if code < 0:
                     k = _low_bits(accumulator, counter, k, parameters)
                     delta, bits = _read_reversed(bits, stream, k, parameters)
                 else:
-                    delta, bits = _decode_symbol(code, nodes, codes, parameters, bits, stream)
+                    delta, bits = _decode_symbol(code, state.nodes, codes, parameters, bits, stream)
                 if was_halved:
                     lowest, bits = read_back(bits, stream, 1)
                     accumulator = 2 * accumulator - lowest
                 accumulator -= 4 * delta
                 if accumulator < 0 or accumulator >> size or delta >> parameters.range_bits:
                     return np.int64(-1)
-                accumulators[z] = accumulator
+                state.accumulators[z] = accumulator
                 deltas[z, y, x] = delta
         if first == 0 and (y & ((1 << parameters.period_bits) - 1)) == 0:
-            bits = _read_limits_back(y >> parameters.period_bits, limits, parameters, bits, stream)
+            bits = _read_limits_back(y >> parameters.period_bits, state, parameters, bits, stream)
         if bits.position < -MAX_CODEWORD_BITS:
             return np.int64(-1)
     return 8 * (bits.position + 1) + bits.held
 
 
 @inlined
-def _read_tail(accumulators, nodes, codes, parameters, bits, stream):
+def _read_tail(state, codes, parameters, bits, stream):
     """Read the last accumulators and the flush words; return the `Bits` before them."""
     size = _accumulator_bits(parameters)
-    for z in range(len(accumulators) - 1, -1, -1):
-        accumulators[z], bits = read_back(bits, stream, size)
-    for code in range(len(nodes) - 1, -1, -1):
-        nodes[code], bits = _read_word(1, code, codes, bits, stream)
+    for z in range(len(state.accumulators) - 1, -1, -1):
+        state.accumulators[z], bits = read_back(bits, stream, size)
+    for code in range(len(state.nodes) - 1, -1, -1):
+        state.nodes[code], bits = _read_word(1, code, codes, bits, stream)
     return bits
 
 
@@ -294,7 +314,7 @@ def _read_word(kind, code, codes, bits, stream):
         start = codes.starts[kind, code, length]
         index = word - codes.firsts[kind, code, length]
         if index < codes.starts[kind, code, length + 1] - start:
-            return np.int64(codes.ordered[start + index]), Bits(window >> length, held - length, position)
+            return codes.ordered[start + index], Bits(window >> length, held - length, position)
 
 
 @inlined
@@ -312,12 +332,12 @@ def _decode_symbol(code, nodes, codes, parameters, bits, stream):
 
 
 @inlined
-def _read_limits_back(period, limits, parameters, bits, stream):
+def _read_limits_back(period, state, parameters, bits, stream):
     """Read the error limits of the rows just read; return the `Bits` before them."""
     if parameters.relative_bits:
         for z in range(parameters.relative_count - 1, -1, -1):
-            limits[1][period, z], bits = read_back(bits, stream, parameters.relative_bits)
+            state.relative[period, z], bits = read_back(bits, stream, parameters.relative_bits)
     if parameters.absolute_bits:
         for z in range(parameters.absolute_count - 1, -1, -1):
-            limits[0][period, z], bits = read_back(bits, stream, parameters.absolute_bits)
+            state.absolute[period, z], bits = read_back(bits, stream, parameters.absolute_bits)
     return bits

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coding.classical.ccsds123.header import Header
+from coding.classical.ccsds123.header import Header, ImageMetadata, PredictorMetadata
 from coding.classical.ccsds123.order import count_segments, segment_at
 from coding.entropy.compiled import compiled, inlined
 
@@ -149,10 +149,30 @@ def indices_to_samples(values: np.ndarray, header: Header) -> bool:
 def _arguments(header: Header) -> tuple[Settings, Tables, State, int]:
     """Return the arguments of `_predict` after the values."""
     image, predictor = header.image, header.predictor
+    settings = _settings(image, predictor)
+    tables = Tables(
+        predictor.weights,
+        predictor.exponent_offsets,
+        predictor.absolute.table,
+        predictor.relative.table,
+        predictor.dampings,
+        predictor.offsets,
+    )
     bands, height, width = image.shape
+    rows, planes = (1, (bands, 2)) if image.depth else (height, (2, height))
+    count = predictor.directions + predictor.bands
+    state = State(
+        np.zeros((rows, width, count), np.int32),
+        np.zeros((*planes, width), np.int32),
+        np.zeros((bands if image.depth else 1, count), np.int64),
+    )
+    return settings, tables, state, count_segments(image.shape, image.depth)
+
+
+def _settings(image: ImageMetadata, predictor: PredictorMetadata) -> Settings:
     middle = 0 if image.signed else 2 ** (image.range_bits - 1)
     column, narrow = divmod(predictor.local_sums, 2)
-    settings = Settings(
+    return Settings(
         depth=image.depth,
         range_bits=image.range_bits,
         low=middle - 2 ** (image.range_bits - 1),
@@ -172,22 +192,6 @@ def _arguments(header: Header) -> tuple[Settings, Tables, State, int]:
         fidelity=image.fidelity,
         period_bits=predictor.period_bits,
     )
-    tables = Tables(
-        predictor.weights,
-        predictor.exponent_offsets,
-        predictor.absolute.table,
-        predictor.relative.table,
-        predictor.dampings,
-        predictor.offsets,
-    )
-    rows, planes = (1, (bands, 2)) if image.depth else (height, (2, height))
-    count = predictor.directions + predictor.bands
-    state = State(
-        np.zeros((rows, width, count), np.int32),
-        np.full((*planes, width), middle, np.int32),
-        np.zeros((bands if image.depth else 1, count), np.int64),
-    )
-    return settings, tables, state, count_segments(image.shape, image.depth)
 
 
 @inlined
@@ -225,13 +229,9 @@ def _code_segments(decode, values, settings, tables, state, segments):
 @inlined
 def _code(decode, values, place, settings, tables, state):
     """Code a sample; return whether its delta stands for a sample."""
-    vector = state.vectors[0 if settings.depth else place.y, place.x]
-    weights = state.weights[place.z if settings.depth else 0]
     if place.x == 0 and place.y == 0:
-        for i in range(len(weights)):
-            weights[i] = tables.weights[place.z, i]
-        return _code_first(decode, values, place, vector, settings, state)
-    return _code_sample(decode, values, place, vector, weights, settings, tables, state)
+        return _code_first(decode, values, place, settings, tables, state)
+    return _code_sample(decode, values, place, settings, tables, state)
 
 
 @inlined
@@ -242,8 +242,11 @@ def _place(z, y, x, last, settings):
 
 
 @inlined
-def _code_first(decode, values, place, vector, settings, state):
+def _code_first(decode, values, place, settings, tables, state):
     """Code the first sample of a band, which is without loss; return whether its delta stands for a sample."""
+    weights = state.weights[place.z if settings.depth else 0]
+    for i in range(len(weights)):
+        weights[i] = tables.weights[place.z, i]
     if settings.bands and place.z > 0:
         predicted = np.int64(state.representatives[place.below, 0, 0])
     else:
@@ -255,13 +258,15 @@ def _code_first(decode, values, place, vector, settings, state):
         sample = _sample(values[place.z, 0, 0], settings)
         values[place.z, 0, 0] = _map(sample - predicted, 2 * predicted, 0, settings)
     state.representatives[place.plane, 0, 0] = sample
-    _shift(vector, 4 * sample, settings)
+    _shift(state.vectors[0, 0], 4 * sample, settings)
     return settings.low <= sample <= settings.high
 
 
 @inlined
-def _code_sample(decode, values, place, vector, weights, settings, tables, state):
+def _code_sample(decode, values, place, settings, tables, state):
     """Code a sample that is not the first of its band; return whether its delta stands for a sample."""
+    vector = state.vectors[0 if settings.depth else place.y, place.x]
+    weights = state.weights[place.z if settings.depth else 0]
     if place.z == 0:
         vector[settings.directions :] = 0
     local_sum = _differences(state, vector, place, settings)

@@ -46,22 +46,38 @@ class Parameters(NamedTuple):
     def of(cls, header: Header) -> Parameters:
         """Return the parameters of an image."""
         image, predictor, coder = header.image, header.predictor, header.coder
-        is_periodic, limits = has_periodic_limits(header), (predictor.absolute, predictor.relative)
-        sizes = [
-            size for limit in limits for size in (limit.bits * is_periodic, image.shape[0] if limit.per_band else 1)
-        ]
+        absolute, relative = predictor.absolute, predictor.relative
+        has_limits, bands = has_periodic_limits(header), image.shape[0]
         return cls(
-            image.depth, image.range_bits, coder.unary_limit, coder.count_bits, coder.rescale_bits,
-            predictor.period_bits, *sizes,
-        )  # fmt: skip
+            depth=image.depth,
+            range_bits=image.range_bits,
+            unary_limit=coder.unary_limit,
+            count_bits=coder.count_bits,
+            rescale_bits=coder.rescale_bits,
+            period_bits=predictor.period_bits,
+            absolute_bits=absolute.bits * has_limits,
+            absolute_count=bands if absolute.per_band else 1,
+            relative_bits=relative.bits * has_limits,
+            relative_count=bands if relative.per_band else 1,
+        )
 
 
-class Counts(NamedTuple):
-    """The state of the coder for each band: Sigma, Gamma, and k of the last codeword, int64 (C,)."""
+class State(NamedTuple):
+    """The state of the coder for each band, and the error limits that a decoder fills in, all int64.
+
+    Attributes:
+        accumulators: (C,), Sigma.
+        counters: (C,), Gamma.
+        k: (C,), k of the last codeword.
+        absolute: (periods, C), a_z.
+        relative: (periods, C), r_z.
+    """
 
     accumulators: np.ndarray
     counters: np.ndarray
     k: np.ndarray
+    absolute: np.ndarray
+    relative: np.ndarray
 
 
 def has_periodic_limits(header: Header) -> bool:
@@ -72,12 +88,12 @@ def has_periodic_limits(header: Header) -> bool:
 def encode(deltas: np.ndarray, header: Header) -> bytes:
     """Encode mapped quantizer indices, uint16 (C, H, W), in band-sequential order."""
     _, height, width = deltas.shape
-    parameters, counts, limits = Parameters.of(header), _first_counts(header), _limit_tables(header)
+    parameters, state = Parameters.of(header), _first_state(header)
     out = np.zeros((7 + height * width * (parameters.unary_limit + MAX_RANGE_BITS)) // 8 + 2, np.uint8)
     chunks, bit = [], 0
     for band in range(len(deltas)):
         segments = (band * height, (band + 1) * height)
-        whole, bit = divmod(_code(False, deltas, segments, counts, parameters, limits, out, bit), 8)
+        whole, bit = divmod(_code(False, deltas, segments, state, parameters, out, bit), 8)
         chunks.append(out[:whole].tobytes())
         out[0] = out[whole]
     return b"".join([*chunks, out[: bit > 0].tobytes()])
@@ -91,9 +107,9 @@ def decode(body: bytes, header: Header) -> np.ndarray:
     """
     image = header.image
     deltas = np.empty(image.shape, np.uint16)
-    parameters, counts, limits = Parameters.of(header), _first_counts(header), _limit_tables(header)
+    parameters, state = Parameters.of(header), _first_state(header)
     segments = (0, count_segments(image.shape, image.depth))
-    bit = _code(True, deltas, segments, counts, parameters, limits, np.frombuffer(bytearray(body), np.uint8), 0)
+    bit = _code(True, deltas, segments, state, parameters, np.frombuffer(bytearray(body), np.uint8), 0)
     if not 0 <= bit <= 8 * len(body):
         raise DamagedError("the codewords of a compressed image are damaged or end early")
     if (
@@ -105,18 +121,20 @@ def decode(body: bytes, header: Header) -> np.ndarray:
     return deltas
 
 
-def _first_counts(header: Header) -> Counts:
-    coder = header.coder
+def _first_state(header: Header) -> State:
+    coder, predictor = header.coder, header.predictor
     accumulators = ((3 * (1 << (coder.accumulator_bits + 6)) - 49) << coder.count_bits) >> 7
-    return Counts(accumulators, np.full_like(accumulators, 1 << coder.count_bits), np.zeros_like(accumulators))
-
-
-def _limit_tables(header: Header) -> tuple[np.ndarray, np.ndarray]:
-    return header.predictor.absolute.table, header.predictor.relative.table
+    return State(
+        accumulators,
+        np.full_like(accumulators, 1 << coder.count_bits),
+        np.zeros_like(accumulators),
+        predictor.absolute.table,
+        predictor.relative.table,
+    )
 
 
 @compiled
-def _code(decode, deltas, segments, counts, parameters, limits, stream, bit):
+def _code(decode, deltas, segments, state, parameters, stream, bit):
     """Append the codewords of segments to `stream`, or read them from it.
 
     Encoder and decoder share one loop, since only the codewords differ. A decoder reads zeros after the end of
@@ -126,9 +144,8 @@ def _code(decode, deltas, segments, counts, parameters, limits, stream, bit):
         decode: whether to read.
         deltas: uint16 (C, H, W), filled by a decoder.
         segments: the first segment, and the one after the last.
-        counts: `Counts`, changed.
+        state: `State`, changed; a decoder fills in the error limits that are in the stream.
         parameters: `Parameters`.
-        limits: absolute and relative error limits, int64 (periods, C), filled by a decoder if the stream has any.
         stream: uint8 buffer. For an encoder it has room for all segments and its first byte starts with the bits so
             far.
         bit: number of the first bit: for an encoder 0 to 7, for a decoder up to the end of `stream`.
@@ -137,24 +154,24 @@ def _code(decode, deltas, segments, counts, parameters, limits, stream, bit):
         Number of the first bit after the segments, which for a decoder may be after the end of `stream`; -1 if a
         codeword stands for no delta, or the stream ended long before.
     """
-    return _code_segments(decode, deltas, segments, counts, parameters, limits, stream, bit)
+    return _code_segments(decode, deltas, segments, state, parameters, stream, bit)
 
 
 @inlined
-def _code_segments(decode, deltas, segments, counts, parameters, limits, stream, bit):
+def _code_segments(decode, deltas, segments, state, parameters, stream, bit):
     """Do the work of `_code`, which would count references to the arrays in each step."""
     bands, height, width = deltas.shape
     bits = Bits(np.int64(0), -(bit & 7), bit >> 3) if decode else Bits(np.int64(stream[0]) >> (8 - bit), bit, 0)
     for segment in range(segments[0], segments[1]):
         first, end, y = segment_at(segment, bands, height, parameters.depth)
         if decode and first == 0 and (y & ((1 << parameters.period_bits) - 1)) == 0:
-            bits = _read_limits(y >> parameters.period_bits, limits, parameters, bits, stream)
+            bits = _read_limits(y >> parameters.period_bits, state, parameters, bits, stream)
         for x in range(width):
             for z in range(first, end):
                 if x == 0 and y == 0:
                     bits = _code_first(decode, deltas, z, parameters, bits, stream)
                     continue
-                delta, bits = _code_delta(decode, deltas, z, y, x, counts, parameters, bits, stream)
+                delta, bits = _code_delta(decode, deltas, (z, y, x), state, parameters, bits, stream)
                 if delta >> parameters.range_bits:
                     return np.int64(-1)
         if decode and bits.position > len(stream) + MAX_CODEWORD_BITS:
@@ -165,14 +182,14 @@ def _code_segments(decode, deltas, segments, counts, parameters, limits, stream,
 
 
 @inlined
-def _read_limits(period, limits, parameters, bits, stream):
+def _read_limits(period, state, parameters, bits, stream):
     """Read the error limits of the next rows; return the `Bits` after them."""
     if parameters.absolute_bits:
         for z in range(parameters.absolute_count):
-            limits[0][period, z], bits = read(bits, stream, parameters.absolute_bits)
+            state.absolute[period, z], bits = read(bits, stream, parameters.absolute_bits)
     if parameters.relative_bits:
         for z in range(parameters.relative_count):
-            limits[1][period, z], bits = read(bits, stream, parameters.relative_bits)
+            state.relative[period, z], bits = read(bits, stream, parameters.relative_bits)
     return bits
 
 
@@ -187,9 +204,10 @@ def _code_first(decode, deltas, z, parameters, bits, stream):
 
 
 @inlined
-def _code_delta(decode, deltas, z, y, x, counts, parameters, bits, stream):
+def _code_delta(decode, deltas, place, state, parameters, bits, stream):
     """Code a delta that is not the first of its band; return it, and the `Bits` after it."""
-    accumulator, counter, k = counts.accumulators[z], counts.counters[z], counts.k[z]
+    z, y, x = place
+    accumulator, counter, k = state.accumulators[z], state.counters[z], state.k[z]
     target = accumulator + (49 * counter >> 7)
     while k < parameters.range_bits - 2 and counter << (k + 1) <= target:
         k += 1
@@ -203,9 +221,9 @@ def _code_delta(decode, deltas, z, y, x, counts, parameters, bits, stream):
         word, length = _codeword(delta, k, parameters)
         bits = write(bits, stream, word, length)
     is_full = counter == (1 << parameters.rescale_bits) - 1
-    counts.accumulators[z] = (accumulator + delta + 1) >> 1 if is_full else accumulator + delta
-    counts.counters[z] = (counter + 1) >> 1 if is_full else counter + 1
-    counts.k[z] = k
+    state.accumulators[z] = (accumulator + delta + 1) >> 1 if is_full else accumulator + delta
+    state.counters[z] = (counter + 1) >> 1 if is_full else counter + 1
+    state.k[z] = k
     return delta, bits
 
 
