@@ -16,8 +16,7 @@ register size R = 64, default initial weights, output words of one byte, and the
 samples, since the learning rate of the weights depends on D.
 
 Read are all images of samples of up to 16 bits, with any of the three entropy coders, in any order, with tables and
-error limits of all kinds, except those whose tables are kept outside of the image, and those that mix the
-block-adaptive coder with error limits that change by rows.
+error limits of all kinds, except those whose tables are kept outside of the image.
 
 The sample-adaptive coder and the predictor gave the same bytes as the verification model of NTNU (Vorhaug et al.,
 WHISPERS 2024) for 1,392 random parameter sets and 24 crops of real scenes, and as ESA's implementation of issue 1 on

@@ -13,17 +13,18 @@ from coding.classical.ccsds123.sample_adaptive import has_periodic_limits
 
 
 def decode(body: bytes, header: Header) -> np.ndarray:
-    """Return the mapped quantizer indices of a compressed image, uint16 (C, H, W).
+    """Return the mapped quantizer indices of a compressed image, uint16 (C, H, W), and fill in its error limits.
 
     Raises:
-        DamagedError: the codewords are damaged, or have error limits between them.
+        DamagedError: the codewords are damaged.
     """
-    image, coder = header.image, header.coder
-    if has_periodic_limits(header):
-        raise DamagedError(
-            "a compressed image of the block-adaptive coder has periodic error limits, which is not supported"
-        )
-    size = math.prod(image.shape)
+    image, coder, predictor = header.image, header.coder, header.predictor
+    limits = [
+        limit.table[:, : None if limit.per_band else 1]
+        for limit in (predictor.absolute, predictor.relative)
+        if limit.bits and has_periodic_limits(header)
+    ]
+    size = math.prod(image.shape) + sum(table.size for table in limits)
     values = np.zeros(-(-size // coder.block_size) * coder.block_size, np.uint16 if image.range_bits > 8 else np.uint8)
     flags = imagecodecs.AEC.FLAG.RESTRICTED if coder.restricted else 0
     try:
@@ -37,11 +38,27 @@ def decode(body: bytes, header: Header) -> np.ndarray:
         )
     except imagecodecs.AecError as error:
         raise DamagedError(f"the codewords of a compressed image are damaged ({error})") from None
-    return _in_order(values[:size].astype(np.uint16), image.shape, image.depth)
+    samples = _without_limits(values[:size], limits, image.shape, predictor.period_bits)
+    return _in_order(samples.astype(np.uint16), image.shape, image.depth)
+
+
+def _without_limits(
+    values: np.ndarray, limits: list[np.ndarray], shape: tuple[int, int, int], period_bits: int
+) -> np.ndarray:
+    """Move the error limits that stand before the samples of some rows to their tables, and return the samples."""
+    bands, height, width = shape
+    parts = []
+    for period, first in enumerate(range(0, height, 1 << period_bits)):
+        for table in limits:
+            table[period], values = values[: table.shape[1]], values[table.shape[1] :]
+        count = min(1 << period_bits, height - first) * bands * width
+        parts.append(values[:count])
+        values = values[count:]
+    return np.concatenate(parts)
 
 
 def _in_order(values: np.ndarray, shape: tuple[int, int, int], depth: int) -> np.ndarray:
-    """Return a sequence in the order of the stream as an array (C, H, W)."""
+    """Return samples in the order of the stream as an array (C, H, W)."""
     bands, height, width = shape
     if not depth:
         return values.reshape(shape)

@@ -153,18 +153,26 @@ def test_supplementary_tables_are_skipped():
     assert np.array_equal(decode(data), decoded)
 
 
-@pytest.mark.parametrize("M", [0, 1, 2, 5])
 @pytest.mark.parametrize(("block_size", "interval"), [(8, 1), (16, 4096), (64, 30)])
-def test_images_of_the_block_adaptive_coder_are_read(block_size, interval, M):
+@pytest.mark.parametrize(("M", "u"), [(0, None), (1, None), (2, 1), (3, 3), (5, 0)])
+def test_images_of_the_block_adaptive_coder_are_read(M, u, block_size, interval):
     """The mapped quantizer indices of the stream in blocks of CCSDS 121.0-B-3, as libaec writes them."""
-    cube, codec = smooth((5, 9, 14), noise=20), Ccsds123(max_error=1)
-    image = PlainImage(cube, codec, Options(M=M))
+    cube, options = smooth((5, 9, 14), noise=20), Options(M=M, u=u)
+    periods = 9 if u is None else (9 - 1) // 2**u + 1
+    rng = np.random.default_rng(0)
+    options.absolute = Limits(3, True, rng.integers(0, 8, (periods, 5)).tolist())
+    options.relative = Limits(9, False, np.repeat(rng.integers(1, 512, (periods, 1)), 5, 1).tolist())
+    image = PlainImage(cube, Ccsds123(), options)
     deltas, decoded = image.predict()
-    values = np.array([deltas[place] for place in image.order()], np.uint16)
-    values = np.concatenate([values, np.zeros(-len(values) % block_size, np.uint16)])
+    values = []
+    for z, y, x in image.order():
+        if u is not None and z == x == 0 and y % 2**u == 0:
+            values += [*options.absolute.table[y // 2**u], options.relative.table[y // 2**u][0]]
+        values.append(deltas[z, y, x])
+    values = np.array(values + -len(values) % block_size * [0], np.uint16)
     body = imagecodecs.aec_encode(values, bitspersample=image.D, flags=0, blocksize=block_size, rsi=interval)
     header = image.header()[:-16]
-    header = header[:85] + "10" + header[87:] + f"0{(block_size // 8).bit_length() - 1:02b}0{interval % 4096:012b}"
+    header = header[:85] + "10" + header[87:] + f"0{block_size.bit_length() - 4:02b}0{interval % 4096:012b}"
     assert np.array_equal(decode(int(filled(header), 2).to_bytes(len(header) // 8, "big") + body), decoded)
 
 
