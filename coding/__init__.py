@@ -77,7 +77,7 @@ def _classical(number: int, location: str, **settings: Any) -> Entry:
     return Entry(number, f"{path}.factory", f"{path}.open", **settings)
 
 
-_CCSDS123_READER = "coding.classical.ccsds123.parameters:decode"
+_CCSDS123_READER = "coding.classical.ccsds123.image:decode"
 
 codecs: dict[str, Entry] = {
     "jpeg2000": _classical(3, "jpeg2000:Jpeg2000"),

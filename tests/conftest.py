@@ -45,7 +45,7 @@ def pytest_configure(config):
 def compile_kernels():
     """Run each compiled kernel on the types that the codecs give it."""
     from coding import codecs
-    from coding.classical.ccsds123.parameters import Ccsds123, decode
+    from coding.classical.ccsds123.image import Ccsds123, decode
     from coding.samples import CubeSamples
 
     cube = np.random.default_rng(0).integers(0, 4000, (12, 20, 24)).astype(np.int16)

@@ -15,7 +15,7 @@ import torch
 
 from coding import codecs
 from coding.base import CodingError, DamagedError
-from coding.classical.ccsds123.parameters import Ccsds123
+from coding.classical.ccsds123.image import Ccsds123
 from coding.hsc.container import Reader
 from coding.samples import Samples
 from datasets.base import SceneInfo

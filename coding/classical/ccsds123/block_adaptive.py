@@ -11,6 +11,8 @@ from coding.base import DamagedError
 from coding.classical.ccsds123.header import Header
 from coding.classical.ccsds123.sample_adaptive import has_periodic_limits
 
+_SEGMENT_BLOCKS = 64
+
 
 def decode(body: bytes, header: Header) -> np.ndarray:
     """Return the mapped quantizer indices of a compressed image, uint16 (C, H, W), and fill in its error limits.
@@ -25,19 +27,24 @@ def decode(body: bytes, header: Header) -> np.ndarray:
         if limit.bits and has_periodic_limits(header)
     ]
     size = math.prod(image.shape) + sum(table.size for table in limits)
-    values = np.zeros(-(-size // coder.block_size) * coder.block_size, np.uint16 if image.range_bits > 8 else np.uint8)
+    # The last codeword may stand for the zeros of a whole segment, also after the last sample.
+    blocks = -(-size // coder.block_size) + _SEGMENT_BLOCKS
+    dtype = np.dtype(np.uint16 if image.range_bits > 8 else np.uint8)
     flags = imagecodecs.AEC.FLAG.RESTRICTED if coder.restricted else 0
     try:
-        imagecodecs.aec_decode(
+        decoded = imagecodecs.aec_decode(
             body,
             bitspersample=image.range_bits,
             flags=flags | imagecodecs.AEC.FLAG.NOT_ENFORCE,
             blocksize=coder.block_size,
             rsi=coder.interval,
-            out=values,
+            out=blocks * coder.block_size * dtype.itemsize,
         )
-    except imagecodecs.AecError as error:
+    except (imagecodecs.AecError, ValueError) as error:
         raise DamagedError(f"the codewords of a compressed image are damaged ({error})") from None
+    values = np.frombuffer(decoded, dtype)
+    if len(values) < size:
+        raise DamagedError("the codewords of a compressed image are damaged or end early")
     samples = _without_limits(values[:size], limits, image.shape, predictor.period_bits)
     return _in_order(samples.astype(np.uint16), image.shape, image.depth)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from coding.base import DamagedError
-from coding.classical.ccsds123.parameters import DTYPES, Ccsds123, decode
-from coding.classical.ccsds123.tuning import tuned
+from coding.classical.ccsds123.image import DTYPES, Ccsds123, decode
+from coding.classical.ccsds123.tuning import encode_tuned
 from coding.classical.codec import INTEGERS, ClassicalCodec, Modes
 
 
@@ -19,8 +19,7 @@ class Ccsds123Codec(ClassicalCodec):
 
     def encode_cube(self, cube: np.ndarray) -> bytes:
         """See `ClassicalCodec.encode_cube`; the bytes are a compressed image of the standard."""
-        cube = cube.astype(self._held, copy=False)
-        return self._choose(cube).encode(cube)
+        return self._encode(cube.astype(self._held, copy=False))
 
     def decode_cube(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         cube = decode(data)
@@ -28,9 +27,8 @@ class Ccsds123Codec(ClassicalCodec):
             raise DamagedError(f"samples must be {self._held}, got {cube.dtype}")
         return cube
 
-    def _choose(self, cube: np.ndarray) -> Ccsds123:
-        """Return the parameters to encode a cube with."""
-        return Ccsds123(int(self.max_error))
+    def _encode(self, cube: np.ndarray) -> bytes:
+        return Ccsds123(int(self.max_error)).encode(cube)
 
     @property
     def _held(self) -> np.dtype:
@@ -39,7 +37,10 @@ class Ccsds123Codec(ClassicalCodec):
 
 
 class Ccsds123TunedCodec(Ccsds123Codec):
-    """The same with parameters that suit each cube, see `tuned`: fewer bytes, at 10 to 40 times the time to encode."""
+    """The same with parameters that are searched for each cube: fewer bytes, and 5 to 50 times as long to encode.
 
-    def _choose(self, cube: np.ndarray) -> Ccsds123:
-        return tuned(cube, int(self.max_error))
+    The search takes a second or two, however large the cube is.
+    """
+
+    def _encode(self, cube: np.ndarray) -> bytes:
+        return encode_tuned(cube, int(self.max_error))

@@ -1,7 +1,7 @@
 """The header of a compressed image of CCSDS 123.0-B-2: image, predictor and entropy coder metadata, from bits and back.
 
 `unpack_header` reads every form of the standard for samples of up to 16 bits. `pack_header` writes those that
-`coding.classical.ccsds123.parameters.Ccsds123` can ask for.
+`coding.classical.ccsds123.image.Ccsds123` can ask for.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from coding.base import CodingError, DamagedError
 from coding.classical.ccsds123.hybrid_codes import SYMBOL_LIMITS, TREES
-from coding.classical.ccsds123.parameters import LOCAL_SUMS, Ccsds123, decode
-from coding.classical.ccsds123.tuning import tuned
+from coding.classical.ccsds123.image import LOCAL_SUMS, Ccsds123, decode
+from coding.classical.ccsds123.tuning import encode_tuned, search
 from tests.coding.classical.ccsds123_plain import Limits, Options, PlainImage, code_words, filled, plain_encode
 
 SAMPLE_ADAPTIVE = Ccsds123(entropy_coder="sample-adaptive")
@@ -173,6 +173,23 @@ def test_images_of_the_block_adaptive_coder_are_read(M, u, block_size, interval)
     body = imagecodecs.aec_encode(values, bitspersample=image.D, flags=0, blocksize=block_size, rsi=interval)
     header = image.header()[:-16]
     header = header[:85] + "10" + header[87:] + f"0{block_size.bit_length() - 4:02b}0{interval % 4096:012b}"
+    data = int(filled(header), 2).to_bytes(len(header) // 8, "big") + body
+    assert np.array_equal(decode(data), decoded)
+    with pytest.raises(DamagedError, match="end early"):
+        decode(data[: -len(body) // 2])
+
+
+def test_zeros_at_the_end_of_blocks_may_stand_for_more_than_the_image_has():
+    """CCSDS 121.0-B-3 ends a segment of 64 blocks with one codeword if the rest of it is zeros."""
+    cube, block_size = np.full((3, 10, 10), 7, np.int16), 8
+    cube[0, 0, 0] = 0
+    image = PlainImage(cube, Ccsds123(), Options())
+    deltas, decoded = image.predict()
+    blocks = np.zeros(64 * block_size, np.uint8)  # D = 4
+    blocks[: cube.size] = deltas.ravel()
+    body = imagecodecs.aec_encode(blocks, bitspersample=image.D, flags=0, blocksize=block_size, rsi=64)
+    header = image.header()[:-16]
+    header = header[:85] + "10" + header[87:] + f"0000{64:012b}"
     assert np.array_equal(decode(int(filled(header), 2).to_bytes(len(header) // 8, "big") + body), decoded)
 
 
@@ -284,17 +301,17 @@ def test_parameters_of_a_search_suit_the_cube(max_error):
     """Bands that have nothing in common are best coded on their own."""
     cube = np.concatenate([smooth((1, 40, 50), seed=seed, noise=9) for seed in range(8)])[:, ::-1]
     cube[1::2] = cube[1::2, :, ::-1] // 3
-    codec = tuned(cube, max_error)
+    codec = search(cube, max_error)
     assert codec.max_error == max_error and codec.prediction_bands < 3
     assert len(codec.encode(cube)) < 0.98 * len(Ccsds123(max_error).encode(cube))
     assert error(cube, codec) <= max_error
-    assert tuned(cube, max_error) == codec
+    assert encode_tuned(cube, max_error) == codec.encode(cube)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 1), (40, 1, 2)])
 def test_parameters_of_a_search_are_never_worse_than_the_defaults(shape):
     cube = extremes(shape, "uint16")
-    assert len(tuned(cube, 0).encode(cube)) <= len(Ccsds123().encode(cube))
+    assert len(encode_tuned(cube, 0)) <= len(Ccsds123().encode(cube))
 
 
 @pytest.mark.parametrize(

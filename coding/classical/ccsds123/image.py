@@ -26,7 +26,7 @@ _DECODERS = {
     "hybrid": hybrid.decode,
     "block-adaptive": block_adaptive.decode,
 }
-_MOST_SAMPLES_PER_BIT = {"sample-adaptive": 1, "hybrid": 256, "block-adaptive": 4096}
+_MOST_SAMPLES_PER_BIT = {"sample-adaptive": 1, "hybrid": 256, "block-adaptive": 600}
 
 _RANGES = {
     "max_error": (0, 2**15 - 1),
