@@ -54,8 +54,8 @@ def search(cube: np.ndarray, max_error: int) -> Ccsds123:
 
     A coordinate descent, without randomness: from the best of `starting_points`, the mode of prediction, the local sums
     and each of `_COUNTS` are changed as long as that saves bytes, twice in turn. The bytes are those of up to
-    `SEARCHED_SAMPLES` samples: rows from the middle of all bands. On real scenes it takes 35 to 55 trials, each of which
-    encodes these samples: one or two seconds on one core.
+    `SEARCHED_SAMPLES` samples: rows from the middle of all bands. On real scenes it takes 35 to 55 trials, each of
+    which encodes these samples: one or two seconds on one core.
 
     Args:
         cube: (C, H, W), uint16 or int16.
