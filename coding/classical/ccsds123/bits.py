@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from coding.entropy.compiled import inlined
+
+_HIGH_ZEROS = np.array([8 - number.bit_length() for number in range(256)])
+_LOW_ZEROS = np.array([8, *(int(number & -number).bit_length() - 1 for number in range(1, 256))])
 
 MAX_CODEWORD_BITS = 48
 """U_max = 32 zeros and D = 16 bits."""
@@ -55,18 +60,44 @@ def read(bits, stream, length):
 
 
 @inlined
-def fill_back(bits, stream):
-    """Return the `Bits` with enough bits in the window for any codeword; the last bit of the stream is the lowest."""
-    window, held, position = bits
-    while held <= MAX_CODEWORD_BITS:
-        window |= (int(stream[position]) if position >= 0 else 0) << held
-        position -= 1
-        held += 8
-    return Bits(window, held, position)
+def leading_zeros(bits, limit):
+    """Return the number of zeros that come first in a filled window, at most `limit`, which is 8 or more."""
+    zeros = _HIGH_ZEROS[(bits.window >> (bits.held - 8)) & 255]
+    if zeros == 8:
+        while zeros < limit and not (bits.window >> (bits.held - 1 - zeros)) & 1:
+            zeros += 1
+    return zeros
+
+
+def reversed_words(stream: bytes) -> np.ndarray:
+    """Return the bytes of a stream from its end as overlapping words for `fill_back`, the last word zeros."""
+    padded = np.frombuffer(stream[::-1] + bytes(16), np.uint8)
+    return np.ndarray((len(stream) + 8,), np.int64, padded, strides=(1,))
 
 
 @inlined
-def read_back(bits, stream, length):
+def fill_back(bits, words):
+    """Return the `Bits` with enough bits in the window for any codeword; the last bit of the stream is the lowest.
+
+    The position counts bytes from the end of the stream; after its start come zeros.
+    """
+    count = (56 - bits.held) >> 3
+    word = words[min(bits.position, len(words) - 1)] & ((1 << (8 * count)) - 1)
+    return Bits(bits.window | (word << bits.held), bits.held + 8 * count, bits.position + count)
+
+
+@inlined
+def read_back(bits, words, length):
     """Return the last `length` bits as a number, and the `Bits` before them."""
-    window, held, position = fill_back(bits, stream)
+    window, held, position = fill_back(bits, words)
     return window & ((1 << length) - 1), Bits(window >> length, held - length, position)
+
+
+@inlined
+def trailing_zeros(bits, limit):
+    """Return the number of zeros that come last in a filled window, at most `limit`, which is 8 or more."""
+    zeros = _LOW_ZEROS[bits.window & 255]
+    if zeros == 8:
+        while zeros < limit and not (bits.window >> zeros) & 1:
+            zeros += 1
+    return zeros

@@ -15,7 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.base import DamagedError
-from coding.classical.ccsds123.bits import MAX_CODEWORD_BITS, Bits, fill_back, read_back, write
+from coding.classical.ccsds123.bits import (
+    MAX_CODEWORD_BITS,
+    Bits,
+    fill_back,
+    read_back,
+    reversed_words,
+    trailing_zeros,
+    write,
+)
 from coding.classical.ccsds123.header import MAX_RANGE_BITS, Header
 from coding.classical.ccsds123.hybrid_codes import SYMBOL_LIMITS, THRESHOLDS, load_codes
 from coding.classical.ccsds123.order import count_segments, segment_at
@@ -89,13 +97,9 @@ def decode(body: bytes, header: Header) -> np.ndarray:
         DamagedError: the codewords end early or late, or are damaged.
     """
     image, parameters, codes = header.image, Parameters.of(header), load_codes()
-    stream = np.frombuffer(bytearray(body), np.uint8)
-    ends = np.flatnonzero(stream)
-    if not len(ends) or len(stream) - ends[-1] > image.word_size:
+    end = len(body.rstrip(b"\0"))
+    if not end or len(body) - end >= image.word_size:
         raise DamagedError("the end of a compressed image is damaged or missing")
-    last = int(stream[ends[-1]])
-    fill_bits = (last & -last).bit_length()
-    bits = 8 * (int(ends[-1]) + 1) - fill_bits
     deltas = np.empty(image.shape, np.uint16)
     state = _State(
         np.empty(image.shape[0], np.int64),
@@ -104,8 +108,9 @@ def decode(body: bytes, header: Header) -> np.ndarray:
         header.predictor.relative.table,
     )
     segments = count_segments(image.shape, image.depth)
-    left = _decode(deltas, segments, state, codes, parameters, stream, bits)
-    if left:
+    last_bits = (body[end - 1] & -body[end - 1]).bit_length()  # the 1 that ends the image, and zeros after it
+    words = reversed_words(body[:end])
+    if _decode(deltas, segments, state, codes, parameters, words, last_bits) != 8 * end:
         raise DamagedError("the codewords of a compressed image are damaged, or it has not the size of its header")
     return deltas
 
@@ -149,17 +154,15 @@ def _write_reversed(bits, stream, value, k, parameters):
 
 
 @inlined
-def _read_reversed(bits, stream, k, parameters):
+def _read_reversed(bits, words, k, parameters):
     """Return the number of the last codeword that `_write_reversed` wrote, and the `Bits` before it."""
-    window, held, position = fill_back(bits, stream)
-    zeros = 0
-    while zeros < parameters.unary_limit and not (window >> zeros) & 1:
-        zeros += 1
+    bits = fill_back(bits, words)
+    window, zeros = bits.window, trailing_zeros(bits, parameters.unary_limit)
     if zeros == parameters.unary_limit:
         value, length = (window >> zeros) & ((1 << parameters.range_bits) - 1), zeros + parameters.range_bits
     else:
         value, length = (zeros << k) | ((window >> (zeros + 1)) & ((1 << k) - 1)), zeros + 1 + k
-    return value, Bits(window >> length, held - length, position)
+    return value, Bits(window >> length, bits.held - length, bits.position)
 
 
 @compiled
@@ -222,8 +225,8 @@ def _encode_symbol(delta, code, nodes, codes, parameters, bits, stream):
 
 
 @compiled
-def _decode(deltas, segments, state, codes, parameters, stream, length):
-    """Read an image from the end of `stream`.
+def _decode(deltas, segments, state, codes, parameters, words, skipped):
+    """Read an image from its end.
 
     Args:
         deltas: uint16 (C, H, W), filled.
@@ -231,24 +234,21 @@ def _decode(deltas, segments, state, codes, parameters, stream, length):
         state: `_State`, filled.
         codes: `Codes`.
         parameters: `Parameters`.
-        stream: uint8.
-        length: number of bits before the 1 that ends the image.
+        words: of `reversed_words`.
+        skipped: number of bits from the 1 that ends the image on, less than 64.
 
     Returns:
-        Number of bits that are left, negative if there were too few; -1 if a codeword stands for no delta.
+        Number of bits that were read; -1 if a codeword stands for no delta, or the stream ended long before.
     """
-    return _decode_segments(deltas, segments, state, codes, parameters, stream, length)
+    return _decode_segments(deltas, segments, state, codes, parameters, words, skipped)
 
 
 @inlined
-def _decode_segments(deltas, segments, state, codes, parameters, stream, length):
+def _decode_segments(deltas, segments, state, codes, parameters, words, skipped):
     """Do the work of `_decode`, which would count references to the arrays in each step."""
     bands, height, width = deltas.shape
-    skipped = -length & 7
-    position = (length + 7) // 8 - 1
-    bits = Bits(np.int64(0), np.int64(0), np.int64(position))
-    _, bits = read_back(bits, stream, skipped)
-    bits = _read_tail(state, codes, parameters, bits, stream)
+    _, bits = read_back(Bits(np.int64(0), np.int64(0), np.int64(0)), words, skipped)
+    bits = _read_tail(state, codes, parameters, bits, words)
     code, k, size = 0, 2, _accumulator_bits(parameters)
     for segment in range(segments - 1, -1, -1):
         first, end, y = segment_at(segment, bands, height, parameters.depth)
@@ -256,18 +256,18 @@ def _decode_segments(deltas, segments, state, codes, parameters, stream, length)
             counter, was_halved = _counter_at(y * width + x, parameters)
             for z in range(end - 1, first - 1, -1):
                 if x == 0 and y == 0:
-                    delta, bits = read_back(bits, stream, parameters.range_bits)
+                    delta, bits = read_back(bits, words, parameters.range_bits)
                     deltas[z, 0, 0] = delta
                     continue
                 accumulator = state.accumulators[z]
                 code = _code_of(accumulator, counter, max(code, 0))
                 if code < 0:
                     k = _low_bits(accumulator, counter, k, parameters)
-                    delta, bits = _read_reversed(bits, stream, k, parameters)
+                    delta, bits = _read_reversed(bits, words, k, parameters)
                 else:
-                    delta, bits = _decode_symbol(code, state.nodes, codes, parameters, bits, stream)
+                    delta, bits = _decode_symbol(code, state.nodes, codes, parameters, bits, words)
                 if was_halved:
-                    lowest, bits = read_back(bits, stream, 1)
+                    lowest, bits = read_back(bits, words, 1)
                     accumulator = 2 * accumulator - lowest
                 accumulator -= 4 * delta
                 if accumulator < 0 or accumulator >> size or delta >> parameters.range_bits:
@@ -275,20 +275,20 @@ def _decode_segments(deltas, segments, state, codes, parameters, stream, length)
                 state.accumulators[z] = accumulator
                 deltas[z, y, x] = delta
         if first == 0 and (y & ((1 << parameters.period_bits) - 1)) == 0:
-            bits = _read_limits_back(y >> parameters.period_bits, state, parameters, bits, stream)
-        if bits.position < -MAX_CODEWORD_BITS:
+            bits = _read_limits_back(y >> parameters.period_bits, state, parameters, bits, words)
+        if bits.position > len(words) + MAX_CODEWORD_BITS:
             return np.int64(-1)
-    return 8 * (bits.position + 1) + bits.held
+    return 8 * bits.position - bits.held
 
 
 @inlined
-def _read_tail(state, codes, parameters, bits, stream):
+def _read_tail(state, codes, parameters, bits, words):
     """Read the last accumulators and the flush words; return the `Bits` before them."""
     size = _accumulator_bits(parameters)
     for z in range(len(state.accumulators) - 1, -1, -1):
-        state.accumulators[z], bits = read_back(bits, stream, size)
+        state.accumulators[z], bits = read_back(bits, words, size)
     for code in range(len(state.nodes) - 1, -1, -1):
-        state.nodes[code], bits = _read_word(1, code, codes, bits, stream)
+        state.nodes[code], bits = _read_word(1, code, codes, bits, words)
     return bits
 
 
@@ -304,9 +304,9 @@ def _counter_at(t, parameters):
 
 
 @inlined
-def _read_word(kind, code, codes, bits, stream):
+def _read_word(kind, code, codes, bits, words):
     """Return the node of the last codeword (kind 0) or flush word (1) of a code, and the `Bits` before it."""
-    window, held, position = fill_back(bits, stream)
+    window, held, position = fill_back(bits, words)
     word, length = 0, 0
     while True:
         word = (word << 1) | ((window >> length) & 1)
@@ -318,26 +318,32 @@ def _read_word(kind, code, codes, bits, stream):
 
 
 @inlined
-def _decode_symbol(code, nodes, codes, parameters, bits, stream):
+def _decode_symbol(code, nodes, codes, parameters, bits, words):
     """Return delta of the last symbol of a code, and the `Bits` before what it added to the stream."""
     node = nodes[code]
     if node == codes.roots[code]:
-        node, bits = _read_word(0, code, codes, bits, stream)
+        bits = fill_back(bits, words)
+        node = codes.endings[code, bits.window & 255]
+        if node:
+            length = np.int64(codes.lengths[node])
+            bits = Bits(bits.window >> length, bits.held - length, bits.position)
+        else:
+            node, bits = _read_word(0, code, codes, bits, words)
     symbol = np.int64(codes.symbols[node])
     nodes[code] = codes.parents[node]
     if symbol <= _LIMITS[code]:
         return symbol, bits
-    excess, bits = _read_reversed(bits, stream, 0, parameters)
+    excess, bits = _read_reversed(bits, words, 0, parameters)
     return symbol + excess, bits
 
 
 @inlined
-def _read_limits_back(period, state, parameters, bits, stream):
+def _read_limits_back(period, state, parameters, bits, words):
     """Read the error limits of the rows just read; return the `Bits` before them."""
     if parameters.relative_bits:
         for z in range(parameters.relative_count - 1, -1, -1):
-            state.relative[period, z], bits = read_back(bits, stream, parameters.relative_bits)
+            state.relative[period, z], bits = read_back(bits, words, parameters.relative_bits)
     if parameters.absolute_bits:
         for z in range(parameters.absolute_count - 1, -1, -1):
-            state.absolute[period, z], bits = read_back(bits, stream, parameters.absolute_bits)
+            state.absolute[period, z], bits = read_back(bits, words, parameters.absolute_bits)
     return bits

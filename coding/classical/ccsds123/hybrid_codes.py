@@ -123,6 +123,7 @@ class Codes(NamedTuple):
         firsts: (2, codes, lengths), by number of bits: the first canonical codeword; then flush word.
         starts: (2, codes, lengths + 1), by number of bits: where `ordered` has the node of the first.
         ordered: (nodes,), nodes in canonical order, first those of codewords.
+        endings: (codes, 256), node of the codeword that a byte ends with; 0 if that is longer than the byte.
     """
 
     roots: np.ndarray
@@ -134,6 +135,7 @@ class Codes(NamedTuple):
     firsts: np.ndarray
     starts: np.ndarray
     ordered: np.ndarray
+    endings: np.ndarray
 
 
 class _Node(NamedTuple):
@@ -188,7 +190,17 @@ def load_codes() -> Codes:
         firsts=firsts,
         starts=starts,
         ordered=ordered,
+        endings=_endings(nodes, roots, words),
     )
+
+
+def _endings(nodes: Sequence[_Node], roots: Sequence[int], words: np.ndarray) -> np.ndarray:
+    endings = np.zeros((len(roots), 256), np.int32)
+    for code, (root, end) in enumerate(itertools.pairwise([*roots, len(nodes)])):
+        for index in range(root, end):
+            if nodes[index].is_leaf and nodes[index].length <= 8:
+                endings[code, words[index] :: 1 << nodes[index].length] = index
+    return endings
 
 
 def _assign_words(

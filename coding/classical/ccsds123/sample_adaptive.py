@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.base import DamagedError
-from coding.classical.ccsds123.bits import MAX_CODEWORD_BITS, Bits, fill, read, write
+from coding.classical.ccsds123.bits import MAX_CODEWORD_BITS, Bits, fill, leading_zeros, read, write
 from coding.classical.ccsds123.header import MAX_RANGE_BITS, NEVER, Header
 from coding.classical.ccsds123.order import count_segments, segment_at
 from coding.entropy.compiled import compiled, inlined
@@ -239,11 +239,9 @@ def _codeword(delta, k, parameters):
 @inlined
 def _read_codeword(bits, stream, k, parameters):
     """Return delta of the next codeword, and the `Bits` after it."""
-    window, held, position = fill(bits, stream)
-    zeros = 0
-    while zeros < parameters.unary_limit and not (window >> (held - 1 - zeros)) & 1:
-        zeros += 1
-    held -= zeros
+    bits = fill(bits, stream)
+    zeros = leading_zeros(bits, parameters.unary_limit)
+    window, held, position = bits.window, bits.held - zeros, bits.position
     if zeros < parameters.unary_limit:
         held -= 1 + k
         return (zeros << k) | ((window >> held) & ((1 << k) - 1)), Bits(window, held, position)
