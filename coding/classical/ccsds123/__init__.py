@@ -20,10 +20,9 @@ error limits of all kinds, except those whose tables are kept outside of the ima
 
 The sample-adaptive coder and the predictor gave the same bytes as the verification model of NTNU (Vorhaug et al.,
 WHISPERS 2024) for 1,392 random parameter sets and 24 crops of real scenes, and as ESA's implementation of issue 1 on
-eight whole scenes, both directions. The hybrid coder gave the same bits as that model's hybrid encoder, fed with the
-indices of the predictor here, for 5,261 random parameter sets in band-sequential order and 24 crops of real scenes, and
-decoded what it wrote for as many sets in band-interleaved orders, 1,951 of them with error limits that change by rows;
-what the model's block-adaptive encoder wrote was decoded for 3,758 random images. The model's predictor and header were
-not part of these. Whatever else is read was written from the standard, and compared with a second reading of it in the
-tests only.
+eight whole scenes, both directions. The hybrid coder was compared with a transcription of that model's hybrid encoder,
+whose input were the indices of the predictor here: the same bits for 5,261 random parameter sets (D of 4 or more) in
+band-sequential order and 24 crops of real scenes, and as many sets in band-interleaved orders decoded, 1,951 of them
+with error limits that change by rows. Of a transcription of its block-adaptive encoder, 3,758 random images were
+decoded. Whatever else is read was written from the standard, and compared with a second reading of it in the tests only.
 """
