@@ -23,7 +23,7 @@ WHISPERS 2024) for 1,392 random parameter sets and 24 crops of real scenes, and 
 eight whole scenes, both directions. The hybrid coder was compared with a transcription of that model's hybrid encoder,
 whose input were the indices of the predictor here: the same bits for 5,261 random parameter sets (D of 4 or more) in
 band-sequential order and 24 crops of real scenes, and as many sets in band-interleaved orders decoded, 1,951 of them
-with error limits that change by rows. Of a transcription of its block-adaptive encoder, 3,758 random images were
+with error limits that change by rows. Of a transcription of its block-adaptive encoder, 4,399 random images were
 decoded. Whatever else is read was written from the standard, and compared with a second reading of it in
 the tests only.
 """
