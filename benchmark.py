@@ -76,6 +76,7 @@ pca-float32    principal components as float32, as published models count their 
 sperr, sz3, zfp    the cube in three dimensions
 aec            CCSDS 121.0-B-3 (libaec), lossless
 ccsds123       CCSDS 123.0-B-2, lossless or with a bound
+ccsds123-tuned    the same with parameters that the encoder searches for each cube
 
 A codec is measured in each mode that it has: lossy at the target --rates (by a search for the step; a point is kept if
 it is within 15 %), bounded at the --bounds, and lossless. Learned models are also measured with their latents as

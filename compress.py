@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="sample value that is the peak of PSNRs; if not given, --scale",
     )
     add("--drop", nargs="+", default=[], metavar="NAME", help="lose what an error names, such as a coordinate epoch")
-    add("--raw", action="store_true", help="write the bare stream of --codec ccsds123, without a container")
+    add("--raw", action="store_true", help="write the bare stream of ccsds123 or ccsds123-tuned, without a container")
     add("--device", default="cpu", help="cpu, or the number of a GPU, for a model")
     add("-n", "--num-workers", type=natural_number, default=0, help="tiles coded at a time; 0: one per core")
     add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
@@ -147,7 +147,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.info is None and not (args.scene and args.output):
         raise UsageError("give a SCENE and an OUTPUT, such as scene.tif scene.hsc, or --info FILE")
     if args.raw and not codecs[args.codec].stream_reader:
-        raise UsageError(f"--raw is for --codec ccsds123, not {args.codec}")
+        names = " or ".join(name for name, entry in codecs.items() if entry.stream_reader)
+        raise UsageError(f"--raw is for --codec {names}, not {args.codec}")
     if (args.max_error or 0) >= MAX_ERROR_LIMIT:
         raise UsageError(f"--max-error must be below {MAX_ERROR_LIMIT:.0f}, got {args.max_error:g}")
     has_step, has_target = args.quality is not None or args.step is not None, args.target_psnr or args.target_bpppc

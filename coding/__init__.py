@@ -77,6 +77,8 @@ def _classical(number: int, location: str, **settings: Any) -> Entry:
     return Entry(number, f"{path}.factory", f"{path}.open", **settings)
 
 
+_CCSDS123_READER = "coding.classical.ccsds123.image:decode"
+
 codecs: dict[str, Entry] = {
     "jpeg2000": _classical(3, "jpeg2000:Jpeg2000"),
     "jpeg2000-mc": _classical(4, "jpeg2000:Jpeg2000Components"),
@@ -92,7 +94,8 @@ codecs: dict[str, Entry] = {
     "sz3": _classical(13, "sz3:Sz3"),
     "zfp": _classical(14, "zfp:Zfp"),
     "aec": _classical(15, "aec:Aec"),
-    "ccsds123": _classical(16, "ccsds123:Ccsds123Codec", stream_reader="coding.classical.ccsds123:read_stream"),
+    "ccsds123": _classical(16, "ccsds123.codec:Ccsds123Codec", stream_reader=_CCSDS123_READER),
+    "ccsds123-tuned": _classical(18, "ccsds123.codec:Ccsds123TunedCodec", stream_reader=_CCSDS123_READER),
     "factorized": _classical(17, "factorized:Factorized", is_compared=False),
     "learned": Entry(
         2, "coding.learned.factory:make_factory", "coding.learned.codec:open_codec", is_compared=False, has_weights=True

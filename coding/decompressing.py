@@ -72,7 +72,7 @@ def decompress_file(args: argparse.Namespace, output: Path) -> tuple[Window, lis
 
 def decompress_raw(args: argparse.Namespace, output: Path) -> tuple[Window, list[str], str]:
     """Decode a bare stream; return what `decompress_file` does."""
-    (entry,) = (entry for entry in codecs.values() if entry.stream_reader)
+    entry = next(entry for entry in codecs.values() if entry.stream_reader)  # all of them read the same standard
     if not Path(args.input).is_file():
         raise DamagedError(f"{args.input}: no such file")
     try:

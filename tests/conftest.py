@@ -45,6 +45,7 @@ def pytest_configure(config):
 def compile_kernels():
     """Run each compiled kernel on the types that the codecs give it."""
     from coding import codecs
+    from coding.classical.ccsds123.image import Ccsds123, decode
     from coding.samples import CubeSamples
 
     cube = np.random.default_rng(0).integers(0, 4000, (12, 20, 24)).astype(np.int16)
@@ -53,6 +54,7 @@ def compile_kernels():
         factory = codecs[name].make_factory(CubeSamples(cube, valid, 10000.0))
         for codec in (factory.lossy(9.0), factory.bounded(2)):
             codec.decode(codec.encode(cube, valid), valid)
+    decode(Ccsds123(entropy_coder="sample-adaptive").encode(cube))
 
 
 @pytest.fixture(scope="session")

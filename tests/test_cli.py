@@ -121,7 +121,7 @@ RD = {
     "--codecs": [
         *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
         *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "klt-cm", "pca-float32"),
-        *("sperr", "sz3", "zfp", "aec", "ccsds123"),
+        *("sperr", "sz3", "zfp", "aec", "ccsds123", "ccsds123-tuned"),
     ],
     "--checkpoints": None,
     "--num-channels": 202,

@@ -15,7 +15,7 @@ import torch
 
 from coding import codecs
 from coding.base import CodingError, DamagedError
-from coding.classical.ccsds123 import Ccsds123
+from coding.classical.ccsds123.image import Ccsds123
 from coding.hsc.container import Reader
 from coding.samples import Samples
 from datasets.base import SceneInfo
@@ -350,10 +350,11 @@ def test_bare_stream_round_trip(compress, decompress, tmp_path, corner, capsys):
         decompress(tmp_path / "none.bin", tmp_path / "c.npy", "--raw")
 
 
-def test_bare_streams_with_loss(compress, decompress, tmp_path, make_cube, capsys):
+@pytest.mark.parametrize("codec", ["ccsds123", "ccsds123-tuned"])
+def test_bare_streams_with_loss(codec, compress, decompress, tmp_path, make_cube, capsys):
     cube = make_cube((9, 20, 22), "uint16")
     np.save(tmp_path / "a.npy", cube)
-    flags = ["--codec", "ccsds123", "--raw", "--overwrite"]
+    flags = ["--codec", codec, "--raw", "--overwrite"]
     assert compress(tmp_path / "a.npy", tmp_path / "a.bin", *flags, "--max-error", 3) == 0
     assert decompress(tmp_path / "a.bin", tmp_path / "b.npy", "--raw") == 0
     assert np.abs(np.load(tmp_path / "b.npy").astype(int) - cube).max() == 3
@@ -506,7 +507,7 @@ def test_a_full_disk_leaves_no_file(tmp_path, small):
         (["--codec", "learned", "--num-channels", 12], "--checkpoint is needed"),
         (["--max-error", 3, "--target-psnr", 40], "--max-error sets the size"),
         (["--num-channels", 12, "--checkpoint", "WEIGHTS", "--tile-size", 7], "--tile-size must be 8 to"),
-        (["--raw"], "--raw is for --codec ccsds123, not klt-cm"),
+        (["--raw"], "--raw is for --codec ccsds123 or ccsds123-tuned, not klt-cm"),
         (["--codec", "aec", "--step", 4], "aec has no lossy mode"),
         (["--codec", "aec", "--max-error", 4], "aec cannot bound the error"),
         (["--codec", "klt-sperr"], "klt-sperr is always lossy"),

@@ -38,7 +38,7 @@ class Group(NamedTuple):
 GROUPS = (
     Group("Karhunen-Loève", "#0072B2", ("klt-", "pca-")),
     Group("3-D", "#009E73", ("sperr", "sz3", "zfp")),
-    Group("CCSDS", "#000000", ("aec", "ccsds123")),
+    Group("CCSDS", "#000000", ("aec", "ccsds123", "ccsds123-tuned")),
     Group("band by band", "#D55E00", ("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls")),
 )
 LEARNED = Group("learned", "#CC79A7", ())

@@ -29,6 +29,7 @@ NUMBERS = {
     "aec": 15,
     "ccsds123": 16,
     "factorized": 17,
+    "ccsds123-tuned": 18,
 }
 
 

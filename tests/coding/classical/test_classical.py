@@ -139,13 +139,13 @@ def test_smooth_cubes_become_smaller(name):
 
 @pytest.mark.parametrize(("name", "mode", "arguments"), settings())
 def test_signed_and_unsigned_cubes_take_about_the_same_size(name, mode, arguments):
-    """ZFP differs most, since its blocks have exponents."""
+    """ZFP, whose blocks have exponents, and CCSDS 123, whose rate of learning depends on the range, differ most."""
     signed = smooth("int16")
     unsigned = (signed.astype(np.int32) + 30000).astype("uint16")
     sizes = [
         len(encode(getattr(factory(name, cube.dtype.name), mode)(*arguments), cube)) for cube in (signed, unsigned)
     ]
-    assert max(sizes) < 1.1 * min(sizes)
+    assert max(sizes) < 1.2 * min(sizes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
