@@ -13,7 +13,7 @@ from coding.hsc.records import Tile
 from coding.samples import Samples
 
 MAX_SURVEYED = 64
-"""Most tiles in a survey."""
+"""Most tiles in a survey, or in a sample."""
 
 _GRID = 4  # steps to an octave for which a survey is computed; between them, rates are interpolated
 _MIN_SPREAD = 0.05  # of tiles' rates, in units of their mean, for a line through them
@@ -32,10 +32,9 @@ class Survey:
     """
 
     def __init__(self, samples: Samples, rates: Callable[[np.ndarray], Callable[[float], float]]) -> None:
-        count = min(samples.tile_count, MAX_SURVEYED)
-        self.numbers = [(2 * index + 1) * samples.tile_count // (2 * count) for index in range(count)]
+        self.numbers = _spread_tiles(samples)
         self._samples = samples
-        self._sizes = np.zeros(count)
+        self._sizes = np.zeros(len(self.numbers))
         self._rates = samples.in_threads(lambda tile: rates(tile.cube), self._tiles())
         self._grid: dict[int, np.ndarray] = {}  # log2 of the tiles' rates
 
@@ -74,10 +73,10 @@ class TileSample:
 
     def __init__(self, samples: Samples, survey: Survey | None = None, step: float = 1.0) -> None:
         self._samples, self._survey = samples, survey
-        numbers: Sequence[int] = range(samples.tile_count)
+        numbers = _spread_tiles(samples)
         if survey is not None:
-            numbers = [survey.numbers[place] for place in np.argsort(survey.rates(step), kind="stable")]
-        self._order = _spread(numbers)
+            numbers = [numbers[place] for place in np.argsort(survey.rates(step), kind="stable")]
+        self._order = _in_spread_order(numbers)
         with_data = (place for place, number in enumerate(self._order) if samples.parts(number).valid.any())
         self._order.insert(0, self._order.pop(next(with_data, 0)))
 
@@ -119,10 +118,16 @@ def _of_scene(rates: np.ndarray, expected: np.ndarray, scene: float) -> float:
     if np.ptp(expected) > _MIN_SPREAD * expected.mean():
         line = min(max(np.polyfit(expected, rates, 1)[0], 0), 2 * ratio)
         slope += (line - ratio) * max(len(rates) - 2, 0) / (len(rates) + 2)
-    return float(rates.mean() + slope * (scene - expected.mean()))
+    return float(max(rates.mean() + slope * (scene - expected.mean()), ratio * scene / 2))
 
 
-def _spread(numbers: Sequence[int]) -> list[int]:
+def _spread_tiles(samples: Samples) -> list[int]:
+    """Return the numbers of tiles that are spread evenly over a scene, in rising order."""
+    count = min(samples.tile_count, MAX_SURVEYED)
+    return [(2 * index + 1) * samples.tile_count // (2 * count) for index in range(count)]
+
+
+def _in_spread_order(numbers: Sequence[int]) -> list[int]:
     """Return the numbers in an order whose first ones, however many, are spread evenly (van der Corput's sequence)."""
     places: dict[int, None] = {}
     index = 1
