@@ -165,8 +165,12 @@ def with_signs_of_zeros(samples, valid, signs):
 
 def first_block(data):
     """Return the first block with a short frame, and the bytes after it."""
-    (length,) = struct.unpack_from("<I", data)
-    return data[4 : 4 + length], data[4 + length :]
+    length = position = 0
+    while True:
+        length += (data[position] & 127) << 7 * position
+        position += 1
+        if data[position - 1] < 128:
+            return data[position : position + length], data[position + length :]
 
 
 def blocks(data, count):
@@ -273,12 +277,13 @@ ALL = 2**48 - 1
 
 class Stream:
     def __init__(self, data):
-        self.data, self.taken = data, 6
-        self.low, self.high, self.code = 0, ALL, int.from_bytes(data[:6].ljust(6, b"\0"), "big")
+        self.bits, self.data = first_block(data) if data else (b"", b"")
+        self.read, self.taken = 0, 6
+        self.low, self.high, self.code = 0, ALL, int.from_bytes(self.data[:6].ljust(6, b"\0"), "big")
         self.counters, self.weights = {}, {}
 
     def check_end(self):
-        if len(self.data) > self.taken:
+        if len(self.data) > self.taken or len(self.bits) > 4 * -(-self.read // 32):
             raise Damaged("a stream has bytes too many")
 
     def narrow(self, low, high):
@@ -299,23 +304,22 @@ class Stream:
 
     def plain(self, bits):
         number = 0
-        while bits > 16:
-            number = number << 16 | self.part(16)
-            bits -= 16
-        return number << bits | self.part(bits) if bits else number
-
-    def part(self, bits):
-        """Decode a part of a plain number."""
-        if self.high - self.low < 2**32:
-            number = 0
-            for _ in range(bits):
-                number = 2 * number + self.decision(2**15)
-            return number
-        part = self.high - self.low >> bits
-        number = clamp((self.code - self.low) // part, 0, 2**bits - 1)
-        low = self.low + number * part
-        self.narrow(low, low + part - 1)
+        for i in range(self.read, self.read + bits):
+            if i < 8 * len(self.bits):
+                number |= (self.bits[i // 8] >> i % 8 & 1) << i - self.read
+        self.read += bits
         return number
+
+    def counted(self, *context):
+        q, _ = self.counters.get(context, (2**21, 0))
+        bit = self.decision(clamp(q >> 6, 1, 65535))
+        self.count(context, bit)
+        return bit
+
+    def count(self, context, bit):
+        q, c = self.counters.get(context, (2**21, 0))
+        target = 2**22 - 1 if bit else 0
+        self.counters[context] = q + ((target - q) * RATE[c] >> 16), min(c + 1, 255)
 
     def mixed(self, name, contexts):
         """Decode a mixed decision with the weights of that name."""
@@ -333,9 +337,8 @@ class Stream:
             weights[i] = wrap_int32(weights[i] + (inputs[i] * error + 2 ** (h - 1) >> h))
         if h < 17:
             self.weights[name][1] += 1
-        target = 2**22 - 1 if bit else 0
-        for context, (q, c) in zip(contexts, counters, strict=True):
-            self.counters[context] = q + ((target - q) * RATE[c] >> 16), min(c + 1, 255)
+        for context in contexts:
+            self.count(context, bit)
         return bit
 
     def magnitude(self, name, contexts):
@@ -346,7 +349,7 @@ class Stream:
             if not decision(node):
                 return node
         bits = 0
-        while bits < 23 and decision(14 + bits):
+        while bits < 23 and decision(min(14 + bits, 15)):
             bits += 1
         return min(2**bits + self.plain(bits) + 13, 2**24 - 1)
 
@@ -738,13 +741,16 @@ def decode_numbers(data, shape, bound, digits=53, known=None):
         if len(data) > 8:
             raise Damaged("bytes behind the range")
         return [[[(least + largest) // 2] * width for _ in range(height)] for _ in range(bands)]
-    settings, table, content = blocks(data[8:], 3)
+    phases, rest = first_block(data[8:])
+    settings, rest = first_block(rest)
+    table, content = first_block(rest)
     settings = array(settings, 6, bands)
     means = [clamp(mean, least, largest) for mean in settings[0]]
     everywhere = [regressor[:3] for regressor in regressors(bands - 1, height * width)]
     table = array(table, len(everywhere), bands)
     stream = Stream(content)
     common = Common(bound, digits, known or {}, least, largest, tuple(means))
+    correction = Correction(shape, phases) if largest - least < 2**24 else None
     planes, sizes, numbers = [], [Everywhere(4), Everywhere(4)], []
     for b in range(bands):
         coefficients = []
@@ -756,61 +762,141 @@ def decode_numbers(data, shape, bound, digits=53, known=None):
         sizes.append(Plane(height, width, sizes[-1]))
         for y in range(height):
             for x in range(width):
-                decode_number(stream, y, x, planes, sizes, coefficients, common)
+                decode_number(stream, y, x, planes, sizes, coefficients, common, correction)
+            if correction:
+                correction.learn(b, y, bound)
         numbers.append([[planes[b].at(y, x) + means[b] for x in range(width)] for y in range(height)])
     stream.check_end()
     return numbers
 
 
-def decode_number(stream, y, x, planes, sizes, coefficients, common):
+class Correction:
+    """The adaptive filter that corrects predictions.
+
+    Attributes:
+        errors: t by (band, row, column).
+        row: (column, C, activity - 1) of the numbers of a row.
+    """
+
+    PLACES = [(0, 0), (0, -1), (-1, 0), (0, 1), (1, 0)]
+    ABOVE = [(-1, x) for x in range(-3, 5)] + [(-2, x) for x in range(-4, 4)]
+
+    def __init__(self, shape, phases):
+        self.bands, self.height, self.width = shape
+        self.frequencies = struct.unpack_from("<4h", phases) if phases else None
+        self.offsets = array(phases[8:], 2, -(-self.bands // 8)) if phases else None
+        self.weights, self.class_weights, self.seen, self.pixels = {}, {}, {}, 0
+        self.errors, self.row = {}, []
+
+    def phase_class(self, b, y, x):
+        if self.frequencies is None:
+            return 0
+        d1, r1, d2, r2 = self.frequencies
+        first = (d1 * y + r1 * x + 256 * self.offsets[0][b // 8]) % 2**16
+        second = (d2 * y + r2 * x + 256 * self.offsets[1][b // 8]) % 2**16
+        return 8 * (first >> 13) + (second >> 13)
+
+    def inputs(self, b, y, x):
+        """Return t by the names of the 40 weights."""
+        return {
+            (dy, dx, lag): self.errors.get((b - lag, y + dy, x + dx), 0)
+            for dy, dx in self.PLACES
+            for lag in (range(8) if (dy, dx) == (-1, 0) else range(1, 9))
+        }
+
+    def class_inputs(self, b, y, x):
+        """Return t by the names of the 18 weights of a phase class."""
+        return {place: self.errors.get((b, y + place[0], x + place[1]), 0) for place in [*self.ABOVE, (0, -1), (0, -2)]}
+
+    def at(self, b, y, x):
+        weights = self.class_weights.get(self.phase_class(b, y, x), {})
+        total = sum(self.weights.get(name, 0) * t for name, t in self.inputs(b, y, x).items())
+        return total + sum(weights.get(name, 0) * t for name, t in self.class_inputs(b, y, x).items()) >> 16
+
+    def learn(self, b, y, bound):
+        """Change the weights after a row."""
+        sums = {}
+        for x, correction, activity in self.row:
+            s = activity * (2 * bound + 1)
+            m = clamp(self.errors[b, y, x] - correction, -(4 * s + 16), 4 * s + 16)
+            v = 2 * (s + 8).bit_length()
+            c = self.phase_class(b, y, x)
+            h = v + min((self.seen.get(c, 0) >> 9).bit_length() - 7, -4 if self.frequencies else -2)
+            weights = self.class_weights.setdefault(c, {})
+            for name, t in self.class_inputs(b, y, x).items():
+                weights[name] = weights.get(name, 0) + (m * t + 2 ** (h - 1) >> h)
+                if name in self.ABOVE:
+                    weights[name] = wrap_int32(weights[name])
+            self.seen[c] = self.seen.get(c, 0) + 1
+            g = (m << 20) + 2 ** (v - 1) >> v
+            for name, t in self.inputs(b, y, x).items():
+                sums[name] = sums.get(name, 0) + g * t
+        h = 20 + min((self.pixels >> 12).bit_length() - 5, -2)
+        for name, total in sums.items():
+            self.weights[name] = self.weights.get(name, 0) + (total + 2 ** (h - 1) >> h)
+        self.pixels += self.width
+        self.row = []
+
+
+def decode_number(stream, y, x, planes, sizes, coefficients, common, correction):
     """Decode the number at (y, x) of the last band: fill in its value in `planes` and its error size in `sizes`."""
     bound, digits, b = common.bound, common.digits, len(planes) - 1
     mean = common.means[b]
     here, before, second = sizes[-1], sizes[-2], sizes[-3]
     total = sum(factor * planes[-1 - lag].at(y + dy, x + dx) for lag, dy, dx, factor in coefficients)
-    predicted = clamp((total + 2**12 >> 13) + 8 * mean, 8 * common.least, 8 * common.largest)
+    fitted = (total + 2**12 >> 13) + 8 * mean
     if (b, y, x) in common.known:
         number = common.known[b, y, x]
-        number = predicted + 4 >> 3 if number is None else clamp(number, common.least, common.largest)
+        limited = clamp(fitted, 8 * common.least, 8 * common.largest)
+        number = limited + 4 >> 3 if number is None else clamp(number, common.least, common.largest)
         planes[-1].values[y, x] = number - mean
         here.values[y, x] = causal_sum(here.around(y, x)) >> 3
         return
+    c = correction.at(b, y, x) if correction else 0
+    predicted = clamp(fitted + (27 * c >> 5), 8 * common.least, 8 * common.largest)
     shift = lattice_shift(predicted, digits + 3)
     place = place_of(predicted, digits + 3)
     r = place + 4 >> 3
     f = place - 8 * r
+    first, last = place_of(common.least, digits), place_of(common.largest, digits)
+    level = clamp(r - first >> max((last - first).bit_length() - 7, 0), 0, 127)
 
-    west, north, center = (size >> shift for size in (here.at(y, x - 1), here.at(y - 1, x), before.at(y, x)))
-    spatial = causal_sum(here.around(y, x)) >> shift
-    spectral = 2 * (before.at(y, x) + second.at(y, x)) + cross_sum(before.around(y, x)) >> shift
-    activity = (spatial + spectral >> 1) + 1
+    spectral = 2 * (before.at(y, x) + second.at(y, x)) + cross_sum(before.around(y, x))
+    activity = (causal_sum(here.around(y, x)) + spectral >> shift + 1) + 1
     k = max(activity.bit_length() - 4, 0)
     fine = activity >> k
-    level = 8 * min(k, 6) + fine
+    number_class = 8 * min(k, 6) + fine
+    amount = fine + 8 if k > 0 else fine
     fraction = abs(f) if k == 0 and bound == 0 else 0
 
+    phase = correction.phase_class(b, y, x) if correction else 0
     contexts = [
-        ("class", level, fraction),
-        ("sums", min(half(spatial >> k), 15), min(half(spectral >> k), 15), min(k, 4)),
-        ("errors", *(min(half(4 * error >> k), 11) for error in (west, north, center))),
+        ("class", number_class, fraction),
+        ("phase", phase, amount),
+        ("level", level, amount),
         ("band", len(planes) - 1, fine % 8),
     ]
     h = stream.magnitude(min(k, 4), contexts)
     if h == 2**24 - 1:
-        h = min(h + stream.plain(34), 2**35 >> k)
+        higher = stream.plain(17)
+        h = min(h + (higher << 17 | stream.plain(17)), 2**35 >> k)
     a = h
     if k > 0:
-        a = 2 * a + stream.mixed(("bit", min(h, 3)), [("bit", min(h, 7)), ("bit", level, h > 0)])
+        a = 2 * a + stream.counted("bit", number_class, min(h, 3))
         a = a << k - 1 | stream.plain(k - 1)
     error = a * (2 * bound + 1)
-    if a > 0 and stream.mixed("sign", [("sign", fraction, a > 1), ("sign", level)]):
+    if a > 0 and (stream.plain(1) if k > 0 else stream.counted("sign", fraction, a > 1)):
         error = -error
     if f < 0:
         error = -error
-    place = clamp(r + error, place_of(common.least, digits), place_of(common.largest, digits))
-    planes[-1].values[y, x] = number_at(place, digits) - mean
-    size = a if digits == 53 else abs(number_at(place, digits) - number_at(r, digits))
+    place = clamp(r + error, first, last)
+    number = number_at(place, digits)
+    planes[-1].values[y, x] = number - mean
+    size = a if digits == 53 else abs(number - number_at(r, digits))
     here.values[y, x] = min(size, 2**33 - 1)
+    if correction:
+        correction.errors[b, y, x] = clamp(8 * number - fitted, -(2**20), 2**20)
+        correction.row.append((x, c, activity - 1))
 
 
 # -- Floats
