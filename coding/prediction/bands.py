@@ -321,7 +321,8 @@ def _code_row(coder, state, band, start, y):
             value = _shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else band.known[kind - 1]
             here[x] = value - band.mean
             sizes[x] = causal_sum(errors, start + x, stride) >> 3
-            missed_here[x], state.filter.sizes[x] = 0, UNCODED
+            if is_filtered:
+                missed_here[x], state.filter.sizes[x] = 0, UNCODED
             continue
         missed = correction(state.filter, x, phase, missed_left[x], missed_second[x]) if is_filtered else 0
         predicted = _clip(corrected(fitted, missed), band)
