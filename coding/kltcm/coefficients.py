@@ -49,7 +49,7 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
         if not np.abs(coefficients).max() < 2**MAGNITUDE_BITS - 2:
             raise CodingError("the samples are too large for the step: choose a larger one")
         magnitudes = trellis.quantize(coefficients, components.history)
-        signs = np.where(magnitudes > 0, 1 + (coefficients < 0), 0)
+        signs = np.where(magnitudes > 0, 1 + (coefficients < 0), 0).astype(np.int8)
         components.code(coder, magnitudes, signs)
         parts.append(take_bytes(coder))
         planes[k] = _reconstruct(magnitudes, signs, layout) + predicted
@@ -74,7 +74,7 @@ def decode_coefficients(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     components, predictor, coder = ComponentCoder(layout), Predictor(height, width), new_decoder(stream)
     decoded = np.empty(shape)
     for k in range(count):
-        magnitudes, signs = np.zeros(layout.size, np.int64), np.zeros(layout.size, np.int64)
+        magnitudes, signs = np.zeros(layout.size, np.int32), np.zeros(layout.size, np.int8)
         components.code(coder, magnitudes, signs)
         decoded[k] = _reconstruct(magnitudes, signs, layout) + predictor.predict(factors[k])
         predictor.add(decoded[k], fitting=False)

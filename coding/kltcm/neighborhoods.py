@@ -14,8 +14,8 @@ class History(NamedTuple):
     """Magnitudes of the preceding components, in half steps.
 
     Attributes:
-        last, second: int64 buffers of the preceding component and of the one before it.
-        mean: int64 buffer of the mean of all preceding components, in sixteenths; later components count more.
+        last, second: int32 buffers of the preceding component and of the one before it.
+        mean: int32 buffer of the mean of all preceding components, in sixteenths; later components count more.
     """
 
     last: np.ndarray
@@ -48,7 +48,7 @@ class Neighborhood(NamedTuple):
 
 def new_history(size: int) -> History:
     """Return the history before the first component, with buffers of `size` numbers."""
-    return History(*(np.zeros(size, np.int64) for _ in History._fields))
+    return History(*(np.zeros(size, np.int32) for _ in History._fields))
 
 
 @inlined
@@ -58,7 +58,7 @@ def neighborhood(subbands, history, magnitudes, b, n):
     Args:
         subbands: a `Subbands`.
         history: a `History`.
-        magnitudes: int64 buffer of the component itself.
+        magnitudes: int32 buffer of the component itself.
         b: number of the subband.
         n: number of the coefficient in the order of coding.
     """

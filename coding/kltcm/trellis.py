@@ -81,11 +81,11 @@ class Trellis:
             history: magnitudes of the preceding components.
 
         Returns:
-            The levels without signs, an int64 buffer.
+            The levels without signs, an int32 buffer.
         """
-        subbands, search, levels = self._subbands, self._search, np.zeros(len(coefficients), np.int64)
+        subbands, search, levels = self._subbands, self._search, np.zeros(len(coefficients), np.int32)
         magnitudes = np.abs(coefficients)
-        guess = 2 * (magnitudes + (0.5 - _GUESS_DEAD_ZONE)).astype(np.int64)
+        guess = 2 * (magnitudes + (0.5 - _GUESS_DEAD_ZONE)).astype(np.int32)
         _classify(subbands, history, guess, search.classes)
         np.take(magnitudes, subbands.scan, out=search.magnitudes)
         np.negative(np.log2(self._counts / self._counts.sum(axis=2, keepdims=True)), out=search.bits)
