@@ -18,7 +18,7 @@ from coding.entropy.neighbors import half
 from coding.entropy.range_coder import Coder
 from coding.kltcm.expectation import UNIT_BITS, Expectation, adapt, expect, finish_component, new_expectation
 from coding.kltcm.neighborhoods import History, neighborhood, new_history
-from coding.kltcm.trellis import NEXT_STATE
+from coding.kltcm.trellis import NEXT_STATE, QUANTIZER_SHIFT
 from coding.kltcm.wavelet import MAX_LEVELS, Subbands
 
 _QUANTIZERS = 2
@@ -129,7 +129,7 @@ def _code_plane(coder, state, plane):
     for b in range(len(subbands.counts)):
         start, end = end, end + subbands.counts[b]
         for n in range(start, end):
-            p, quantizer = subbands.scan[n], trellis_state >> 1
+            p, quantizer = subbands.scan[n], trellis_state >> QUANTIZER_SHIFT
             expected, energy = expect(state.expectation, subbands.orientation[b], p, subbands.stride[b])
             magnitude = _code_magnitude(coder, state, plane, (b, n, quantizer), expected)
             sign, value = 0, 0

@@ -444,7 +444,24 @@ def unit(vector):
 
 # -- Components
 
-NEXT_STATE = [(0, 2), (2, 0), (1, 3), (3, 1)]
+NEXT_STATE = [
+    (0, 4),
+    (2, 6),
+    (4, 0),
+    (6, 2),
+    (8, 12),
+    (10, 14),
+    (12, 8),
+    (14, 10),
+    (9, 13),
+    (11, 15),
+    (13, 9),
+    (15, 11),
+    (1, 5),
+    (3, 7),
+    (5, 1),
+    (7, 3),
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -602,7 +619,7 @@ def decode_plane(stream, order, place, history, expectation):
                 across = 4 * here + 2 * there + cross_sum(last.around(s, y, x))
                 total = 4 * near + 3 * across + 5 * over + (usual >> 2)
                 amount = 0 if total == 0 else 1 if total < 24 else 2 if total < 80 else 3
-                q = state >> 1
+                q = state >> 3
                 expected = expectation.expect(s, y, x)
                 direction = expected < 0, size(abs(expected) >> 13)
                 contexts = [
