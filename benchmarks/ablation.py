@@ -62,8 +62,8 @@ UNCHANGED = (Change("", True, {}), Change("", False, {}))
 _ALWAYS_QUANTIZER_0 = 8  # a shift that leaves nothing of a state
 CHANGES = (
     Change("bits cost nothing: the path of least error", True, {f"{_TRELLIS}:COST_PER_BIT": 1e-6}),
-    Change("a bit costs 0.10 squared steps instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.10}),
-    Change("a bit costs 0.18 squared steps instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.18}),
+    Change("a bit costs 0.12 squared steps instead of 0.155", True, {f"{_TRELLIS}:COST_PER_BIT": 0.12}),
+    Change("a bit costs 0.19 squared steps instead of 0.155", True, {f"{_TRELLIS}:COST_PER_BIT": 0.19}),
     Change(
         "one quantizer instead of two",
         True,

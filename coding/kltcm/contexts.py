@@ -31,6 +31,7 @@ _PLACES = 80  # numbers of components in contexts: after the first 40, eight com
 _OWN_PLACES = 40
 _AMOUNTS = 4
 _EXPECTED_SIZES = 16  # of an expected value, in eighths of a half step
+_MOST_EXPECTED = 1 << UNIT_BITS  # that reconstruction distinguishes
 _LEVELS = 4  # in contexts of signs
 
 # First context of each kind; docs/format.md uses the same names. A context has counters for each quantizer.
@@ -58,11 +59,13 @@ class Plane(NamedTuple):
         place: number of the component in contexts, below `_PLACES`.
         magnitudes: int32 buffer of levels of the quantizers; once coded, of magnitudes in half steps.
         signs: int8 buffer: 0 for 0, 1 for positive, 2 for negative coefficients.
+        expected: int32 buffer, the expected values, clamped to int32.
     """
 
     place: int
     magnitudes: np.ndarray
     signs: np.ndarray
+    expected: np.ndarray
 
 
 class State(NamedTuple):
@@ -103,22 +106,27 @@ class ComponentCoder:
             mixer.weights[:, -1] = _USES
         self._count = 0
 
-    def code(self, coder: Coder, magnitudes: np.ndarray, signs: np.ndarray) -> None:
+    def code(self, coder: Coder, magnitudes: np.ndarray, signs: np.ndarray) -> np.ndarray:
         """Encode a component, or decode into the buffers.
 
         Args:
             coder: an encoder or a decoder.
             magnitudes: int32 buffer, see `Plane`; changed from levels to half steps.
             signs: int8 buffer, see `Plane`.
+
+        Returns:
+            The expected values, an int32 buffer.
         """
         place = min(self._count, _OWN_PLACES + (self._count - _OWN_PLACES) // 8, _PLACES - 1)
         state = State(self._subbands, self.history, self._expectation, self._magnitudes, self._signs)
-        _code_plane(coder, state, Plane(place, magnitudes, signs))
+        expected = np.zeros(len(magnitudes), np.int32)
+        _code_plane(coder, state, Plane(place, magnitudes, signs, expected))
         mean = self.history.mean
         mean += ((magnitudes << 4) - mean) >> 2
         self.history = History(magnitudes, self.history.last, mean)
         finish_component(self._expectation, self._count)
         self._count += 1
+        return expected
 
 
 @compiled
@@ -137,6 +145,7 @@ def _code_plane(coder, state, plane):
                 value = 2 * magnitude - quantizer
                 sign = _code_sign(coder, state, plane, (b, p, magnitude), expected)
             plane.signs[p], magnitudes[p] = sign, value
+            plane.expected[p] = min(max(expected, -_MOST_EXPECTED), _MOST_EXPECTED)
             adapt(state.expectation, subbands.orientation[b], p, expected, energy, value if sign == 1 else -value)
             trellis_state = NEXT_STATE[trellis_state, magnitude & 1]
 

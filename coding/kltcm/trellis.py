@@ -40,7 +40,7 @@ NEXT_STATE = _next_states()
 QUANTIZER_SHIFT = _MEMORY - 1
 """The states from 2^`QUANTIZER_SHIFT` on use quantizer 1."""
 
-COST_PER_BIT = 0.14
+COST_PER_BIT = 0.155
 """Squared steps of error that count as much as a bit."""
 
 _STATES = len(NEXT_STATE)
@@ -49,6 +49,8 @@ _BEFORE = NEXT_STATE.argsort(axis=0)
 _COUNTED_LEVELS = 16  # levels whose frequencies are counted
 _BITS_PER_LEVEL = 0.3  # for each level beyond the counted ones
 _CLASSES = 40  # of neighborhoods
+_KEPT = 0.7  # weight of the frequencies so far from one component to the next; those that are kept too long confirm
+# themselves, as the path prefers levels that seem cheap
 _PRIOR_WEIGHT = 30  # number of levels that the typical frequencies of a class count as
 _GUESS_DEAD_ZONE = 0.2  # steps that are subtracted before a first guess at a level is rounded
 
@@ -84,7 +86,8 @@ class Trellis:
 
     def __init__(self, subbands: Subbands) -> None:
         self._subbands = subbands
-        self._counts = _typical_counts()
+        self._typical = _typical_counts()
+        self._counts = self._typical.copy()
         size = len(subbands.scan)
         self._magnitudes, self._classes = np.zeros(size), np.zeros(size, np.int64)
         self._candidates, self._is_odd = np.zeros((size, 4), np.int32), np.zeros((size, _STATES), np.uint8)
@@ -109,6 +112,8 @@ class Trellis:
         levels = np.zeros(len(coefficients), np.int32)
         search = Search(self._magnitudes, self._classes, bits, self._candidates, self._is_odd, levels, self._counts)
         _trace(search, subbands.scan, _find_path(search))
+        self._counts *= _KEPT
+        self._counts += (1 - _KEPT) * self._typical
         return levels
 
 

@@ -535,8 +535,8 @@ def decode_components(data, count, height, width):
     sources, features, components = [], [], []
     for k in range(count):
         place = k if k <= 40 else min(40 + (k - 40) // 8, 79)
-        v, signs = decode_plane(stream, order, place, (last, second, mean), expectation)
-        component = synthesize(reconstruct(v, signs, order, height, width), sizes)
+        v, signs, expected = decode_plane(stream, order, place, (last, second, mean), expectation)
+        component = synthesize(reconstruct(v, signs, expected, order, height, width), sizes)
         for j, factor in enumerate(factors[k]):
             if factor:
                 if j >= len(features):
@@ -599,7 +599,7 @@ def decode_plane(stream, order, place, history, expectation):
     by_name = {(subband.level, subband.orientation): subband for subband in order}
     lowest, (last, second, mean) = order[0], history
     expectation.begin()
-    v, signs, state = Coefficients(), Coefficients(), 0
+    v, signs, expectations, state = Coefficients(), Coefficients(), Coefficients(), 0
     for s in order:
         o = s.orientation
         parent = by_name.get((s.level + 1, o), lowest) if o else None
@@ -620,7 +620,7 @@ def decode_plane(stream, order, place, history, expectation):
                 total = 4 * near + 3 * across + 5 * over + (usual >> 2)
                 amount = 0 if total == 0 else 1 if total < 24 else 2 if total < 80 else 3
                 q = state >> 3
-                expected = expectation.expect(s, y, x)
+                expectations[s, y, x] = expected = expectation.expect(s, y, x)
                 direction = expected < 0, size(abs(expected) >> 13)
                 contexts = [
                     ("total", q, kind, min(half(total), 39)),
@@ -649,17 +649,20 @@ def decode_plane(stream, order, place, history, expectation):
                     ]
                     signs[s, y, x] = 1 + stream.mixed(("sign", o), contexts)
                 expectation.adapt(s, y, x, expected, -v[s, y, x] if signs[s, y, x] == 2 else v[s, y, x])
-    return v, signs
+    return v, signs, expectations
 
 
-def reconstruct(v, signs, order, height, width):
+def reconstruct(v, signs, expected, order, height, width):
     """Return coefficients [row][column] in steps."""
     coefficients = [[0.0] * width for _ in range(height)]
     for s in order:
         for y in range(s.height):
             for x in range(s.width):
-                if v[s, y, x]:
-                    value = v[s, y, x] / 2 + 0.02
+                if v[s, y, x] == 0:
+                    value = 3 / 64 * math.sqrt(min(abs(expected[s, y, x]) / 2**16, 1))
+                    coefficients[s.top + y][s.left + x] = math.copysign(value, expected[s, y, x])
+                else:
+                    value = 1 / 2 + 1 / 16 if v[s, y, x] == 1 else v[s, y, x] / 2 + 1 / 64
                     coefficients[s.top + y][s.left + x] = -value if signs[s, y, x] == 2 else value
     return coefficients
 
