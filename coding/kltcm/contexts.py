@@ -14,7 +14,7 @@ import numpy as np
 
 from coding.entropy.compiled import compiled, inlined
 from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
-from coding.entropy.neighbors import half
+from coding.entropy.neighbors import at, half
 from coding.entropy.range_coder import Coder
 from coding.kltcm.expectation import UNIT_BITS, Expectation, adapt, expect, finish_component, new_expectation
 from coding.kltcm.neighborhoods import History, neighborhood, new_history
@@ -137,25 +137,26 @@ def _code_plane(coder, state, plane):
     for b in range(len(subbands.counts)):
         start, end = end, end + subbands.counts[b]
         for n in range(start, end):
-            p, quantizer = subbands.scan[n], trellis_state >> QUANTIZER_SHIFT
-            expected, energy = expect(state.expectation, subbands.orientation[b], p, subbands.stride[b])
+            p, quantizer = at(subbands.scan, n), trellis_state >> QUANTIZER_SHIFT
+            expected, energy = expect(state.expectation, at(subbands.orientation, b), p, at(subbands.stride, b))
             magnitude = _code_magnitude(coder, state, plane, (b, n, quantizer), expected)
             sign, value = 0, 0
             if magnitude:
                 value = 2 * magnitude - quantizer
                 sign = _code_sign(coder, state, plane, (b, p, magnitude), expected)
-            plane.signs[p], magnitudes[p] = sign, value
-            plane.expected[p] = min(max(expected, -_MOST_EXPECTED), _MOST_EXPECTED)
-            adapt(state.expectation, subbands.orientation[b], p, expected, energy, value if sign == 1 else -value)
-            trellis_state = NEXT_STATE[trellis_state, magnitude & 1]
+            plane.signs[np.uint64(p)], magnitudes[np.uint64(p)] = sign, value
+            plane.expected[np.uint64(p)] = min(max(expected, -_MOST_EXPECTED), _MOST_EXPECTED)
+            value = value if sign == 1 else -value
+            adapt(state.expectation, at(subbands.orientation, b), p, at(subbands.stride, b), expected, energy, value)
+            trellis_state = NEXT_STATE[np.uint64(trellis_state), magnitude & 1]
 
 
 @inlined
 def _code_magnitude(coder, state, plane, which, expected):
     """Code the level of coefficient `n`, which is in subband `b` and has a quantizer; return it."""
     subbands, (b, n, quantizer) = state.subbands, which
-    p, stride = subbands.scan[n], subbands.stride[b]
-    level, orientation = subbands.level[b], subbands.orientation[b]
+    p, stride = at(subbands.scan, n), at(subbands.stride, b)
+    level, orientation = at(subbands.level, b), at(subbands.orientation, b)
     kind = min(level, 3) * _ORIENTATIONS + orientation
     around = neighborhood(subbands, state.history, plane.magnitudes, b, n)
     total = min(half(around.total), _TOTAL_SIZES - 1)
@@ -178,7 +179,7 @@ def _code_magnitude(coder, state, plane, which, expected):
         _base(_BY_EXPECTED + total * _EXPECTED_SIZES + _size(expected), quantizer),
     )
     return code_magnitude(
-        coder, state.magnitudes, contexts, (_QUANTIZERS * kind + quantizer) * NODES, plane.magnitudes[p]
+        coder, state.magnitudes, contexts, (_QUANTIZERS * kind + quantizer) * NODES, at(plane.magnitudes, p)
     )
 
 
@@ -208,8 +209,8 @@ def _three(magnitude):
 @inlined
 def _neighbors(magnitudes, p, stride, around):
     """Return the number, below 3^7, of the context of single neighbors."""
-    north, west = _three(magnitudes[p - stride]), _three(magnitudes[p - 1])
-    northwest, northeast = _three(magnitudes[p - stride - 1]), _three(magnitudes[p - stride + 1])
+    north, west = _three(at(magnitudes, p - stride)), _three(at(magnitudes, p - 1))
+    northwest, northeast = _three(at(magnitudes, p - stride - 1)), _three(at(magnitudes, p - stride + 1))
     within = ((north * 3 + west) * 3 + northwest) * 3 + northeast
     return ((within * 3 + _three(around.last)) * 3 + _three(around.second)) * 3 + min(around.mean >> 4, 2)
 
@@ -218,9 +219,9 @@ def _neighbors(magnitudes, p, stride, around):
 def _code_sign(coder, state, plane, which, expected):
     """Code the sign of coefficient `p` of subband `b`, whose level is not 0; return 1 if positive, 2 if negative."""
     signs, (b, p, level) = plane.signs, which
-    stride, orientation = state.subbands.stride[b], state.subbands.orientation[b]
-    two = signs[p - stride] * 3 + signs[p - 1]
-    four = (two * 3 + signs[p - 2 * stride]) * 3 + signs[p - 2]
+    stride, orientation = at(state.subbands.stride, b), at(state.subbands.orientation, b)
+    two = at(signs, p - stride) * 3 + at(signs, p - 1)
+    four = (two * 3 + at(signs, p - 2 * stride)) * 3 + at(signs, p - 2)
     size = (1 if expected < 0 else 0) * _EXPECTED_SIZES + _size(expected)
     contexts = (
         _SIGN_BY_FOUR + four * _ORIENTATIONS + orientation,
@@ -229,4 +230,4 @@ def _code_sign(coder, state, plane, which, expected):
         _SIGN_BY_LEVEL + size * _LEVELS + min(level, _LEVELS - 1),
         _SIGN_BY_EXPECTED + (size * 9 + two) * _ORIENTATIONS + orientation,
     )
-    return 1 + code_mixed(coder, state.signs, contexts, orientation, 0, signs[p] >> 1)
+    return 1 + code_mixed(coder, state.signs, contexts, orientation, 0, at(signs, p) >> 1)

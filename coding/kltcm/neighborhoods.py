@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import inlined
-from coding.entropy.neighbors import causal_sum, cross_sum
+from coding.entropy.neighbors import at, causal_sum, cross_sum
 
 
 class History(NamedTuple):
@@ -62,11 +62,11 @@ def neighborhood(subbands, history, magnitudes, b, n):
         b: number of the subband.
         n: number of the coefficient in the order of coding.
     """
-    p, stride = subbands.scan[n], subbands.stride[b]
+    p, stride = at(subbands.scan, n), at(subbands.stride, b)
     near = causal_sum(magnitudes, p, stride)
-    parent = magnitudes[subbands.parents[n]]
-    siblings = magnitudes[subbands.siblings[n, 0]] + magnitudes[subbands.siblings[n, 1]]
-    last, second, mean = history.last[p], history.second[p], history.mean[p]
+    parent = at(magnitudes, at(subbands.parents, n))
+    siblings = at(magnitudes, subbands.siblings[np.uint64(n), 0]) + at(magnitudes, subbands.siblings[np.uint64(n), 1])
+    last, second, mean = at(history.last, p), at(history.second, p), at(history.mean, p)
     across = 4 * last + 2 * second + cross_sum(history.last, p, stride)
     total = 4 * near + 3 * across + 5 * parent + (mean >> 2)
     return Neighborhood(near, parent, siblings, last, second, across, mean, total)

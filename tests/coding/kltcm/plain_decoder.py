@@ -581,15 +581,15 @@ class Expectation:
         return [clamp(value, -8, 8) for value in found]
 
     def expect(self, s, y, x):
-        return sum(w * i for w, i in zip(self.weights[s.orientation], self.inputs(s, y, x), strict=True))
+        return wrap_int32(sum(w * i for w, i in zip(self.weights[s.orientation], self.inputs(s, y, x), strict=True)))
 
     def adapt(self, s, y, x, expected, value):
         inputs, weights = self.inputs(s, y, x), self.weights[s.orientation]
         if any(inputs):
             error = (clamp(value, -12, 12) << 16) - expected
-            g = error * (2**16 // (4 + sum(i * i for i in inputs))) >> 16
+            g = wrap_int32(error * (2**16 // (4 + sum(i * i for i in inputs))) >> 16)
             for j in range(32):
-                growth = g * inputs[j] + 32 >> 6 if j < 16 else g * inputs[j] + 16 >> 5
+                growth = wrap_int32(g * inputs[j] + 32) >> 6 if j < 16 else wrap_int32(g * inputs[j] + 16) >> 5
                 weights[j] = wrap_int32(weights[j] + growth)
         self.components[-1][s, y, x] = value
 
