@@ -47,7 +47,7 @@ def encode_coefficients(planes: np.ndarray) -> tuple[bytes, np.ndarray]:
     factors = np.zeros((count, count_features(count - 1)), np.int64)
     coder, parts = new_encoder(_MAX_BYTES * height * width), []
     for k in range(count):
-        chosen = predictor.fit(planes[k])
+        chosen = predictor.fit(planes[k:])
         factors[k, : len(chosen)] = chosen
         predicted = predictor.predict(factors[k])
         coefficients = np.zeros(layout.size)
