@@ -58,6 +58,7 @@ class Change(NamedTuple):
 
 _FEATURES, _TRELLIS, _WAVELET = "coding.kltcm.features", "coding.kltcm.trellis", "coding.kltcm.wavelet"
 _CONTEXTS, _REGRESSION = "coding.kltcm.contexts", "coding.prediction.regression"
+_EXPECTATION = "coding.kltcm.expectation"
 UNCHANGED = (Change("", True, {}), Change("", False, {}))
 _ALWAYS_QUANTIZER_0 = 8  # a shift that leaves nothing of a state
 CHANGES = (
@@ -69,6 +70,7 @@ CHANGES = (
         True,
         {f"{_TRELLIS}:QUANTIZER_SHIFT": _ALWAYS_QUANTIZER_0, f"{_CONTEXTS}:QUANTIZER_SHIFT": _ALWAYS_QUANTIZER_0},
     ),
+    Change("values of coefficients are not predicted", True, {f"{_EXPECTATION}:_LARGEST": 0}),
     Change("no wavelet", True, {f"{_WAVELET}:MAX_LEVELS": 0}),
     Change("a wavelet of two levels instead of five", True, {f"{_WAVELET}:MAX_LEVELS": 2}),
     Change("no prediction of components", True, {f"{_FEATURES}:_MAX_USED": 0}),

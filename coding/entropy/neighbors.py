@@ -27,25 +27,25 @@ _HALF = _half_octaves()
 
 
 @inlined
+def at(plane, p):
+    """Return the number at place `p` >= 0; numba would check a signed index for being negative."""
+    return plane[np.uint64(p)]
+
+
+@inlined
 def half(number):
     """Return the size of an integer >= 0 in half octaves; for 0 to 12: 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7."""
     size = np.int64(0)
     while number >> _TABLE_BITS:
         number >>= _TABLE_BITS - 1
         size += 2 * (_TABLE_BITS - 1)
-    return size + _HALF[number]
+    return size + at(_HALF, number)
 
 
 @inlined
 def bit_length(number):
     """Return the number of bits of an integer >= 0."""
     return (half(number) >> 1) + int(number > 0)
-
-
-@inlined
-def at(plane, p):
-    """Return the number at place `p` >= 0; numba would check a signed index for being negative."""
-    return plane[np.uint64(p)]
 
 
 @inlined

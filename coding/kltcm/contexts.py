@@ -2,8 +2,9 @@
 
 Each coefficient is coded as a magnitude and a sign. The magnitude is likely to be large where related magnitudes are:
 those of its neighbors within the subband, of the coefficients at its place in the next coarser level and in the other
-orientations, and of those at its place in the preceding components. Six contexts formed from these are mixed for each
-decision of a magnitude. Nothing here uses floating point.
+orientations, and of those at its place in the preceding components; or where a large value is expected from related
+values. Seven contexts formed from these are mixed for each decision of a magnitude, five for a sign. Nothing here uses
+floating point.
 """
 
 from __future__ import annotations
