@@ -58,17 +58,19 @@ class Change(NamedTuple):
 
 _FEATURES, _TRELLIS, _WAVELET = "coding.kltcm.features", "coding.kltcm.trellis", "coding.kltcm.wavelet"
 _CONTEXTS, _REGRESSION = "coding.kltcm.contexts", "coding.prediction.regression"
+_EXPECTATION = "coding.kltcm.expectation"
 UNCHANGED = (Change("", True, {}), Change("", False, {}))
-_ONE_QUANTIZER = [[0, 0], [0, 0], [0, 0], [0, 0]]
+_ALWAYS_QUANTIZER_0 = 8  # a shift that leaves nothing of a state
 CHANGES = (
     Change("bits cost nothing: the path of least error", True, {f"{_TRELLIS}:COST_PER_BIT": 1e-6}),
-    Change("a bit costs 0.10 squared steps instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.10}),
-    Change("a bit costs 0.18 squared steps instead of 0.14", True, {f"{_TRELLIS}:COST_PER_BIT": 0.18}),
+    Change("a bit costs 0.12 squared steps instead of 0.155", True, {f"{_TRELLIS}:COST_PER_BIT": 0.12}),
+    Change("a bit costs 0.19 squared steps instead of 0.155", True, {f"{_TRELLIS}:COST_PER_BIT": 0.19}),
     Change(
         "one quantizer instead of two",
         True,
-        {f"{_TRELLIS}:NEXT_STATE": _ONE_QUANTIZER, f"{_CONTEXTS}:NEXT_STATE": _ONE_QUANTIZER},
+        {f"{_TRELLIS}:QUANTIZER_SHIFT": _ALWAYS_QUANTIZER_0, f"{_CONTEXTS}:QUANTIZER_SHIFT": _ALWAYS_QUANTIZER_0},
     ),
+    Change("values of coefficients are not predicted", True, {f"{_EXPECTATION}:_LARGEST": 0}),
     Change("no wavelet", True, {f"{_WAVELET}:MAX_LEVELS": 0}),
     Change("a wavelet of two levels instead of five", True, {f"{_WAVELET}:MAX_LEVELS": 2}),
     Change("no prediction of components", True, {f"{_FEATURES}:_MAX_USED": 0}),

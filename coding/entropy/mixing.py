@@ -83,16 +83,17 @@ class Mixer(NamedTuple):
     scratch: np.ndarray
 
 
-def new_mixer(counters: int, sets: int, inputs: int) -> Mixer:
+def new_mixer(counters: int, sets: int, inputs: int, uses: int = 0) -> Mixer:
     """Return a mixer before its first decision.
 
     Args:
         counters: number of counters.
         sets: number of sets of weights.
         inputs: number of contexts of a decision, at most `LANES`.
+        uses: number of decisions that the initial weights count as; the more, the slower they change.
     """
     weights = np.zeros((sets, LANES + 1), np.int32)
-    weights[:, :inputs] = _INITIAL_WEIGHT_SUM // inputs
+    weights[:, :inputs], weights[:, -1] = _INITIAL_WEIGHT_SUM // inputs, uses
     return Mixer(new_counters(counters), weights.ravel(), np.zeros(2 * LANES, np.int32))
 
 

@@ -19,6 +19,12 @@ PAD = 2
 
 
 @inlined
+def at(plane, p):
+    """Return the number at place `p` >= 0; numba would check a signed index for being negative."""
+    return plane[np.uint64(p)]
+
+
+@inlined
 def half(number):
     """Return the size of an integer >= 0 in half octaves; for 0 to 12: 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7."""
     if number < 2:
@@ -40,13 +46,13 @@ def bit_length(typing, number):  # type: ignore[no-untyped-def]
 @inlined
 def left_sum(plane, p):
     """Return the sum of the two numbers to the left of `p`; the nearest counts twice."""
-    return 2 * plane[p - 1] + plane[p - 2]
+    return 2 * at(plane, p - 1) + at(plane, p - 2)
 
 
 @inlined
 def above_sum(plane, p, stride):
     """Return the sum of four numbers in the two rows above `p`; the nearest counts twice."""
-    return 2 * plane[p - stride] + plane[p - stride - 1] + plane[p - stride + 1] + plane[p - 2 * stride]
+    return 2 * at(plane, p - stride) + at(plane, p - stride - 1) + at(plane, p - stride + 1) + at(plane, p - 2 * stride)
 
 
 @inlined
@@ -58,7 +64,7 @@ def causal_sum(plane, p, stride):
 @inlined
 def cross_sum(plane, p, stride):
     """Return the sum of the neighbors on the four sides of `p`."""
-    return plane[p - 1] + plane[p + 1] + plane[p - stride] + plane[p + stride]
+    return at(plane, p - 1) + at(plane, p + 1) + at(plane, p - stride) + at(plane, p + stride)
 
 
 @inlined

@@ -2,8 +2,9 @@
 
 Each coefficient is coded as a magnitude and a sign. The magnitude is likely to be large where related magnitudes are:
 those of its neighbors within the subband, of the coefficients at its place in the next coarser level and in the other
-orientations, and of those at its place in the preceding components. Six contexts formed from these are mixed for each
-decision of a magnitude. Nothing here uses floating point.
+orientations, and of those at its place in the preceding components; or where a large value is expected from related
+values. Seven contexts formed from these are mixed for each decision of a magnitude, five for a sign. Nothing here uses
+floating point.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import numpy as np
 
 from coding.entropy.compiled import compiled, inlined
 from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
-from coding.entropy.neighbors import half
+from coding.entropy.neighbors import at, half
 from coding.entropy.range_coder import Coder
+from coding.kltcm.expectation import UNIT_BITS, Expectation, adapt, expect, finish_component, new_expectation
 from coding.kltcm.neighborhoods import History, neighborhood, new_history
-from coding.kltcm.trellis import NEXT_STATE
+from coding.kltcm.trellis import NEXT_STATE, QUANTIZER_SHIFT
 from coding.kltcm.wavelet import MAX_LEVELS, Subbands
 
 _QUANTIZERS = 2
+_USES = 512  # that the initial weights count as: slow learning suits tiles with few coefficients
 _ORIENTATIONS = 4
 _KINDS = 4 * _ORIENTATIONS  # of subbands: three finest levels and all coarser ones, by orientation
 _TOTAL_SIZES = 40
@@ -28,6 +31,9 @@ _SIZES = 16  # of sums, in contexts of several
 _PLACES = 80  # numbers of components in contexts: after the first 40, eight components share one
 _OWN_PLACES = 40
 _AMOUNTS = 4
+_EXPECTED_SIZES = 16  # of an expected value, in eighths of a half step
+_MOST_EXPECTED = 1 << UNIT_BITS  # that reconstruction distinguishes
+_LEVELS = 4  # in contexts of signs
 
 # First context of each kind; docs/format.md uses the same names. A context has counters for each quantizer.
 _BY_TOTAL = 0
@@ -36,12 +42,15 @@ _BY_FAMILY = _BY_SUMS + _SIZES * _SIZES * _ORIENTATIONS
 _BY_NEIGHBORS = _BY_FAMILY + _SIZES * _SIZES * 4 * 3
 _BY_PLACE = _BY_NEIGHBORS + 3**7
 _BY_MEAN = _BY_PLACE + _PLACES * (MAX_LEVELS + 1) * _ORIENTATIONS * _AMOUNTS
-_CONTEXTS = _BY_MEAN + _SIZES**3
+_BY_EXPECTED = _BY_MEAN + _SIZES**3
+_CONTEXTS = _BY_EXPECTED + _TOTAL_SIZES * _EXPECTED_SIZES
 
 _SIGN_BY_FOUR = 0
 _SIGN_ALWAYS = _SIGN_BY_FOUR + 3**4 * _ORIENTATIONS
 _SIGN_BY_TWO = _SIGN_ALWAYS + 1
-_SIGN_CONTEXTS = _SIGN_BY_TWO + 3**2 * _ORIENTATIONS
+_SIGN_BY_LEVEL = _SIGN_BY_TWO + 3**2 * _ORIENTATIONS
+_SIGN_BY_EXPECTED = _SIGN_BY_LEVEL + 2 * _EXPECTED_SIZES * _LEVELS
+_SIGN_CONTEXTS = _SIGN_BY_EXPECTED + 2 * _EXPECTED_SIZES * 3**2 * _ORIENTATIONS
 
 
 class Plane(NamedTuple):
@@ -49,13 +58,15 @@ class Plane(NamedTuple):
 
     Attributes:
         place: number of the component in contexts, below `_PLACES`.
-        magnitudes: int64 buffer of levels of the quantizers; once coded, of magnitudes in half steps.
-        signs: int64 buffer: 0 for 0, 1 for positive, 2 for negative coefficients.
+        magnitudes: int32 buffer of levels of the quantizers; once coded, of magnitudes in half steps.
+        signs: int8 buffer: 0 for 0, 1 for positive, 2 for negative coefficients.
+        expected: int32 buffer, the expected values, clamped to int32.
     """
 
     place: int
     magnitudes: np.ndarray
     signs: np.ndarray
+    expected: np.ndarray
 
 
 class State(NamedTuple):
@@ -64,12 +75,14 @@ class State(NamedTuple):
     Attributes:
         subbands: layout of a component.
         history: magnitudes of the preceding components.
+        expectation: prediction of coefficients.
         magnitudes: mixer of magnitudes.
         signs: mixer of signs.
     """
 
     subbands: Subbands
     history: History
+    expectation: Expectation
     magnitudes: Mixer
     signs: Mixer
 
@@ -87,25 +100,32 @@ class ComponentCoder:
     def __init__(self, subbands: Subbands) -> None:
         self.history = new_history(subbands.size)
         self._subbands = subbands
-        self._magnitudes = new_mixer(_CONTEXTS * _QUANTIZERS * NODES, _KINDS * _QUANTIZERS * NODES, 6)
-        self._signs = new_mixer(_SIGN_CONTEXTS, _ORIENTATIONS, 3)
+        self._expectation = new_expectation(subbands.size, _ORIENTATIONS)
+        self._magnitudes = new_mixer(_CONTEXTS * _QUANTIZERS * NODES, _KINDS * _QUANTIZERS * NODES, 7, _USES)
+        self._signs = new_mixer(_SIGN_CONTEXTS, _ORIENTATIONS, 5, _USES)
         self._count = 0
 
-    def code(self, coder: Coder, magnitudes: np.ndarray, signs: np.ndarray) -> None:
+    def code(self, coder: Coder, magnitudes: np.ndarray, signs: np.ndarray) -> np.ndarray:
         """Encode a component, or decode into the buffers.
 
         Args:
             coder: an encoder or a decoder.
-            magnitudes: int64 buffer, see `Plane`; changed from levels to half steps.
-            signs: int64 buffer, see `Plane`.
+            magnitudes: int32 buffer, see `Plane`; changed from levels to half steps.
+            signs: int8 buffer, see `Plane`.
+
+        Returns:
+            The expected values, an int32 buffer.
         """
         place = min(self._count, _OWN_PLACES + (self._count - _OWN_PLACES) // 8, _PLACES - 1)
-        state = State(self._subbands, self.history, self._magnitudes, self._signs)
-        _code_plane(coder, state, Plane(place, magnitudes, signs))
+        state = State(self._subbands, self.history, self._expectation, self._magnitudes, self._signs)
+        expected = np.zeros(len(magnitudes), np.int32)
+        _code_plane(coder, state, Plane(place, magnitudes, signs, expected))
         mean = self.history.mean
         mean += ((magnitudes << 4) - mean) >> 2
         self.history = History(magnitudes, self.history.last, mean)
+        finish_component(self._expectation, self._count)
         self._count += 1
+        return expected
 
 
 @compiled
@@ -116,21 +136,29 @@ def _code_plane(coder, state, plane):
     for b in range(len(subbands.counts)):
         start, end = end, end + subbands.counts[b]
         for n in range(start, end):
-            p, quantizer = subbands.scan[n], trellis_state >> 1
-            magnitude = _code_magnitude(coder, state, plane, b, n, quantizer)
-            plane.signs[p] = _code_sign(coder, state, plane, b, p) if magnitude else 0
-            magnitudes[p] = 2 * magnitude - quantizer if magnitude else 0
-            trellis_state = NEXT_STATE[trellis_state, magnitude & 1]
+            p, quantizer = at(subbands.scan, n), trellis_state >> QUANTIZER_SHIFT
+            expected, energy = expect(state.expectation, at(subbands.orientation, b), p, at(subbands.stride, b))
+            magnitude = _code_magnitude(coder, state, plane, (b, n, quantizer), expected)
+            sign, value = 0, 0
+            if magnitude:
+                value = 2 * magnitude - quantizer
+                sign = _code_sign(coder, state, plane, (b, p, magnitude), expected)
+            plane.signs[np.uint64(p)], magnitudes[np.uint64(p)] = sign, value
+            plane.expected[np.uint64(p)] = min(max(expected, -_MOST_EXPECTED), _MOST_EXPECTED)
+            value = value if sign == 1 else -value
+            adapt(state.expectation, at(subbands.orientation, b), p, at(subbands.stride, b), expected, energy, value)
+            trellis_state = NEXT_STATE[np.uint64(trellis_state), magnitude & 1]
 
 
 @inlined
-def _code_magnitude(coder, state, plane, b, n, quantizer):
-    """Code the level of coefficient `n`, which is in subband `b`; return it."""
-    subbands = state.subbands
-    p, stride = subbands.scan[n], subbands.stride[b]
-    level, orientation = subbands.level[b], subbands.orientation[b]
+def _code_magnitude(coder, state, plane, which, expected):
+    """Code the level of coefficient `n`, which is in subband `b` and has a quantizer; return it."""
+    subbands, (b, n, quantizer) = state.subbands, which
+    p, stride = at(subbands.scan, n), at(subbands.stride, b)
+    level, orientation = at(subbands.level, b), at(subbands.orientation, b)
     kind = min(level, 3) * _ORIENTATIONS + orientation
     around = neighborhood(subbands, state.history, plane.magnitudes, b, n)
+    total = min(half(around.total), _TOTAL_SIZES - 1)
     near = min(half(around.near), _SIZES - 1)
     across = min(half(around.across), _SIZES - 1)
     family = min(half(2 * around.parent + around.siblings), _SIZES - 1)
@@ -138,7 +166,7 @@ def _code_magnitude(coder, state, plane, b, n, quantizer):
     parent = min(half(around.parent), _SIZES - 1)
     subband = (plane.place * (MAX_LEVELS + 1) + level) * _ORIENTATIONS + orientation
     contexts = (
-        _base(_BY_TOTAL + kind * _TOTAL_SIZES + min(half(around.total), _TOTAL_SIZES - 1), quantizer),
+        _base(_BY_TOTAL + kind * _TOTAL_SIZES + total, quantizer),
         _base(_BY_SUMS + (near * _SIZES + across) * _ORIENTATIONS + orientation, quantizer),
         _base(
             _BY_FAMILY + ((family * _SIZES + across) * 4 + min((around.last + 1) >> 1, 3)) * 3 + min(around.second, 2),
@@ -147,10 +175,17 @@ def _code_magnitude(coder, state, plane, b, n, quantizer):
         _base(_BY_NEIGHBORS + _neighbors(plane.magnitudes, p, stride, around), quantizer),
         _base(_BY_PLACE + subband * _AMOUNTS + _amount(around.total), quantizer),
         _base(_BY_MEAN + (near * _SIZES + mean) * _SIZES + parent, quantizer),
+        _base(_BY_EXPECTED + total * _EXPECTED_SIZES + _size(expected), quantizer),
     )
     return code_magnitude(
-        coder, state.magnitudes, contexts, (_QUANTIZERS * kind + quantizer) * NODES, plane.magnitudes[p]
+        coder, state.magnitudes, contexts, (_QUANTIZERS * kind + quantizer) * NODES, at(plane.magnitudes, p)
     )
+
+
+@inlined
+def _size(expected):
+    """Return the size of an expected value."""
+    return min(half(abs(expected) >> (UNIT_BITS - 3)), _EXPECTED_SIZES - 1)
 
 
 @inlined
@@ -173,21 +208,25 @@ def _three(magnitude):
 @inlined
 def _neighbors(magnitudes, p, stride, around):
     """Return the number, below 3^7, of the context of single neighbors."""
-    north, west = _three(magnitudes[p - stride]), _three(magnitudes[p - 1])
-    northwest, northeast = _three(magnitudes[p - stride - 1]), _three(magnitudes[p - stride + 1])
+    north, west = _three(at(magnitudes, p - stride)), _three(at(magnitudes, p - 1))
+    northwest, northeast = _three(at(magnitudes, p - stride - 1)), _three(at(magnitudes, p - stride + 1))
     within = ((north * 3 + west) * 3 + northwest) * 3 + northeast
     return ((within * 3 + _three(around.last)) * 3 + _three(around.second)) * 3 + min(around.mean >> 4, 2)
 
 
 @inlined
-def _code_sign(coder, state, plane, b, p):
-    """Code the sign of a coefficient that is not 0; return 1 if it is positive, 2 if it is negative."""
-    signs, stride, orientation = plane.signs, state.subbands.stride[b], state.subbands.orientation[b]
-    two = signs[p - stride] * 3 + signs[p - 1]
-    four = (two * 3 + signs[p - 2 * stride]) * 3 + signs[p - 2]
+def _code_sign(coder, state, plane, which, expected):
+    """Code the sign of coefficient `p` of subband `b`, whose level is not 0; return 1 if positive, 2 if negative."""
+    signs, (b, p, level) = plane.signs, which
+    stride, orientation = at(state.subbands.stride, b), at(state.subbands.orientation, b)
+    two = at(signs, p - stride) * 3 + at(signs, p - 1)
+    four = (two * 3 + at(signs, p - 2 * stride)) * 3 + at(signs, p - 2)
+    size = (1 if expected < 0 else 0) * _EXPECTED_SIZES + _size(expected)
     contexts = (
         _SIGN_BY_FOUR + four * _ORIENTATIONS + orientation,
         _SIGN_ALWAYS,
         _SIGN_BY_TWO + two * _ORIENTATIONS + orientation,
+        _SIGN_BY_LEVEL + size * _LEVELS + min(level, _LEVELS - 1),
+        _SIGN_BY_EXPECTED + (size * 9 + two) * _ORIENTATIONS + orientation,
     )
-    return 1 + code_mixed(coder, state.signs, contexts, orientation, 0, signs[p] >> 1)
+    return 1 + code_mixed(coder, state.signs, contexts, orientation, 0, at(signs, p) >> 1)

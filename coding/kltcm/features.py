@@ -53,6 +53,7 @@ class Predictor:
         self._ends = np.append(0, self._layout.counts.cumsum())
         self._transformed = np.zeros((0, self._pixels), np.float32)
         self._products = np.zeros((len(self._layout.counts), 0, 0))
+        self._correlations: list[np.ndarray] = []
 
     def predict(self, factors: np.ndarray) -> np.ndarray:
         """Return a plane (H, W) as the sum of features.
@@ -97,21 +98,36 @@ class Predictor:
         self._features = np.concatenate([self._features, features])
         if fitting:
             self._transformed = np.concatenate([self._transformed, self._transform(features)])
-            self._products = np.stack([band @ band.T for band in self._split(self._transformed)]).astype(np.float64)
+            products = np.stack([band @ band.T for band in self._split(self._transformed)]).astype(np.float64)
+            self._products = np.pad(products, ((0, 0), (0, 1), (0, 1)))  # room for the plane that is predicted
 
-    def fit(self, plane: np.ndarray) -> np.ndarray:
-        """Return the factors (F,) for `predict`, int64, of a plane (H, W) in steps; most are 0."""
+    def fit(self, planes: np.ndarray) -> np.ndarray:
+        """Return the factors (F,) for `predict`, int64, of the next plane; most are 0.
+
+        Args:
+            planes: (P, H, W), in steps, the next plane and all that follow. As soon as there are all features, these
+                are correlated with all planes at once, which is faster.
+        """
         factors = np.zeros(len(self._features), np.int64)
         if not len(factors):
             return factors
-        products = np.pad(self._products, ((0, 0), (0, 1), (0, 1)))
-        subbands = zip(products, self._split(self._transformed), self._split(self._transform(plane[None])), strict=True)
-        for product, features, (goal,) in subbands:
-            product[-1, :-1] = product[:-1, -1] = features @ goal
-            product[-1, -1] = np.square(goal, dtype=np.float64).sum()
-        chosen, solution = _pursue(products, self._layout.counts)
+        if not len(self._correlations):
+            is_complete = not _new_features(len(self._sources))
+            self._correlations = list(self._correlate(planes if is_complete else planes[:1]))
+        correlations = self._correlations.pop(0)
+        self._products[:, -1], self._products[:, :, -1] = correlations, correlations
+        chosen, solution = _pursue(self._products, self._layout.counts)
         factors[chosen] = np.rint(solution * math.sqrt(self._pixels))
         return factors
+
+    def _correlate(self, planes: np.ndarray) -> np.ndarray:
+        """Return the inner products (P, S, F + 1) of planes with the features and, last, themselves, by subband."""
+        pairs = zip(self._split(self._transformed), self._split(self._transform(planes)), strict=True)
+        found = [
+            np.column_stack([goals @ features.T, np.square(goals, dtype=np.float64).sum(axis=1)])
+            for features, goals in pairs
+        ]
+        return np.stack(found, axis=1)
 
     def _transform(self, planes: np.ndarray) -> np.ndarray:
         """Return the wavelet coefficients (P, H * W) of planes, subband by subband."""

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import inlined
-from coding.entropy.neighbors import causal_sum, cross_sum
+from coding.entropy.neighbors import at, causal_sum, cross_sum
 
 
 class History(NamedTuple):
     """Magnitudes of the preceding components, in half steps.
 
     Attributes:
-        last, second: int64 buffers of the preceding component and of the one before it.
-        mean: int64 buffer of the mean of all preceding components, in sixteenths; later components count more.
+        last, second: int32 buffers of the preceding component and of the one before it.
+        mean: int32 buffer of the mean of all preceding components, in sixteenths; later components count more.
     """
 
     last: np.ndarray
@@ -48,7 +48,7 @@ class Neighborhood(NamedTuple):
 
 def new_history(size: int) -> History:
     """Return the history before the first component, with buffers of `size` numbers."""
-    return History(*(np.zeros(size, np.int64) for _ in History._fields))
+    return History(*(np.zeros(size, np.int32) for _ in History._fields))
 
 
 @inlined
@@ -58,15 +58,15 @@ def neighborhood(subbands, history, magnitudes, b, n):
     Args:
         subbands: a `Subbands`.
         history: a `History`.
-        magnitudes: int64 buffer of the component itself.
+        magnitudes: int32 buffer of the component itself.
         b: number of the subband.
         n: number of the coefficient in the order of coding.
     """
-    p, stride = subbands.scan[n], subbands.stride[b]
+    p, stride = at(subbands.scan, n), at(subbands.stride, b)
     near = causal_sum(magnitudes, p, stride)
-    parent = magnitudes[subbands.parents[n]]
-    siblings = magnitudes[subbands.siblings[n, 0]] + magnitudes[subbands.siblings[n, 1]]
-    last, second, mean = history.last[p], history.second[p], history.mean[p]
+    parent = at(magnitudes, at(subbands.parents, n))
+    siblings = at(magnitudes, subbands.siblings[np.uint64(n), 0]) + at(magnitudes, subbands.siblings[np.uint64(n), 1])
+    last, second, mean = at(history.last, p), at(history.second, p), at(history.mean, p)
     across = 4 * last + 2 * second + cross_sum(history.last, p, stride)
     total = 4 * near + 3 * across + 5 * parent + (mean >> 2)
     return Neighborhood(near, parent, siblings, last, second, across, mean, total)

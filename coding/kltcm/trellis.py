@@ -22,17 +22,35 @@ from coding.entropy.neighbors import half
 from coding.kltcm.neighborhoods import History, neighborhood
 from coding.kltcm.wavelet import Subbands
 
-NEXT_STATE = np.array([[0, 2], [2, 0], [1, 3], [3, 1]], np.int64)
-"""The next state, by state and parity of the level; states 0 and 1 use quantizer 0, states 2 and 3 quantizer 1."""
+_MEMORY = 4  # bits of a state
 
-COST_PER_BIT = 0.14
+
+def _next_states() -> np.ndarray:
+    """Return the next state by state and parity of the level (Ungerboeck, doi 10.1109/TIT.1982.1056454, code 23/04)."""
+    table = np.zeros((1 << _MEMORY, 2), np.int64)
+    for state, parity in np.ndindex(table.shape):
+        quantizer, second, third, fourth = (state >> place & 1 for place in (3, 2, 1, 0))
+        table[state, parity] = (second ^ quantizer) << 3 | (third ^ parity) << 2 | fourth << 1 | quantizer
+    return table
+
+
+NEXT_STATE = _next_states()
+"""The next state, by state and parity of the level."""
+
+QUANTIZER_SHIFT = _MEMORY - 1
+"""The states from 2^`QUANTIZER_SHIFT` on use quantizer 1."""
+
+COST_PER_BIT = 0.155
 """Squared steps of error that count as much as a bit."""
 
 _STATES = len(NEXT_STATE)
-_CANDIDATES = 3  # levels that are tried for a coefficient
+_BEFORE = NEXT_STATE.argsort(axis=0)
+"""The state before, by state and parity of the level."""
 _COUNTED_LEVELS = 16  # levels whose frequencies are counted
 _BITS_PER_LEVEL = 0.3  # for each level beyond the counted ones
 _CLASSES = 40  # of neighborhoods
+_KEPT = 0.7  # weight of the frequencies so far from one component to the next; those that are kept too long confirm
+# themselves, as the path prefers levels that seem cheap
 _PRIOR_WEIGHT = 30  # number of levels that the typical frequencies of a class count as
 _GUESS_DEAD_ZONE = 0.2  # steps that are subtracted before a first guess at a level is rounded
 
@@ -44,17 +62,19 @@ class Search(NamedTuple):
         magnitudes: float64 (N,), magnitudes of the coefficients in the order of coding, in steps.
         classes: int64 (N,), classes of their neighborhoods.
         bits: float64 (classes, quantizers, counted levels), estimated bits.
-        paths: int64 (N, states), 4 x level + preceding state of the best path to each state.
-        levels: int64 (N,), levels of the best path.
-        quantizers: int64 (N,), quantizers of the best path.
+        candidates: int32 (N, quantizers x parities), the best level of each parity for each quantizer.
+        is_odd: uint8 (N, states), whether the level of the better branch into each state is odd.
+        levels: int32 buffer, the levels of the best path.
+        counts: float64 (classes, quantizers, counted levels), frequencies so far, to which this path is added.
     """
 
     magnitudes: np.ndarray
     classes: np.ndarray
     bits: np.ndarray
-    paths: np.ndarray
+    candidates: np.ndarray
+    is_odd: np.ndarray
     levels: np.ndarray
-    quantizers: np.ndarray
+    counts: np.ndarray
 
 
 class Trellis:
@@ -66,12 +86,11 @@ class Trellis:
 
     def __init__(self, subbands: Subbands) -> None:
         self._subbands = subbands
-        self._counts = _typical_counts()
+        self._typical = _typical_counts()
+        self._counts = self._typical.copy()
         size = len(subbands.scan)
-        whole = [np.zeros(size, np.int64) for _ in range(3)]
-        self._search = Search(
-            np.zeros(size), whole[0], np.zeros_like(self._counts), np.zeros((size, _STATES), np.int64), *whole[1:]
-        )
+        self._magnitudes, self._classes = np.zeros(size), np.zeros(size, np.int64)
+        self._candidates, self._is_odd = np.zeros((size, 4), np.int32), np.zeros((size, _STATES), np.uint8)
 
     def quantize(self, coefficients: np.ndarray, history: History) -> np.ndarray:
         """Quantize a component.
@@ -81,19 +100,20 @@ class Trellis:
             history: magnitudes of the preceding components.
 
         Returns:
-            The levels without signs, an int64 buffer.
+            The levels without signs, an int32 buffer.
         """
-        subbands, search, levels = self._subbands, self._search, np.zeros(len(coefficients), np.int64)
+        subbands = self._subbands
         magnitudes = np.abs(coefficients)
-        guess = 2 * (magnitudes + (0.5 - _GUESS_DEAD_ZONE)).astype(np.int64)
-        _classify(subbands, history, guess, search.classes)
-        np.take(magnitudes, subbands.scan, out=search.magnitudes)
-        np.negative(np.log2(self._counts / self._counts.sum(axis=2, keepdims=True)), out=search.bits)
-        search.bits[:, :, 1:] += 1  # signs
-        _find_path(search)
-        levels[subbands.scan] = search.levels
-        counted = np.minimum(search.levels, _COUNTED_LEVELS - 1)
-        np.add.at(self._counts, (search.classes, search.quantizers, counted), 1)
+        guess = 2 * (magnitudes + (0.5 - _GUESS_DEAD_ZONE)).astype(np.int32)
+        _classify(subbands, history, guess, self._classes)
+        np.take(magnitudes, subbands.scan, out=self._magnitudes)
+        bits = -np.log2(self._counts / self._counts.sum(axis=2, keepdims=True))
+        bits[:, :, 1:] += 1  # signs
+        levels = np.zeros(len(coefficients), np.int32)
+        search = Search(self._magnitudes, self._classes, bits, self._candidates, self._is_odd, levels, self._counts)
+        _trace(search, subbands.scan, _find_path(search))
+        self._counts *= _KEPT
+        self._counts += (1 - _KEPT) * self._typical
         return levels
 
 
@@ -127,50 +147,54 @@ def _classify(subbands, history, guess, classes):
 
 @compiled
 def _find_path(search):
-    """Find the path of least cost; fill in its levels and quantizers."""
-    costs, arrived = np.full(_STATES, np.inf), np.zeros(_STATES)
+    """Find the paths of least cost to all states; fill in candidates and branches, and return the best last state."""
+    costs, arrived, prices = np.full(_STATES, np.inf), np.zeros(_STATES), np.zeros(4)
     costs[0] = 0.0
-    levels, prices = np.zeros((2, _CANDIDATES), np.int64), np.zeros((2, _CANDIDATES))
     for n in range(len(search.magnitudes)):
         for quantizer in range(2):
-            _price(search, n, quantizer, levels[quantizer], prices[quantizer])
-        arrived[:] = np.inf
-        for state in range(_STATES):
-            for i in range(_CANDIDATES):
-                level = levels[state >> 1, i]
-                cost = costs[state] + prices[state >> 1, i]
-                after = NEXT_STATE[state, level & 1]
-                if cost < arrived[after]:
-                    arrived[after] = cost
-                    search.paths[n, after] = level << 2 | state
-        least = min(min(arrived[0], arrived[1]), min(arrived[2], arrived[3]))
-        for state in range(_STATES):
-            costs[state] = arrived[state] - least
-    _trace(search, costs)
+            _price(search, n, quantizer, prices)
+        for half_state in range(_STATES // 2):
+            # The two states that differ in the bit to which the parity is added lead to the same two states.
+            low = (half_state & ~1) << 1 | half_state & 1
+            high, quantizer = low | 2, low >> QUANTIZER_SHIFT
+            even, odd = prices[2 * quantizer], prices[2 * quantizer + 1]
+            _join(search, n, arrived, NEXT_STATE[low, 0], costs[low] + even, costs[high] + odd)
+            _join(search, n, arrived, NEXT_STATE[low, 1], costs[high] + even, costs[low] + odd)
+        costs[:] = arrived
+    return costs.argmin()
 
 
 @inlined
-def _price(search, n, quantizer, levels, prices):
-    """Fill in the candidate levels (the two nearest and 0) and their costs."""
+def _join(search, n, arrived, state, even, odd):
+    """Enter the better of the two branches into a state, whose levels are even and odd."""
+    search.is_odd[n, state] = odd < even
+    arrived[state] = min(even, odd)
+
+
+@inlined
+def _price(search, n, quantizer, prices):
+    """Fill in the levels of both parities, of the two nearest and 0, that cost least, and their costs."""
     magnitude, offset = search.magnitudes[n], 0.5 * quantizer
-    levels[0] = int(magnitude + offset)
-    levels[1] = levels[0] + 1
-    for i in range(_CANDIDATES):
-        level = levels[i]
+    below = int(magnitude + offset)
+    bits = search.bits[search.classes[n], quantizer]
+    for level in range(below, below + 2):
         counted = min(level, _COUNTED_LEVELS - 1)
-        value = level - offset if level else 0.0
-        bits = search.bits[search.classes[n], quantizer, counted] + _BITS_PER_LEVEL * (level - counted)
-        prices[i] = (magnitude - value) ** 2 + COST_PER_BIT * bits
+        error = magnitude - (level - offset) if level else magnitude
+        price = error * error + COST_PER_BIT * (bits[counted] + _BITS_PER_LEVEL * (level - counted))
+        which = 2 * quantizer + (level & 1)
+        search.candidates[n, which], prices[which] = level, price
+    zero = magnitude * magnitude + COST_PER_BIT * bits[0]
+    if zero < prices[2 * quantizer]:
+        search.candidates[n, 2 * quantizer], prices[2 * quantizer] = 0, zero
 
 
-@inlined
-def _trace(search, costs):
-    """Fill in levels and quantizers along the path of least cost, from its last state back."""
-    state = 0
-    for other in range(1, _STATES):
-        if costs[other] < costs[state]:
-            state = other
-    for n in range(len(search.levels) - 1, -1, -1):
-        search.levels[n] = search.paths[n, state] >> 2
-        state = search.paths[n, state] & 3
-        search.quantizers[n] = state >> 1
+@compiled
+def _trace(search, scan, state):
+    """Fill in and count the levels along the best path to the last state."""
+    for n in range(len(scan) - 1, -1, -1):
+        parity = search.is_odd[n, state]
+        state = _BEFORE[state, parity]
+        quantizer = state >> QUANTIZER_SHIFT
+        level = search.candidates[n, 2 * quantizer + parity]
+        search.levels[scan[n]] = level
+        search.counts[search.classes[n], quantizer, min(level, _COUNTED_LEVELS - 1)] += 1

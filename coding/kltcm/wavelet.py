@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from coding.entropy.compiled import compiled, inlined
-from coding.entropy.neighbors import PAD
 
 MAX_LEVELS = 5
+MARGIN = 3
+"""Rows and columns of zeros on each side of a subband in a buffer."""
+
 _MIN_SIDE = 4  # planes with a longer side below this are not split further
 _LIFTING_STEPS = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
 _LOW_PASS_NORM = 1.139764007655  # norms of the synthesis filters that lifting alone would give
@@ -28,7 +30,7 @@ _NOWHERE = 0  # a place in the padding, where all buffers are 0
 
 
 class Subbands(NamedTuple):
-    """The layout of N coefficients in a buffer: B subbands from coarse to fine, each with a margin of `PAD`.
+    """The layout of N coefficients in a buffer: B subbands from coarse to fine, each with a margin of `MARGIN`.
 
     Attributes:
         levels: number of levels of the transform.
@@ -82,9 +84,9 @@ def subbands(height: int, width: int) -> Subbands:
         if not inside.size:
             continue
         h, w = inside.shape
-        stride = w + 2 * PAD
-        inside[:] = size + PAD * (stride + 1) + np.arange(h)[:, None] * stride + np.arange(w)
-        size += (h + 2 * PAD) * stride
+        stride = w + 2 * MARGIN
+        inside[:] = size + MARGIN * (stride + 1) + np.arange(h)[:, None] * stride + np.arange(w)
+        size += (h + 2 * MARGIN) * stride
         rows.append((level, orientation, stride, inside.size))
         found[level, orientation] = inside
     relatives = [_relatives(found, level, orientation) for level, orientation in found]

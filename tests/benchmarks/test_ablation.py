@@ -45,7 +45,7 @@ def test_derivatives_and_products_are_independent(with_derivatives, with_product
     predictor = features.Predictor(16, 16)
     for count, plane in enumerate(np.random.default_rng(0).normal(size=(9, 16, 16)), 1):
         predictor.add(plane, fitting=True)
-        assert len(predictor.fit(plane)) == features.count_features(count)
+        assert len(predictor.fit(plane[None])) == features.count_features(count)
     cubes = 3
     assert features.count_features(9) == 4 * with_derivatives + with_products * (with_products + 1) // 2 + cubes
 

@@ -280,7 +280,7 @@ class Stream:
         self.bits, self.data = first_block(data) if data else (b"", b"")
         self.read, self.taken = 0, 6
         self.low, self.high, self.code = 0, ALL, int.from_bytes(self.data[:6].ljust(6, b"\0"), "big")
-        self.counters, self.weights = {}, {}
+        self.counters, self.weights, self.initial_count = {}, {}, 0
 
     def check_end(self):
         if len(self.data) > self.taken or len(self.bits) > 4 * -(-self.read // 32):
@@ -326,7 +326,7 @@ class Stream:
         count = len(contexts)
         counters = [self.counters.get(context, (2**21, 0)) for context in contexts]
         if name not in self.weights:
-            self.weights[name] = [[81920 // count] * count, 0]
+            self.weights[name] = [[81920 // count] * count, self.initial_count]
         weights, seen = self.weights[name]
         inputs = [STRETCH[q >> 10] for q, _ in counters]
         x = sum(w * s for w, s in zip(weights, inputs, strict=True)) >> 16
@@ -447,7 +447,24 @@ def unit(vector):
 
 # -- Components
 
-NEXT_STATE = [(0, 2), (2, 0), (1, 3), (3, 1)]
+NEXT_STATE = [
+    (0, 4),
+    (2, 6),
+    (4, 0),
+    (6, 2),
+    (8, 12),
+    (10, 14),
+    (12, 8),
+    (14, 10),
+    (9, 13),
+    (11, 15),
+    (13, 9),
+    (15, 11),
+    (1, 5),
+    (3, 7),
+    (5, 1),
+    (7, 3),
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -513,14 +530,16 @@ def decode_components(data, count, height, width):
     factors, content = blocks(data, 2)
     factors = array(factors, count, sum(features_of(k) for k in range(count - 1)))
     stream = Stream(content)
+    stream.initial_count = 512
+    expectation = Expectation()
     sizes = sizes_of_levels(height, width)
     order = subbands(sizes)
     last, second, mean = Coefficients(), Coefficients(), Coefficients()
     sources, features, components = [], [], []
     for k in range(count):
         place = k if k <= 40 else min(40 + (k - 40) // 8, 79)
-        v, signs = decode_plane(stream, order, place, last, second, mean)
-        component = synthesize(reconstruct(v, signs, order, height, width), sizes)
+        v, signs, expected = decode_plane(stream, order, place, (last, second, mean), expectation)
+        component = synthesize(reconstruct(v, signs, expected, order, height, width), sizes)
         for j, factor in enumerate(factors[k]):
             if factor:
                 if j >= len(features):
@@ -539,11 +558,51 @@ def decode_components(data, count, height, width):
     return components
 
 
-def decode_plane(stream, order, place, last, second, mean):
+class Expectation:
+    """The filter that predicts values of coefficients."""
+
+    def __init__(self):
+        self.weights = [[0] * 32 for _ in range(4)]
+        self.components = []
+
+    def begin(self):
+        """Begin a component."""
+        self.components.append(Coefficients())
+        for weights in self.weights:
+            weights[16:] = [0] * 16
+
+    def inputs(self, s, y, x):
+        *before, here = self.components
+        found = [here[s, y - 3, x]]
+        found += [here[s, y - 2, x + dx] for dx in range(-2, 3)]
+        found += [here[s, y - 1, x + dx] for dx in range(-3, 4)]
+        found += [here[s, y, x + dx] for dx in range(-3, 0)]
+        found += [before[k][s, y, x] if k < len(before) else 0 for k in range(8)]
+        for rest in range(8):
+            numbers = [k for k in range(8, len(before)) if k % 8 == rest]
+            found.append(before[numbers[-1]][s, y, x] if numbers else 0)
+        return [clamp(value, -8, 8) for value in found]
+
+    def expect(self, s, y, x):
+        return wrap_int32(sum(w * i for w, i in zip(self.weights[s.orientation], self.inputs(s, y, x), strict=True)))
+
+    def adapt(self, s, y, x, expected, value):
+        inputs, weights = self.inputs(s, y, x), self.weights[s.orientation]
+        if any(inputs):
+            error = (clamp(value, -12, 12) << 16) - expected
+            g = wrap_int32(error * (2**16 // (4 + sum(i * i for i in inputs))) >> 16)
+            for j in range(32):
+                growth = wrap_int32(g * inputs[j] + 32) >> 6 if j < 16 else wrap_int32(g * inputs[j] + 16) >> 5
+                weights[j] = wrap_int32(weights[j] + growth)
+        self.components[-1][s, y, x] = value
+
+
+def decode_plane(stream, order, place, history, expectation):
     """Return the magnitudes of a component in half steps, and its signs (1 positive, 2 negative)."""
     by_name = {(subband.level, subband.orientation): subband for subband in order}
-    lowest = order[0]
-    v, signs, state = Coefficients(), Coefficients(), 0
+    lowest, (last, second, mean) = order[0], history
+    expectation.begin()
+    v, signs, expectations, state = Coefficients(), Coefficients(), Coefficients(), 0
     for s in order:
         o = s.orientation
         parent = by_name.get((s.level + 1, o), lowest) if o else None
@@ -563,7 +622,9 @@ def decode_plane(stream, order, place, last, second, mean):
                 across = 4 * here + 2 * there + cross_sum(last.around(s, y, x))
                 total = 4 * near + 3 * across + 5 * over + (usual >> 2)
                 amount = 0 if total == 0 else 1 if total < 24 else 2 if total < 80 else 3
-                q = state >> 1
+                q = state >> 3
+                expectations[s, y, x] = expected = expectation.expect(s, y, x)
+                direction = expected < 0, size(abs(expected) >> 13)
                 contexts = [
                     ("total", q, kind, min(half(total), 39)),
                     ("sums", q, size(near), size(across), o),
@@ -575,6 +636,7 @@ def decode_plane(stream, order, place, last, second, mean):
                     ),
                     ("place", q, place, s.level, o, amount),
                     ("mean", q, size(near), size(usual >> 2), size(over)),
+                    ("expected", q, min(half(total), 39), direction[1]),
                 ]
                 a = stream.magnitude((kind, q), contexts)
                 state = NEXT_STATE[state][a & 1]
@@ -585,19 +647,25 @@ def decode_plane(stream, order, place, last, second, mean):
                         ("four", up, left, signs[s, y - 2, x], signs[s, y, x - 2], o),
                         ("always",),
                         ("two", up, left, o),
+                        ("level", *direction, min(a, 3)),
+                        ("expected", *direction, up, left, o),
                     ]
                     signs[s, y, x] = 1 + stream.mixed(("sign", o), contexts)
-    return v, signs
+                expectation.adapt(s, y, x, expected, -v[s, y, x] if signs[s, y, x] == 2 else v[s, y, x])
+    return v, signs, expectations
 
 
-def reconstruct(v, signs, order, height, width):
+def reconstruct(v, signs, expected, order, height, width):
     """Return coefficients [row][column] in steps."""
     coefficients = [[0.0] * width for _ in range(height)]
     for s in order:
         for y in range(s.height):
             for x in range(s.width):
-                if v[s, y, x]:
-                    value = v[s, y, x] / 2 + 0.02
+                if v[s, y, x] == 0:
+                    value = 3 / 64 * math.sqrt(min(abs(expected[s, y, x]) / 2**16, 1))
+                    coefficients[s.top + y][s.left + x] = math.copysign(value, expected[s, y, x])
+                else:
+                    value = 1 / 2 + 1 / 16 if v[s, y, x] == 1 else v[s, y, x] / 2 + 1 / 64
                     coefficients[s.top + y][s.left + x] = -value if signs[s, y, x] == 2 else value
     return coefficients
 

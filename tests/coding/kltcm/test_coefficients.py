@@ -64,8 +64,8 @@ def test_planes_of_one_scene_are_predicted_from_one_another():
     product = first * rough / np.std(first * rough) * 30
     derivative = np.roll(rough, -1, 1) - np.roll(rough, 1, 1)
     alone = len(encode(np.array(unrelated))[0])
-    assert len(encode(np.array([first, rough, product]))[0]) < 0.8 * alone
-    assert len(encode(np.array([first, rough, derivative]))[0]) < 0.8 * alone
+    assert len(encode(np.array([first, rough, product]))[0]) < 0.85 * alone
+    assert len(encode(np.array([first, rough, derivative]))[0]) < 0.85 * alone
 
 
 def test_energy_at_the_same_place_in_all_planes_takes_fewer_bytes():
@@ -77,6 +77,14 @@ def test_energy_at_the_same_place_in_all_planes_takes_fewer_bytes():
     places = generator.integers(0, 44, 2)
     gathered[:, places[0] : places[0] + 20, places[1] : places[1] + 20] += generator.normal(0, 6, (20, 20, 20))
     assert len(encode(gathered)[0]) < 0.8 * len(encode(scattered)[0])
+
+
+def test_turned_stripes_take_fewer_bytes():
+    """Stripes of a detector that georeferencing has turned, which wavelets do not decorrelate."""
+    generator = np.random.default_rng(0)
+    columns = np.arange(64) + np.arange(64)[:, None] // 4
+    striped = generator.normal(0, 1.5, (10, 80))[:, columns] + generator.normal(0, 0.5, (10, 64, 64))
+    assert len(encode(striped)[0]) < 0.7 * len(encode(generator.permuted(striped, axis=2))[0])
 
 
 def test_large_samples_are_coded_or_refused():

@@ -343,8 +343,10 @@ def test_bytes_after_a_stream_are_damage():
 
 
 def test_documented_trellis_is_that_of_the_codec():
-    rows = re.findall(r"^\| (\d) \| (\d) \| (\d) \| (\d) \|$", FORMAT.read_text(), re.MULTILINE)
-    assert [(int(state), int(quantizer)) for state, quantizer, *_ in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    rows = re.findall(r"^\| (\d+) \| (\d) \| (\d+) \| (\d+) \|$", FORMAT.read_text(), re.MULTILINE)
+    assert [(int(state), int(quantizer)) for state, quantizer, *_ in rows] == [
+        (state, state // 8) for state in range(16)
+    ]
     assert [[int(after) for after in row[2:]] for row in rows] == NEXT_STATE.tolist()
 
 

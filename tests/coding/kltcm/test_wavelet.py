@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from coding.entropy.neighbors import PAD
-from coding.kltcm.wavelet import HH, HL, LH, LL, analyze, subbands, synthesize
+from coding.kltcm.wavelet import HH, HL, LH, LL, MARGIN, analyze, subbands, synthesize
 
 SIZES = [(1, 1), (1, 6), (5, 1), (2, 2), (3, 7), (37, 50), (64, 64)]
 
@@ -42,13 +41,13 @@ def test_neighbors_beyond_the_edges_are_in_the_padding(size):
     is_padding = np.ones(layout.size, bool)
     is_padding[layout.scan] = False
     assert is_padding[0]
-    assert layout.scan.min() >= 2 * layout.stride[0] and layout.scan.max() + 2 * layout.stride[-1] < layout.size
+    assert layout.scan.min() >= 3 * layout.stride[0] and layout.scan.max() + 2 * layout.stride[-1] < layout.size
     end = 0
     for stride, count in zip(layout.stride, layout.counts, strict=True):
         start, end = end, end + count
-        block = layout.scan[start:end].reshape(-1, stride - 2 * PAD)
+        block = layout.scan[start:end].reshape(-1, stride - 2 * MARGIN)
         assert (np.diff(block, axis=1) == 1).all() and (np.diff(block, axis=0) == stride).all()
-        rim = [block[:, 0] - 1, block[:, 0] - 2, block[:, -1] + 1, block[0] - stride, block[0] - 2 * stride]
+        rim = [block[:, 0] - 3, block[:, -1] + 3, block[0] - stride, block[0] - 3 * stride]
         assert is_padding[np.concatenate([*rim, block[-1] + stride])].all()
 
 
@@ -59,7 +58,7 @@ def test_parents_and_siblings_are_at_the_same_place(size):
     starts = np.append(0, layout.counts.cumsum())
     found = {}
     for b, key in enumerate(zip(layout.level.tolist(), layout.orientation.tolist(), strict=True)):
-        found[key] = layout.scan[starts[b] : starts[b + 1]].reshape(-1, layout.stride[b] - 2 * PAD)
+        found[key] = layout.scan[starts[b] : starts[b + 1]].reshape(-1, layout.stride[b] - 2 * MARGIN)
 
     def at(block, y, x):
         return 0 if block is None else block[min(y, len(block) - 1), min(x, block.shape[1] - 1)]
