@@ -22,7 +22,6 @@ SHORT = ("uint8", "int8", "int16", "uint16", "float16", "float32")
 """Types whose samples float32 represents exactly."""
 
 
-
 class CodingError(ProjectError, ValueError):
     """A codec cannot code a cube as requested."""
 

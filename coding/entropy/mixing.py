@@ -37,9 +37,8 @@ UNARY_LIMIT = 14
 MAGNITUDE_BITS = 24
 """Bits of the largest number that `code_magnitude` can code."""
 
-NODES = UNARY_LIMIT + 2
-"""Kinds of decisions of `code_magnitude`: each has its own counter in a context, and its own set of weights. With 16
-kinds, the counters of a context fill a cache line."""
+NODES = UNARY_LIMIT + MAGNITUDE_BITS
+"""Decisions of `code_magnitude`: each has its own counter in a context, and its own set of weights."""
 
 
 def _squash_table() -> np.ndarray:
@@ -150,7 +149,7 @@ def code_magnitude(coder, mixer, contexts, weight_set, magnitude):
     rest = magnitude - UNARY_LIMIT + 1
     bits = np.int64(0)
     while bits < MAGNITUDE_BITS - 1:
-        if not code_mixed(coder, mixer, contexts, weight_set, UNARY_LIMIT + min(bits, 1), int(rest >> (bits + 1) > 0)):
+        if not code_mixed(coder, mixer, contexts, weight_set, UNARY_LIMIT + bits, int(rest >> (bits + 1) > 0)):
             break
         bits += 1
     rest = (1 << bits) | code_bits(coder, rest & ((1 << bits) - 1), bits)

@@ -179,7 +179,16 @@ def code_bit(coder, probability, bit):
 
 @inlined
 def code_bits(coder, number, count):
-    """Code a number of `count` bits with equally likely values, at most `_WORD_BITS` of them; return the number."""
+    """Code a number of `count` bits, at most 63, with equally likely values; return the number."""
+    if count > _WORD_BITS:
+        upper = _code_plain(coder, number >> _WORD_BITS, count - _WORD_BITS)
+        return (upper << _WORD_BITS) | _code_plain(coder, number & ((1 << _WORD_BITS) - 1), _WORD_BITS)
+    return _code_plain(coder, number, count)
+
+
+@inlined
+def _code_plain(coder, number, count):
+    """Write or read at most `_WORD_BITS` plain bits; return the number."""
     state, plain = coder.state, coder.plain
     bits, held, position = state[PLAIN_BITS], state[PLAIN_COUNT], state[PLAIN_POSITION]
     if state[DECODING]:

@@ -120,7 +120,12 @@ def begin_row(state, p, y, phases):
         q = p + _offset(state, place)
         for band in range(0, _BANDS, 4):  # four at once, to load and store the sums less often
             a, b, c, d = history[band, q:], history[band + 1, q:], history[band + 2, q:], history[band + 3, q:]
-            u, v, w, z = weights[place, band], weights[place, band + 1], weights[place, band + 2], weights[place, band + 3]
+            u, v, w, z = (
+                weights[place, band],
+                weights[place, band + 1],
+                weights[place, band + 2],
+                weights[place, band + 3],
+            )
             for x in range(len(sums)):
                 sums[x] += u * a[x] + v * b[x] + w * c[x] + z * d[x]
     for x in range(len(sums)):

@@ -280,9 +280,7 @@ def _predict_row(state, band, p):
         a, b = planes[start + band.offsets[i] :], planes[start + band.offsets[i + 1] :]
         c, d = planes[start + band.offsets[i + 2] :], planes[start + band.offsets[i + 3] :]
         for x in range(len(predictions)):
-            predictions[x] += (
-                factors[i] * a[x] + factors[i + 1] * b[x] + factors[i + 2] * c[x] + factors[i + 3] * d[x]
-            )
+            predictions[x] += factors[i] * a[x] + factors[i + 1] * b[x] + factors[i + 2] * c[x] + factors[i + 3] * d[x]
 
 
 @inlined
@@ -433,7 +431,7 @@ def _code_magnitude(coder, state, band, activity, seen, magnitude):
     contexts, weight_set = _magnitude_contexts(band, activity, seen), min(k, _SCALES - 1) * NODES
     upper = code_magnitude(coder, state.magnitudes, contexts, weight_set, min(magnitude >> k, _ESCAPE))
     if upper == _ESCAPE:
-        upper += _code_escape(coder, (magnitude >> k) - _ESCAPE)
+        upper += code_bits(coder, (magnitude >> k) - _ESCAPE, _ESCAPE_BITS)
         upper = min(upper, _MAX_MAGNITUDE >> k)  # a damaged stream may hold more
     if k == 0:
         return upper
@@ -442,13 +440,6 @@ def _code_magnitude(coder, state, band, activity, seen, magnitude):
     counter = _OF_BIT + activity.class_number * _BIT_MAGNITUDES + min(upper, _BIT_MAGNITUDES - 1)
     bit = code_counted(coder, state.bits, counter, lower >> below)
     return ((2 * upper + bit) << below) | code_bits(coder, lower & ((1 << below) - 1), below)
-
-
-@inlined
-def _code_escape(coder, rest):
-    """Code an integer of `_ESCAPE_BITS` bits."""
-    upper = code_bits(coder, rest >> (_ESCAPE_BITS // 2), _ESCAPE_BITS // 2)
-    return (upper << (_ESCAPE_BITS // 2)) | code_bits(coder, rest & ((1 << (_ESCAPE_BITS // 2)) - 1), _ESCAPE_BITS // 2)
 
 
 @inlined

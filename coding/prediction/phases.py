@@ -61,7 +61,8 @@ class Phases(NamedTuple):
         """Return the class of each pixel (H W,) of a band, uint8, below `CLASSES`; equal within a group of bands."""
         rows, columns = np.arange(height)[:, None], np.arange(width)
         first, second = (
-            ((down * rows + right * columns + (offset << (_CYCLE_BITS - _OFFSET_BITS))) % _CYCLE * _STEPS) >> _CYCLE_BITS
+            ((down * rows + right * columns + (offset << (_CYCLE_BITS - _OFFSET_BITS))) % _CYCLE * _STEPS)
+            >> _CYCLE_BITS
             for (down, right), offset in zip(self.frequencies, self.offsets[:, band // _GROUP], strict=True)
         )
         return (_STEPS * first + second).ravel().astype(np.uint8)
@@ -125,7 +126,9 @@ def _noise_energy(cube: np.ndarray, is_coded: np.ndarray | None) -> np.ndarray:
     around.
     """
     last = len(cube) - 2
-    noise = np.array([_residual(cube, min(max(b, 1), last)) for b in range(_GROUP // 2, len(cube) + _GROUP // 2, _GROUP)])
+    noise = np.array(
+        [_residual(cube, min(max(b, 1), last)) for b in range(_GROUP // 2, len(cube) + _GROUP // 2, _GROUP)]
+    )
     padded = np.pad(noise, ((0, 0), (1, 1), (1, 1)), mode="edge")
     energy = 4 * noise - padded[:, 1:-1, :-2] - padded[:, 1:-1, 2:] - padded[:, :-2, 1:-1] - padded[:, 2:, 1:-1]
     np.square(energy, out=energy)
@@ -175,7 +178,9 @@ def _find_peaks(energy: np.ndarray) -> list[tuple[float, float]]:
         found = float(down[row, 0]), float(right[column])
         peaks.append(found)
         for harmonic in (-3, -2, -1, 1, 2, 3):
-            rows, columns = ((axis - harmonic * f + 0.5) % 1 - 0.5 for axis, f in zip((down, right), found, strict=True))
+            rows, columns = (
+                (axis - harmonic * f + 0.5) % 1 - 0.5 for axis, f in zip((down, right), found, strict=True)
+            )
             spectrum[np.hypot(rows * height, columns * width) < _NEAR] = 0
     return peaks
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from coding.base import join_blocks
 from coding.entropy.compiled import compiled
 from coding.entropy.mixing import MAGNITUDE_BITS, NODES, code_magnitude, code_mixed, new_mixer
 from coding.entropy.range_coder import check_decoder, finish_encoder, new_decoder, new_encoder
@@ -86,7 +87,8 @@ def test_any_bytes_decode_to_decisions_and_numbers_in_range():
         data = rng.integers(0, 256, 300).astype(np.uint8)
         data[rng.integers(0, 300) :] = rng.choice([0, 255])
         bits, numbers = np.zeros(2000, np.int64), np.zeros(2000, np.int64)
-        walk_decisions(new_decoder(data.tobytes()), bits)
-        walk_numbers(new_decoder(data.tobytes()), numbers)
+        stream = join_blocks([data[:100].tobytes()]) + data[100:].tobytes()
+        walk_decisions(new_decoder(stream), bits)
+        walk_numbers(new_decoder(stream), numbers)
         assert set(np.unique(bits)) <= {0, 1}
         assert numbers.min() >= 0 and numbers.max() < 2**MAGNITUDE_BITS

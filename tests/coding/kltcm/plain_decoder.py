@@ -303,6 +303,9 @@ class Stream:
         return 0
 
     def plain(self, bits):
+        if bits > 32:
+            upper = self.plain(bits - 32)
+            return upper << 32 | self.plain(32)
         number = 0
         for i in range(self.read, self.read + bits):
             if i < 8 * len(self.bits):
@@ -349,7 +352,7 @@ class Stream:
             if not decision(node):
                 return node
         bits = 0
-        while bits < 23 and decision(min(14 + bits, 15)):
+        while bits < 23 and decision(14 + bits):
             bits += 1
         return min(2**bits + self.plain(bits) + 13, 2**24 - 1)
 
@@ -946,8 +949,7 @@ def decode_number(stream, y, x, planes, sizes, coefficients, common, correction)
     ]
     h = stream.magnitude(min(k, 4), contexts)
     if h == 2**24 - 1:
-        higher = stream.plain(17)
-        h = min(h + (higher << 17 | stream.plain(17)), 2**35 >> k)
+        h = min(h + stream.plain(34), 2**35 >> k)
     a = h
     if k > 0:
         a = 2 * a + stream.counted("bit", number_class, min(h, 3))
