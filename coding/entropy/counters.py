@@ -77,21 +77,15 @@ def goal_of(bit):
 
 
 @intrinsic
-def mix(typing, counters, places, offset, table, bits, weights, first, scratch):  # type: ignore[no-untyped-def]
+def mix(typing, counters, places, offset, table, bits, weights, first, scratch):
     """Return the weighted sum, int64, of what a table holds for the probabilities of counters: the inputs.
 
-    Args:
-        counters: int32 (N,).
-        places: tuple of at most `LANES` int64, the places of counters.
-        offset: int64 that is added to all places.
-        table: int32 (2^bits,), indexed by the upper bits of a probability.
-        bits: int64.
-        weights: int32, a weight for each place from `first` on.
-        first: int64.
-        scratch: int32 (2 `LANES`,), set to the inputs and the counters, for `add_products` and `adapt`.
+    The counters, int32, are at most `LANES`; `offset`, int64, is added to their places, a tuple of int64. The table,
+    int32 (2^bits,), is indexed by the upper bits of a probability. Each place has a weight, int32, from `first` on. The
+    inputs and then the counters are left in `scratch`, int32 (2 `LANES`,), for `add_products` and `adapt`.
     """
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         arrays = (array_data(context, builder, signature, args, index) for index in (0, 3, 5, 7))
         counter_data, table_data, weight_data, target = arrays
         shift = builder.trunc(builder.sub(INT64(PROBABILITY_BITS + COUNT_BITS), args[4]), INT32)
@@ -111,15 +105,13 @@ def mix(typing, counters, places, offset, table, bits, weights, first, scratch):
 
 
 @intrinsic
-def adapt(typing, counters, places, offset, goal, scratch):  # type: ignore[no-untyped-def]
+def adapt(typing, counters, places, offset, goal, scratch):
     """Update counters after a decision.
 
-    Args:
-        counters, places, offset, scratch: see `mix`, which must have filled `scratch`.
-        goal: int64, `goal_of` the decision.
+    See `mix`, which must have filled `scratch`; `goal`, int64, is `goal_of` the decision.
     """
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         data, source = (array_data(context, builder, signature, args, index) for index in (0, 4))
         places = _places(builder, args)
         found = builder.load(vector_at(builder, source, INT64(LANES)), align=4)

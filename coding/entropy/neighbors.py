@@ -34,10 +34,10 @@ def half(number):
 
 
 @intrinsic
-def bit_length(typing, number):  # type: ignore[no-untyped-def]
+def bit_length(typing, number):
     """Return the number of bits of an integer >= 0, int64."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return builder.sub(INT64(64), builder.ctlz(args[0], ir.IntType(1)(0)))
 
     return types.int64(types.int64), generate

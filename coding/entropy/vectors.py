@@ -22,17 +22,13 @@ NARROW, WIDE = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES)
 
 
 @intrinsic
-def weighted_sum(typing, weights, first, values, places):  # type: ignore[no-untyped-def]
+def weighted_sum(typing, weights, first, values, places):
     """Return the sum over all i and lanes l of weights[first + LANES i + l] * values[places[i] + l], int64.
 
-    Args:
-        weights: int32 (N,).
-        first: int64, place of the first weight.
-        values: int32 (M,).
-        places: tuple of int64.
+    Weights and values are int32 arrays, `first` is an int64, `places` a tuple of int64.
     """
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         weight_data, value_data = (array_data(context, builder, signature, args, index) for index in (0, 2))
         total = same(WIDE, 0)
         for i, place in enumerate(cgutils.unpack_tuple(builder, args[3])):
@@ -45,16 +41,13 @@ def weighted_sum(typing, weights, first, values, places):  # type: ignore[no-unt
 
 
 @intrinsic
-def add_products(typing, weights, first, values, places, factor, shift):  # type: ignore[no-untyped-def]
+def add_products(typing, weights, first, values, places, factor, shift):
     """Add factor * values[places[i] + l] / 2^shift, rounded, to weights[first + LANES i + l] for all i and lanes l.
 
-    Args:
-        weights, first, values, places: see `weighted_sum`.
-        factor: int64, whose products with the values must fit into int64.
-        shift: int64, from 1 to 63.
+    See `weighted_sum`; `factor` and `shift` are int64, shift from 1 to 63. Products must fit into int64.
     """
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         weight_data, value_data = (array_data(context, builder, signature, args, index) for index in (0, 2))
         factors, shifts = spread(builder, args[4], WIDE), spread(builder, args[5], WIDE)
         half = builder.shl(same(WIDE, 1), builder.sub(shifts, same(WIDE, 1)))
@@ -72,7 +65,7 @@ def add_products(typing, weights, first, values, places, factor, shift):  # type
 # -- for other intrinsics -------------------------------------------------------------------------
 
 
-def array_data(context, builder, signature, args, index):  # type: ignore[no-untyped-def]
+def array_data(context, builder, signature, args, index):
     """Return the pointer to the first number of an array among the arguments."""
     return context.make_array(signature.args[index])(context, builder, args[index]).data
 

@@ -95,7 +95,9 @@ def new_filter(height: int, width: int) -> Filter:
         np.zeros(CLASSES * _ROWS * LANES, np.int32),
         np.zeros((CLASSES, _LEFT), np.int64),
         np.zeros(CLASSES + 1, np.int64),
-        *np.zeros((3, width), np.int64),
+        np.zeros(width, np.int64),
+        np.zeros(width, np.int64),
+        np.zeros(width, np.int64),
         np.zeros(width, np.int32),
     )
 
@@ -118,16 +120,12 @@ def begin_row(state, p, y, phases):
     sums[:] = 0
     for place in range(_PLACES):
         q = p + _offset(state, place)
+        weight = weights[place]
         for band in range(0, _BANDS, 4):  # four at once, to load and store the sums less often
             a, b, c, d = history[band, q:], history[band + 1, q:], history[band + 2, q:], history[band + 3, q:]
-            u, v, w, z = (
-                weights[place, band],
-                weights[place, band + 1],
-                weights[place, band + 2],
-                weights[place, band + 3],
-            )
             for x in range(len(sums)):
-                sums[x] += u * a[x] + v * b[x] + w * c[x] + z * d[x]
+                sums[x] += weight[band] * a[x] + weight[band + 1] * b[x]
+                sums[x] += weight[band + 2] * c[x] + weight[band + 3] * d[x]
     for x in range(len(sums)):
         first = np.int64(phases[x]) * _ROWS * LANES
         sums[x] += weighted_sum(state.row_weights, first, state.rows, _row_places(state, r + x))
@@ -153,11 +151,8 @@ def _row_places(state, r):
 def correction(state, x, phase, left, second_left):
     """Return the predicted error of sample `x` of a row.
 
-    Args:
-        state: a `Filter` after `begin_row`.
-        x: column.
-        phase: class of phases.
-        left, second_left: errors of the two samples to the left, in units of 2^-`FRACTION_BITS`.
+    The row has begun; `phase` is the class of the sample, `left` and `second_left` are the errors of the two samples to
+    its left, in units of 2^-`FRACTION_BITS`.
     """
     total = state.sums[x] + state.left_weights[phase, 0] * left + state.left_weights[phase, 1] * second_left
     state.corrections[x] = total >> _WEIGHT_BITS

@@ -336,16 +336,10 @@ def _code_row(coder, state, band, start, y):
 
 @inlined
 def _code_sample(coder, state, band, activity, predicted, phase, value):
-    """Code a sample.
+    """Code a sample; return it, and the magnitude of its error in units of the quantizer step.
 
-    Args:
-        coder, state, band, activity: see there.
-        predicted: prediction with `FRACTION_BITS`.
-        phase: class of phases.
-        value: the sample minus the mean of the band; ignored by a decoder.
-
-    Returns:
-        The sample, and the magnitude of its error, in units of the quantizer step.
+    The prediction has `FRACTION_BITS`; `phase` is the class of phases. The value is the sample minus the mean of the
+    band; a decoder ignores it.
     """
     is_lattice, digits, step, place = band.digits < ALL_DIGITS, band.digits, 2 * band.bound + 1, value + band.mean
     if is_lattice:

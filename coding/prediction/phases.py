@@ -60,10 +60,10 @@ class Phases(NamedTuple):
     def classes(self, band: int, height: int, width: int) -> np.ndarray:
         """Return the class of each pixel (H W,) of a band, uint8, below `CLASSES`; equal within a group of bands."""
         rows, columns = np.arange(height)[:, None], np.arange(width)
+        displacements = self.offsets[:, band // _GROUP] << (_CYCLE_BITS - _OFFSET_BITS)
         first, second = (
-            ((down * rows + right * columns + (offset << (_CYCLE_BITS - _OFFSET_BITS))) % _CYCLE * _STEPS)
-            >> _CYCLE_BITS
-            for (down, right), offset in zip(self.frequencies, self.offsets[:, band // _GROUP], strict=True)
+            (down * rows + right * columns + displacement) % _CYCLE * _STEPS >> _CYCLE_BITS
+            for (down, right), displacement in zip(self.frequencies, displacements, strict=True)
         )
         return (_STEPS * first + second).ravel().astype(np.uint8)
 
@@ -126,9 +126,8 @@ def _noise_energy(cube: np.ndarray, is_coded: np.ndarray | None) -> np.ndarray:
     around.
     """
     last = len(cube) - 2
-    noise = np.array(
-        [_residual(cube, min(max(b, 1), last)) for b in range(_GROUP // 2, len(cube) + _GROUP // 2, _GROUP)]
-    )
+    middles = range(_GROUP // 2, len(cube) + _GROUP // 2, _GROUP)
+    noise = np.array([_residual(cube, min(max(band, 1), last)) for band in middles])
     padded = np.pad(noise, ((0, 0), (1, 1), (1, 1)), mode="edge")
     energy = 4 * noise - padded[:, 1:-1, :-2] - padded[:, 1:-1, 2:] - padded[:, :-2, 1:-1] - padded[:, 2:, 1:-1]
     np.square(energy, out=energy)
@@ -166,7 +165,8 @@ def _find_peaks(energy: np.ndarray) -> list[tuple[float, float]]:
     spectrum = np.square(np.abs(np.fft.rfft2(energy))).sum(axis=0)
     down, right = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
     spectrum *= (1 - 1 / (3 * groups)) / (np.median(spectrum) + 1e-30)  # the mean, where peaks do not count
-    spectrum[np.hypot(down, right) < _LOWEST_FREQUENCY] = 0
+    axes = down, right
+    spectrum[np.hypot(*axes) < _LOWEST_FREQUENCY] = 0
     peaks: list[tuple[float, float]] = []
     while len(peaks) < 2:
         row, column = np.unravel_index(spectrum.argmax(), spectrum.shape)
@@ -178,9 +178,7 @@ def _find_peaks(energy: np.ndarray) -> list[tuple[float, float]]:
         found = float(down[row, 0]), float(right[column])
         peaks.append(found)
         for harmonic in (-3, -2, -1, 1, 2, 3):
-            rows, columns = (
-                (axis - harmonic * f + 0.5) % 1 - 0.5 for axis, f in zip((down, right), found, strict=True)
-            )
+            rows, columns = ((axis - harmonic * f + 0.5) % 1 - 0.5 for axis, f in zip(axes, found, strict=True))
             spectrum[np.hypot(rows * height, columns * width) < _NEAR] = 0
     return peaks
 
@@ -196,4 +194,5 @@ def _refine(energy: np.ndarray, peak: tuple[float, float]) -> tuple[np.ndarray, 
     )
     waves = rows @ energy @ columns.T
     row, column = np.unravel_index(np.square(np.abs(waves)).sum(axis=0).argmax(), waves.shape[1:])
-    return np.array([down[row], right[column]], np.int64), waves[:, row, column]
+    frequency = (np.array([down[row], right[column]], np.int64) + _CYCLE // 2) % _CYCLE - _CYCLE // 2
+    return frequency, waves[:, row, column]

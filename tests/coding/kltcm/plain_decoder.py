@@ -849,8 +849,8 @@ class Correction:
         row: (column, C, activity - 1) of the numbers of a row.
     """
 
-    PLACES = [(0, 0), (0, -1), (-1, 0), (0, 1), (1, 0)]
-    ABOVE = [(-1, x) for x in range(-3, 5)] + [(-2, x) for x in range(-4, 4)]
+    PLACES = (0, 0), (0, -1), (-1, 0), (0, 1), (1, 0)
+    ABOVE = (*((-1, x) for x in range(-3, 5)), *((-2, x) for x in range(-4, 4)))
 
     def __init__(self, shape, phases):
         self.bands, self.height, self.width = shape
