@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -95,6 +96,8 @@ CHANGES = (
         False,
         {f"{_REGRESSION}:_OWN_PLACES": [[0, -1], [-1, 0], [-1, -1], [-1, 1]]},
     ),
+    Change("no phases of resampling", False, {"coding.prediction.phases:_MIN_PEAK": math.inf}),
+    Change("predictions are not corrected", False, {"coding.prediction.adaptive:_SHARE": 0}),
 )
 
 

@@ -4,8 +4,8 @@ The coder (Witten, Neal and Cleary, doi 10.1145/214762.214771) narrows an interv
 writes or reads 16 bits as soon as the first 16 bits of the interval are settled.
 
 Encoder and decoder run the same code: a kernel calls `code_bit` for each decision, an encoder with the bit, a decoder
-with any value, and both continue with the returned bit. Bits that are as likely 0 as 1 are stored as they are, apart from
-the coded ones, which saves time. The functions that kernels call are inlined.
+with any value, and both continue with the returned bit. Bits that are as likely 0 as 1 are stored as they are, in a
+part of their own, which saves time. The functions that kernels call are inlined.
 """
 
 from __future__ import annotations
