@@ -30,8 +30,8 @@ class HSICompressionModel(CompressionModel):
     rate. Without gradients, `forward(x)` equals `decompress(**compress(x))` to the bit on a CPU, and up to
     rounding on a GPU, where cuDNN may choose another algorithm.
 
-    A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones). It may
-    override `_encode` and `_decode`, whose inputs have been checked, and `from_state_dict`.
+    A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones), or overrides
+    `_encode`, `_decode`, whose inputs have been checked, and `encoder_parameters`. It defines `from_state_dict`.
 
     Args:
         src_channels: number of bands C.
@@ -43,6 +43,7 @@ class HSICompressionModel(CompressionModel):
         size_multiple: height and width must be multiples of this.
         pixelwise: whether each pixel is coded without its neighbors. Training then splits a batch into chunks of
             `pixels_per_chunk(device)` pixels, so no layer may depend on the rest of the batch.
+        chunk_sizes: pixels in such a chunk, by device type; those of "cpu" for other devices.
         verified: whether the architecture was confirmed against published code.
         compression_ratio: number of input values divided by number of latent values.
         bpppc: bits per pixel per channel, 32 / compression_ratio.
@@ -51,6 +52,7 @@ class HSICompressionModel(CompressionModel):
     encoder: torch.nn.Sequential
     decoder: torch.nn.Sequential
     pixelwise = False
+    chunk_sizes: Mapping[str, int] | None = None
     verified = True
 
     # Pixels that go through the network at once outside training, by device type; at least one image. Fixed
@@ -93,13 +95,30 @@ class HSICompressionModel(CompressionModel):
             )
         return state_dict[key].shape[dim]
 
+    @classmethod
+    def bands_of(cls, state_dict: Mapping[str, Tensor], key: str, src_channels: int | None, dim: int = 0) -> int:
+        """Return the number of bands of the weights, the size of the tensor `key` along `dim`.
+
+        Raises:
+            RuntimeError: there is no such tensor: the weights belong to another model.
+            ValueError: `src_channels` is another number.
+        """
+        in_weights = cls.width_of(state_dict, key, dim)
+        if src_channels not in (None, in_weights):
+            raise ValueError(f"these weights are for {in_weights} bands, not {src_channels}")
+        return in_weights
+
+    def encoder_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters of the encoder."""
+        return list(self.encoder.parameters())
+
     def pixels_per_chunk(self, device: torch.device) -> int | None:
         """Return how many pixels go through the network at once on a device; None for whole images."""
-        return None
+        return self.chunk_sizes.get(device.type, self.chunk_sizes["cpu"]) if self.chunk_sizes else None
 
     def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
-        """Set the result of `pixels_per_chunk` for a device type ("cpu" or "cuda"), in `pixelwise` models only."""
-        raise NotImplementedError
+        """Replace the number in `chunk_sizes`, to resume a run that began with another table."""
+        self.chunk_sizes = {**(self.chunk_sizes or {}), device_type: pixels}
 
     # -- the two tensor halves ------------------------------------------------------------------
 

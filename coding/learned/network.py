@@ -163,8 +163,11 @@ def recognize(checkpoint: str, num_channels: int) -> str:
     given = {key: tensor.shape for key, tensor in load_state_dict(checkpoint).items()}
     found = []
     for name, factory in models.items():
-        with torch.device("meta"):
-            own = factory(src_channels=num_channels).state_dict()
+        try:
+            with torch.device("meta"):
+                own = factory(src_channels=num_channels).state_dict()
+        except ValueError:  # no such model of so few bands
+            continue
         if {key: tensor.shape for key, tensor in own.items()} == given:
             found.append(name)
     if len(found) != 1:
