@@ -36,6 +36,8 @@ _NAMES = {
     "cae3d": ("cae3d_1bpppc", "cae3d", "cae3d_4bpppc", "cae3d_8bpppc"),
     "hycot": ("hycot_1bpppc", "hycot_2bpppc", "hycot_4bpppc", "hycot"),
     "hycass": HYCASS_NAMES,
+    "variational": tuple(f"ours_{prior}_s{stages}" for prior in ("factorized", "hyperprior") for stages in range(3)),
+    "learned_klt": ("ours_klt",),
 }
 """Module -> names of the models that it defines."""
 
@@ -73,6 +75,7 @@ def names_for_help() -> str:
     others = (name for name in models if name not in HYCASS_NAMES)
     return (
         f"models: {', '.join(others)}\n"
+        "ours_*: this project's own, with an entropy model; to train them, give --lmbda\n"
         f"hycass_RATIO_sSTAGES: RATIO {', '.join(HYCASS_RATIOS)}; STAGES 0, 1, 2, 3; but not cr404 with 0\n"
         f"by the names of their weight files: {', '.join(aliases)}\n"
         f"architecture not confirmed against published code: {', '.join(unverified)}"

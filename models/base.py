@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
-import numpy as np
 import torch
+from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
 from torch import Tensor
 
 from models.fused import fast_layers
+from models.latent_codecs import (
+    SCALE_TABLE,
+    EntropyLatentCodec,
+    FactorizedLatentCodec,
+    FloatLatentCodec,
+    LatentCodec,
+)
 
 FLOAT_BITS = 32  # the published rates count every latent value as one float32
+LATENT_CODEC = "latent_codec."
+"""Prefix of the keys of the latent codec in a state dict."""
+TABLES = {"_quantized_cdf", "_offset", "_cdf_length", "scale_table"}
+"""Tables of the range coder in the state dict of an entropy model, whose sizes `update` chooses."""
 
 
 class HSICompressionModel(CompressionModel):
-    r"""Autoencoder for hyperspectral images, without an entropy model.
+    r"""Autoencoder for hyperspectral images.
 
     ::
 
-               encode              compress               decompress              decode
-        x ───────────────► y ──────────────────► bytes ──────────────────► y ───────────────► x_hat
-        (N, C, H, W)       (N, L, ...)   float32, little-endian            (N, C, H, W)
+               encode              latent_codec           latent_codec              decode
+        x ───────────────► y ──────────────────► bytes ──────────────────► y_hat ───────────────► x_hat
+        (N, C, H, W)       (N, L, ...)                                     (N, L, ...)            (N, C, H, W)
         in [0, 1]
 
-    `compress` writes each image's latent as float32, so that 8 * bytes / values *is* the published
-    rate. Without gradients, `forward(x)` equals `decompress(**compress(x))` to the bit on a CPU, and up to
-    rounding on a GPU, where cuDNN may choose another algorithm.
+    The published models have no entropy model: `latent_codec` writes each image's latent as float32, so that
+    8 * bytes / values *is* the published rate. `attach_entropy_model` gives them one. In evaluation `forward(x)` equals
+    `decompress(**compress(x))` to the bit on a CPU, and up to rounding on a GPU, where cuDNN may choose another
+    algorithm.
 
     A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones), or overrides
     `_encode`, `_decode`, whose inputs have been checked, and `encoder_parameters`. It defines `from_state_dict`.
@@ -45,8 +57,10 @@ class HSICompressionModel(CompressionModel):
             `pixels_per_chunk(device)` pixels, so no layer may depend on the rest of the batch.
         chunk_sizes: pixels in such a chunk, by device type; those of "cpu" for other devices.
         verified: whether the architecture was confirmed against published code.
+        latent_codec: how latents become bytes.
+        is_extended: whether `latent_codec` was attached to a model that has none of its own.
         compression_ratio: number of input values divided by number of latent values.
-        bpppc: bits per pixel per channel, 32 / compression_ratio.
+        bpppc: bits per pixel per channel of latents in float32, 32 / compression_ratio.
     """
 
     encoder: torch.nn.Sequential
@@ -54,6 +68,8 @@ class HSICompressionModel(CompressionModel):
     pixelwise = False
     chunk_sizes: Mapping[str, int] | None = None
     verified = True
+    is_extended = False
+    latent_codec: LatentCodec
 
     # Pixels that go through the network at once outside training, by device type; at least one image. Fixed
     # numbers, never timed, so that results do not change from run to run.
@@ -68,6 +84,7 @@ class HSICompressionModel(CompressionModel):
         self.size_multiple = spatial_stride
         self.compression_ratio = spatial_stride**2 * src_channels / math.prod(latent_shape)
         self.bpppc = FLOAT_BITS / self.compression_ratio
+        self.latent_codec = FloatLatentCodec(latent_shape)
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> Self:
@@ -107,6 +124,14 @@ class HSICompressionModel(CompressionModel):
         if src_channels not in (None, in_weights):
             raise ValueError(f"these weights are for {in_weights} bands, not {src_channels}")
         return in_weights
+
+    def attach_entropy_model(self) -> None:
+        """Let the range coder code the latents, by a learned density and a learned step for each latent channel."""
+        self.latent_codec = FactorizedLatentCodec(self.latent_shape[0])
+        self.is_extended = True
+
+    def start_from(self, images: Iterable[Tensor]) -> None:
+        """Start weights from training images (C, H, W), where that is better than at random."""
 
     def encoder_parameters(self) -> list[torch.nn.Parameter]:
         """Return the parameters of the encoder."""
@@ -200,42 +225,39 @@ class HSICompressionModel(CompressionModel):
 
     # -- CompressAI's contract ------------------------------------------------------------------
 
+    @property
+    def has_entropy_model(self) -> bool:
+        """Whether latents are quantized and coded by a learned distribution."""
+        return isinstance(self.latent_codec, EntropyLatentCodec)
+
     def forward(self, x: Tensor) -> dict:
-        """Reconstruct images (N, C, H, W) in [0, 1] as `{"x_hat": (N, C, H, W), "likelihoods": {}}`."""
-        y = self.encode(x)
-        x_hat = self.decode(y)
-        return {"x_hat": x_hat, "likelihoods": {}}
+        """Reconstruct images (N, C, H, W) in [0, 1] as `{"x_hat": (N, C, H, W), "likelihoods": {name: (N, ...)}}`."""
+        coded = self.latent_codec(self.encode(x))
+        return {"x_hat": self.decode(coded["y_hat"]), "likelihoods": coded["likelihoods"]}
 
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict:
-        """Compress images (N, C, H, W) to `{"strings": [[bytes of image 0, ...]], "shape": (h, w)}`.
-
-        Each string is the latent of one image as little-endian float32 in C order, whatever
-        precision the model ran in.
-        """
-        y = self.encode(x)
-        values = y.float().cpu().numpy().astype("<f4", copy=False)
-        return {"strings": [[value.tobytes() for value in values]], "shape": tuple(y.shape[-2:])}
+        """Compress images (N, C, H, W) to `{"strings": [[bytes of image 0, ...], ...], "shape": (h, w)}`."""
+        return self.latent_codec.compress(self.encode(x))
 
     @torch.no_grad()
-    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, ...]) -> dict:
         """Decompress the output of `compress` to `{"x_hat": (N, C, H, W)}`.
 
         Args:
-            strings: one list, with one string per image.
-            shape: rows and columns (h, w) of the latents.
+            strings: lists with one string per image.
+            shape: size of the latents, as `compress` returns it.
 
         Raises:
             ValueError: the length of a string does not fit `shape`.
         """
-        latent = (*self.latent_shape, *shape)
-        expected = 4 * math.prod(latent)
-        for number, string in enumerate(strings[0]):
-            if len(string) != expected:
-                raise ValueError(f"string {number} must have {expected} bytes for a latent {latent}, got {len(string)}")
-        y = torch.from_numpy(np.frombuffer(b"".join(strings[0]), "<f4").astype(np.float32).reshape(-1, *latent))
+        y_hat = self.latent_codec.decompress(strings, shape)["y_hat"]
         parameter = next(self.parameters())
-        return {"x_hat": self.decode(y.to(parameter.device, parameter.dtype))}
+        return {"x_hat": self.decode(y_hat.to(parameter.device, parameter.dtype))}
+
+    def update(self, scale_table: Tensor | None = None, force: bool = False, update_quantiles: bool = False) -> bool:
+        """Fill the tables of the range coder, as CompressAI does; by default with the scales of `SCALE_TABLE`."""
+        return super().update(SCALE_TABLE if scale_table is None else scale_table, force, update_quantiles)
 
     # -- weights --------------------------------------------------------------------------------
 
@@ -248,15 +270,31 @@ class HSICompressionModel(CompressionModel):
     ) -> tuple[list[str], list[str]]:
         """Load weights as `nn.Module.load_state_dict` does, with shorter errors.
 
+        Weights with those of a `latent_codec` attach one to a model that has none. Tables of the range coder get the
+        sizes that they have there.
+
         Raises:
             RuntimeError: one line with the first five missing, unexpected and mis-shaped keys and the count
                 of the rest.
         """
         state_dict = self.translate_keys(state_dict)
+        if not self.has_entropy_model and any(key.startswith(LATENT_CODEC) for key in state_dict):
+            self.attach_entropy_model()
+        _resize_tables(self, state_dict)
         problem = _mismatch(self, state_dict) if strict else None
         if problem:
             raise RuntimeError(problem)
         return torch.nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
+
+
+def _resize_tables(model: HSICompressionModel, state_dict: Mapping[str, Tensor]) -> None:
+    """Give the tables of the range coder the sizes that they have in `state_dict`."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, EntropyModel):
+            for name in TABLES & dict(module.named_buffers()).keys():
+                saved = state_dict.get(f"{prefix}.{name}")
+                if saved is not None:
+                    setattr(module, name, torch.empty_like(getattr(module, name)).resize_(saved.shape))
 
 
 def _mismatch(model: HSICompressionModel, state_dict: Mapping[str, Tensor]) -> str | None:
