@@ -69,6 +69,7 @@ class HSICompressionModel(CompressionModel):
     chunk_sizes: Mapping[str, int] | None = None
     verified = True
     is_extended = False
+    is_encoder_frozen = False
     latent_codec: LatentCodec
 
     # Pixels that go through the network at once outside training, by device type; at least one image. Fixed
@@ -130,8 +131,29 @@ class HSICompressionModel(CompressionModel):
         self.latent_codec = FactorizedLatentCodec(self.latent_shape[0])
         self.is_extended = True
 
-    def start_from(self, images: Iterable[Tensor]) -> None:
-        """Start weights from training images (C, H, W), where that is better than at random."""
+    def start_latent_codec(self, y: Tensor, step: float) -> None:
+        """Start the entropy model from latents of training images and the first step of their quantization."""
+        assert isinstance(self.latent_codec, EntropyLatentCodec)
+        self.latent_codec.initialize(y, step)
+
+    def start_from(self, images: Iterable[Tensor]) -> bool:
+        """Start weights from training images (C, H, W); return whether the model now reconstructs images.
+
+        Most models start at random instead.
+        """
+        return False
+
+    def freeze_encoder(self) -> None:
+        """Keep the encoder as it is in training, without stochastic depth or new statistics of batch norm."""
+        self.is_encoder_frozen = True
+        for parameter in self.encoder_parameters():
+            parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.is_encoder_frozen and "encoder" in self._modules:
+            self.encoder.eval()
+        return self
 
     def encoder_parameters(self) -> list[torch.nn.Parameter]:
         """Return the parameters of the encoder."""

@@ -23,6 +23,9 @@ MAX_COMPONENTS = 128
 BLOCK = 8  # pixels between the coefficients of a plane; each depends on twice as many
 FILTER_WIDTH = 16  # channels of the filter after decoding
 ORTHOGONALITY = 1.0  # weight of the penalty
+# Unit of the weights of the transforms, which start well: Adam changes all weights by about the same amount, and with
+# the unit of other layers it would undo them in its first steps.
+UNIT = 0.1
 
 
 class LearnedKLT(HSICompressionModel):
@@ -49,9 +52,9 @@ class LearnedKLT(HSICompressionModel):
         super().__init__(src_channels, (components, BLOCK**2), spatial_stride=BLOCK)
         self.bpppc = self.compression_ratio = math.nan
         self.mean = nn.Parameter(torch.zeros(src_channels))
-        self.transform = nn.Parameter(nn.init.orthogonal_(torch.empty(src_channels, components)))
+        self.transform = nn.Parameter(nn.init.orthogonal_(torch.empty(src_channels, components)) / UNIT)
         self.log_gains = nn.Parameter(torch.zeros(components))
-        cosines = lapped_cosines()
+        cosines = lapped_cosines() / UNIT
         self.analysis = nn.Conv2d(1, BLOCK**2, 2 * BLOCK, stride=BLOCK, padding=BLOCK // 2, bias=False)
         self.synthesis = nn.ConvTranspose2d(BLOCK**2, 1, 2 * BLOCK, stride=BLOCK, padding=BLOCK // 2, bias=False)
         self.filter = nn.Sequential(
@@ -76,7 +79,7 @@ class LearnedKLT(HSICompressionModel):
         return net
 
     @torch.no_grad()
-    def start_from(self, images: Iterable[Tensor]) -> None:
+    def start_from(self, images: Iterable[Tensor]) -> bool:
         """Set mean and transform to the Karhunen-Loeve transform of images (C, H, W)."""
         count, total = 0, np.zeros(self.src_channels)
         products = np.zeros((self.src_channels, self.src_channels))
@@ -88,14 +91,15 @@ class LearnedKLT(HSICompressionModel):
         mean = total / count
         _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
         self.mean.copy_(torch.from_numpy(mean))
-        self.transform.copy_(torch.from_numpy(vectors[:, ::-1][:, : len(self.log_gains)].copy()))
+        self.transform.copy_(torch.from_numpy(vectors[:, ::-1][:, : len(self.log_gains)] / UNIT))
+        return True
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return [self.mean, self.transform, self.log_gains, *self.analysis.parameters()]
 
     def forward(self, x: Tensor) -> dict:
         """Reconstruct images as in the base class; `penalty` is a scalar that the loss adds."""
-        gram = self.transform.t() @ self.transform
+        gram = UNIT**2 * (self.transform.t() @ self.transform)
         penalty = (gram - torch.eye(len(gram), device=gram.device)).square().sum()
         return {**super().forward(x), "penalty": ORTHOGONALITY * penalty}
 
@@ -106,17 +110,16 @@ class LearnedKLT(HSICompressionModel):
         return self._map_images(self._decode_part, y, self.size_multiple)
 
     def _encode_part(self, x: Tensor) -> Tensor:
-        components = torch.einsum("nchw,ck->nkhw", x - self.mean[:, None, None], self._gained())
-        return self.analysis(components.flatten(0, 1).unsqueeze(1)).unflatten(0, components.shape[:2])
+        weights = UNIT * self.transform * torch.exp(self.log_gains)
+        components = torch.einsum("nchw,ck->nkhw", x - self.mean[:, None, None], weights)
+        y = UNIT * self.analysis(components.flatten(0, 1).unsqueeze(1))
+        return y.unflatten(0, components.shape[:2])
 
     def _decode_part(self, y: Tensor) -> Tensor:
-        planes = self.synthesis(y.flatten(0, 1))
-        components = (planes + self.filter(planes))[:, 0].unflatten(0, y.shape[:2])
-        weights = self.transform * torch.exp(-self.log_gains)
+        planes = UNIT * self.synthesis(y.flatten(0, 1))
+        components = (planes + UNIT * self.filter(planes))[:, 0].unflatten(0, y.shape[:2])
+        weights = UNIT * self.transform * torch.exp(-self.log_gains)
         return torch.einsum("nkhw,ck->nchw", components, weights) + self.mean[:, None, None]
-
-    def _gained(self) -> Tensor:
-        return self.transform * torch.exp(self.log_gains)
 
 
 def lapped_cosines() -> Tensor:

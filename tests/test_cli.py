@@ -29,6 +29,9 @@ TRAIN = {
     "--clip-max-norm": 1.0,
     "--checkpoint": None,
     "--loss": "mse",
+    "--lmbda": None,
+    "--aux-learning-rate": 1e-3,
+    "--freeze": None,
     "--transform": "none",
     "--num-channels": 202,
     "--repeats": 1,
@@ -339,7 +342,7 @@ def test_shell_files_set_every_flag(script, run_shell):
         flag = long_form(flags)
         if flags.endswith(f"/--no-{flag[2:]}"):
             assert (flag if default else f"--no-{flag[2:]}") in words
-        elif flag in ("--half", "--early-stopping") or flag == unset[script]:
+        elif flag in ("--half", "--early-stopping", "--lmbda", "--freeze") or flag == unset[script]:
             assert flag not in words
         elif flag == "--checkpoint":
             assert words[words.index(flag) + 1] == "./results/weights/cae1d_8bpppc.pth.tar"
