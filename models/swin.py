@@ -88,10 +88,10 @@ def _regions(size: int, padded: int, window: int, shift: int, device: torch.devi
     return 2 * wraps + (position >= size).int()
 
 
-def relative_positions(window: int) -> Tensor:
+def relative_positions(window: int, device: torch.device | None = None) -> Tensor:
     """Return the row of `relative_position_bias_table` for two tokens of a window, (window^2, window^2)."""
     side = 2 * WINDOW - 1
-    position = torch.arange(window)
+    position = torch.arange(window, device=device)
     offset = position[:, None] - position + WINDOW - 1  # from 0 to side - 1 for the largest window
     rows = offset[:, None, :, None].expand(window, window, window, window)
     columns = offset[None, :, None, :].expand(window, window, window, window)
@@ -120,7 +120,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map tokens (N, windows, tokens, width) to the same shape; `mask` (windows, tokens, tokens) is added."""
         count, window = x.shape[1], round(x.shape[2] ** 0.5)
-        index = self.relative_position_index if window == WINDOW else relative_positions(window).to(x.device)
+        index = self.relative_position_index if window == WINDOW else relative_positions(window, x.device)
         bias = self.relative_position_bias_table[index].permute(2, 0, 1)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         # Fused kernels take four dimensions: windows go to the images, or, where each has its mask, to the heads.

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from models import models
 from training.distributed import Process
-from training.losses import losses
+from training.losses import RateDistortion, losses
 from training.progress import Totals
 from training.state import State
 from training.stepper import Stepper, sum_metrics
@@ -50,6 +50,27 @@ def test_no_step_copies_between_host_and_device(monkeypatch, name, loss):
         return sum_metrics(outcome, x, Process(device))
 
     compute()  # windows and folded taps are made once
+    with NoHost():
+        assert compute().shape == (len(Totals._fields),)
+
+
+@pytest.mark.parametrize("name", ["ours_factorized_s0", "ours_hyperprior_s2", "ours_klt", "hycot_1bpppc"])
+def test_no_step_for_rate_copies_between_host_and_device(monkeypatch, name):
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+    device = torch.device("meta")
+    model = models[name](src_channels=24)
+    if not model.has_entropy_model:
+        model.attach_entropy_model()
+    model.to(device).train()
+    x, criterion = torch.rand(2, 24, 16, 16, device=device), RateDistortion(losses["mse"](), 1.0)
+
+    def compute():
+        outcome = loss_and_gradients(model, model, criterion, x, 1.0, GradScaler("cpu", enabled=False))
+        aux_loss = model.aux_loss()
+        aux_loss.backward()
+        return sum_metrics(outcome._replace(aux_loss=aux_loss.detach()), x, Process(device))
+
+    compute()
     with NoHost():
         assert compute().shape == (len(Totals._fields),)
 
