@@ -128,7 +128,7 @@ class HSICompressionModel(CompressionModel):
 
     def attach_entropy_model(self) -> None:
         """Let the range coder code the latents, by a learned density and a learned step for each latent channel."""
-        self.latent_codec = FactorizedLatentCodec(self.latent_shape[0])
+        self.latent_codec = FactorizedLatentCodec(self.latent_shape)
         self.is_extended = True
 
     def start_latent_codec(self, y: Tensor, step: float) -> None:
@@ -263,12 +263,12 @@ class HSICompressionModel(CompressionModel):
         return self.latent_codec.compress(self.encode(x))
 
     @torch.no_grad()
-    def decompress(self, strings: list[list[bytes]], shape: tuple[int, ...]) -> dict:
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
         """Decompress the output of `compress` to `{"x_hat": (N, C, H, W)}`.
 
         Args:
             strings: lists with one string per image.
-            shape: size of the latents, as `compress` returns it.
+            shape: rows and columns (h, w) of the latents.
 
         Raises:
             ValueError: the length of a string does not fit `shape`.

@@ -2,7 +2,7 @@
 
 The interface is that of CompressAI's `LatentCodec`: `forward(y)` -> `{"y_hat", "likelihoods"}`, `compress(y)` ->
 `{"strings", "shape"}`, `decompress(strings, shape)` -> `{"y_hat"}`. `strings` holds lists with one string for each
-image; `shape` is (h, w) of the latents, or all of their axes behind the channels.
+image; `shape` is (h, w) of the latents.
 
 The entropy models and their range coder are CompressAI's. The learned steps, the scales of each channel, and the exact
 arithmetic of the hyperprior are ours.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from torch import Tensor, nn
 
 Strings = list[list[bytes]]
+Shape = tuple[int, int]
 
 SCALE_TABLE = torch.exp(torch.linspace(math.log(0.11), math.log(1024), 72))
 """Scales that have a table of the range coder: CompressAI's, and larger ones for fine steps."""
@@ -51,7 +51,7 @@ class LatentCodec(nn.Module, ABC):
         """Return `{"strings", "shape"}` of latents."""
 
     @abstractmethod
-    def decompress(self, strings: Strings, shape: Sequence[int]) -> dict:
+    def decompress(self, strings: Strings, shape: Shape) -> dict:
         """Return `{"y_hat"}` of strings."""
 
 
@@ -73,7 +73,7 @@ class FloatLatentCodec(LatentCodec):
         values = y.float().cpu().numpy().astype("<f4", copy=False)
         return {"strings": [[value.tobytes() for value in values]], "shape": tuple(y.shape[-2:])}
 
-    def decompress(self, strings: Strings, shape: Sequence[int]) -> dict:
+    def decompress(self, strings: Strings, shape: Shape) -> dict:
         """Return `{"y_hat"}`, on the CPU.
 
         Raises:
@@ -129,12 +129,13 @@ class FactorizedLatentCodec(EntropyLatentCodec):
     """Code latents by a learned density of each channel (Balle et al., ICLR 2018, arXiv 1802.01436, section 6.1).
 
     Args:
-        channels: latent channels, axis 1 of the latents.
+        latent_shape: latent channels and, for 3-D models, latent bands.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.entropy_bottleneck = Bottleneck(channels)
+    def __init__(self, latent_shape: tuple[int, ...]) -> None:
+        super().__init__(latent_shape[0])
+        self._depth = latent_shape[1:]
+        self.entropy_bottleneck = Bottleneck(latent_shape[0])
 
     def forward(self, y: Tensor) -> dict:
         with torch.autocast(y.device.type, enabled=False):
@@ -144,11 +145,10 @@ class FactorizedLatentCodec(EntropyLatentCodec):
 
     def compress(self, y: Tensor) -> dict:
         strings = self.entropy_bottleneck.compress(y.float() / self.steps(y.dim()))
-        return {"strings": [strings], "shape": tuple(y.shape[2:])}
+        return {"strings": [strings], "shape": tuple(y.shape[-2:])}
 
-    def decompress(self, strings: Strings, shape: Sequence[int]) -> dict:
-        """Return `{"y_hat"}`; `shape` has all axes of the latents behind the channels."""
-        u_hat = self.entropy_bottleneck.decompress(strings[0], shape)
+    def decompress(self, strings: Strings, shape: Shape) -> dict:
+        u_hat = self.entropy_bottleneck.decompress(strings[0], (*self._depth, *shape))
         return {"y_hat": u_hat * self.steps(u_hat.dim())}
 
     def _initialize(self, u: Tensor) -> None:
@@ -221,7 +221,7 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
         strings = self.gaussian_conditional.compress(u, self._indexes(log_scales), means)
         return {"strings": [strings, z_strings], "shape": tuple(y.shape[-2:])}
 
-    def decompress(self, strings: Strings, shape: Sequence[int]) -> dict:
+    def decompress(self, strings: Strings, shape: Shape) -> dict:
         size = (len(strings[0]), self.planes or 1, self.channels, *shape)
         z_hat = self.entropy_bottleneck.decompress(strings[1], (size[1], *(math.ceil(side / 4) for side in shape)))
         means, log_scales = self._synthesize(z_hat, torch.Size(size))
@@ -310,18 +310,21 @@ def exactly(layers: nn.Sequential, x: Tensor) -> Tensor:
         float64 (N, C', h', w'), close to `layers(x)`.
     """
     x = _rounded(x, VALUE_UNIT, MAX_VALUE)
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            assert layer.bias is not None and not isinstance(layer.padding, str)
-            weight, bias = (_rounded(part, WEIGHT_UNIT, MAX_WEIGHT) for part in (layer.weight, layer.bias))
-            if isinstance(layer, nn.Conv2d):
-                x = F.conv2d(x, weight, bias, layer.stride, layer.padding)
-            else:
-                x = F.conv_transpose2d(x, weight, bias, layer.stride, layer.padding, layer.output_padding)
-        else:
-            x = layer(x)
-        x = _rounded(x, VALUE_UNIT, MAX_VALUE)
+    with torch.backends.cudnn.flags(enabled=False):  # some of its algorithms transform values first
+        for layer in layers:
+            x = _rounded(_exact_layer(layer, x), VALUE_UNIT, MAX_VALUE)
     return x
+
+
+def _exact_layer(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a layer, whose weights are rounded first."""
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return layer(x)
+    assert layer.bias is not None and not isinstance(layer.padding, str)
+    weight, bias = (_rounded(part, WEIGHT_UNIT, MAX_WEIGHT) for part in (layer.weight, layer.bias))
+    if isinstance(layer, nn.Conv2d):
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+    return F.conv_transpose2d(x, weight, bias, layer.stride, layer.padding, layer.output_padding)
 
 
 def _rounded(x: Tensor, unit: float, largest: float) -> Tensor:

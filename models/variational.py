@@ -44,7 +44,7 @@ class VariationalHyCASS(HSICompressionModel):
             self.chunk_sizes = {"cpu": 1024, "cuda": 4 * PATCH_SIZE**2}
         self.encoder = spectral_encoder(src_channels, channels, stages)
         self.decoder = spectral_decoder(src_channels, channels, stages)
-        self.latent_codec = HyperpriorLatentCodec(channels) if has_hyperprior else FactorizedLatentCodec(channels)
+        self.latent_codec = HyperpriorLatentCodec(channels) if has_hyperprior else FactorizedLatentCodec((channels,))
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int | None = None) -> VariationalHyCASS:
