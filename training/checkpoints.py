@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from models.base import LATENT_CODEC
+from models.weights import LATENT_CODEC
 from training.run_folder import shown
 from training.state import State
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint

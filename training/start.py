@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datasets.hyspecnet11k import HySpecNet11k
-from models.base import LATENT_CODEC, TABLES, HSICompressionModel
+from models.base import HSICompressionModel
+from models.weights import LATENT_CODEC, TABLES
 from training.distributed import Process
 from utils.checkpoint import load_weights, weights_of
 

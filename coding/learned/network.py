@@ -14,8 +14,8 @@ from torch import Tensor
 
 from coding.groups import in_batch
 from models import models
-from models.base import LATENT_CODEC, TABLES
 from models.latent_codecs import HyperpriorLatentCodec
+from models.weights import LATENT_CODEC, TABLES
 from utils.checkpoint import load_state_dict, load_weights
 from utils.devices import use_device
 from utils.environment import configure_backends

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models import models
-from models.base import LATENT_CODEC
 from models.latent_codecs import Bottleneck, HyperpriorLatentCodec, exactly
+from models.weights import LATENT_CODEC
 
 OURS = [name for name in models if name.startswith("ours_")]
 BANDS = 12

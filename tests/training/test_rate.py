@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import models
-from models.base import LATENT_CODEC
+from models.weights import LATENT_CODEC
 from training.losses import RateDistortion, estimated_bpppc, losses
 from utils.checkpoint import load_state_dict
 from utils.errors import CheckpointError, UsageError
