@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.ops import quantize_ste
 from torch import Tensor, nn
 
 Strings = list[list[bytes]]
@@ -44,7 +45,7 @@ class LatentCodec(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, y: Tensor) -> dict:
-        """Return `{"y_hat", "likelihoods"}` of latents; in training, noise stands for the quantization."""
+        """Return `{"y_hat", "likelihoods"}` of latents."""
 
     @abstractmethod
     def compress(self, y: Tensor) -> dict:
@@ -90,6 +91,11 @@ class FloatLatentCodec(LatentCodec):
 
 class EntropyLatentCodec(LatentCodec):
     """Quantize latents by a learned step for each channel.
+
+    In training the likelihoods are those of latents with noise in place of quantization, and `y_hat` is quantized, with
+    the gradient of the identity (D. Minnen, S. Singh, "Channel-wise autoregressive entropy models for learned image
+    compression", ICIP 2020, doi 10.1109/ICIP40778.2020.9190935): noise in the many latents that quantization makes 0
+    would count as distortion.
 
     Args:
         channels: latent channels, the axis of the latents that the steps belong to.
@@ -140,7 +146,11 @@ class FactorizedLatentCodec(EntropyLatentCodec):
     def forward(self, y: Tensor) -> dict:
         with torch.autocast(y.device.type, enabled=False):
             steps = self.steps(y.dim())
-            u_hat, likelihoods = self.entropy_bottleneck(y.float() / steps)
+            u = y.float() / steps
+            u_hat, likelihoods = self.entropy_bottleneck(u)
+            if self.training:
+                medians = self.entropy_bottleneck.quantiles[:, 0, 1].detach()
+                u_hat = rounded_around(u, medians.reshape(-1, *(1,) * (u.dim() - 2)))
             return {"y_hat": u_hat * steps, "likelihoods": {"y": likelihoods}}
 
     def compress(self, y: Tensor) -> dict:
@@ -210,6 +220,8 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
             z_hat, of_z = self.entropy_bottleneck(self._analyze(u))
             means, log_scales = self._synthesize(z_hat, u.shape)
             u_hat, of_y = self.gaussian_conditional(u, torch.exp(log_scales).float(), means)
+            if self.training:
+                u_hat = rounded_around(u, means)
             return {"y_hat": self._as_latents(u_hat) * steps, "likelihoods": {"y": of_y, "z": of_z}}
 
     def compress(self, y: Tensor) -> dict:
@@ -292,6 +304,11 @@ class Bottleneck(EntropyBottleneck):
         self.biases[0].sub_(slope * mean[:, None, None])
         reach = BOTTLENECK_RANGE * deviation
         self.quantiles.copy_(torch.stack([mean - reach, mean, mean + reach], dim=1)[:, None])
+
+
+def rounded_around(u: Tensor, center: Tensor) -> Tensor:
+    """Return `u` quantized with a step of 1 around `center`, with the gradient of the identity."""
+    return quantize_ste(u - center) + center
 
 
 @torch.no_grad()

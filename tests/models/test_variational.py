@@ -170,3 +170,15 @@ def test_bottleneck_starts_around_its_values():
     rates = [-bottleneck(values)[1].detach().log2().mean(2)[0] for bottleneck in (fresh, started)]
     optimum = torch.log2(torch.tensor([3.0, 40.0])) + 2.05  # of normal distributions
     assert (rates[1] < optimum + 0.15).all() and (rates[0] > optimum + 1).all()
+
+
+@pytest.mark.parametrize("name", ["ours_factorized_s0", "ours_hyperprior_s0"])
+def test_training_decodes_quantized_latents(name):
+    """Latents near their mean give it, without noise, and the gradient passes as if they were not quantized."""
+    codec = build(name, step=20.0).latent_codec.train()
+    y = torch.zeros(1, *codec.log_steps.shape, 8, 8, requires_grad=True)
+    first, second = codec(y), codec(y)
+    assert torch.equal(first["y_hat"], second["y_hat"]) == (name == "ours_factorized_s0")
+    assert not torch.equal(first["likelihoods"]["y"], second["likelihoods"]["y"])
+    (gradient,) = torch.autograd.grad(first["y_hat"].sum(), y)
+    assert gradient.isfinite().all() and (gradient != 0).any()
