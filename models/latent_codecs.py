@@ -31,7 +31,8 @@ LOG_STEP_UNIT = 10.0  # a learned step may change by a factor while Adam moves o
 # Laplacian values.
 BOTTLENECK_SCALE = 0.6
 BOTTLENECK_RANGE = 6.0
-MIN_DEVIATION = 0.3  # of quantized values, in steps
+MIN_DEVIATION = 0.3  # of values in a bottleneck, in steps
+MIN_SCALE = 0.1  # of normal distributions, in steps: nearly all values are then 0
 
 # Fixed-point numbers of the exact arithmetic, see `exactly`.
 WEIGHT_UNIT = 2.0**-14
@@ -242,9 +243,12 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
         return {"y_hat": y_hat * self.steps(y_hat.dim())}
 
     def _initialize(self, u: Tensor) -> None:
-        values = self._as_planes(u).movedim(0, 2).flatten(2)
+        planes = self._as_planes(u)
+        values = planes.movedim(0, 2).flatten(2)
         self.offsets.copy_(values.mean(2))
-        self.log_scales.copy_(values.std(2).clamp(min=MIN_DEVIATION).log())
+        self.log_scales.copy_(values.std(2).clamp(min=MIN_SCALE).log())
+        z = self._analyze(planes).transpose(0, 1).flatten(1)
+        self.entropy_bottleneck.initialize(z.mean(1), z.std(1))
 
     def _as_planes(self, u: Tensor) -> Tensor:
         return u[:, None] if self.planes is None else u

@@ -22,6 +22,7 @@ from models.latent_codecs import HyperpriorLatentCodec
 MAX_COMPONENTS = 128
 BLOCK = 8  # pixels between the coefficients of a plane; each depends on twice as many
 FILTER_WIDTH = 16  # channels of the filter after decoding
+HYPER_CHANNELS = 16
 ORTHOGONALITY = 1.0  # weight of the penalty
 # Unit of the weights of the transforms, which start well: Adam changes all weights by about the same amount, and with
 # the unit of other layers it would undo them in its first steps.
@@ -65,7 +66,7 @@ class LearnedKLT(HSICompressionModel):
             self.synthesis.weight.copy_(cosines)
             for parameter in self.filter[-1].parameters():
                 parameter.zero_()
-        self.latent_codec = HyperpriorLatentCodec(BLOCK**2, planes=components)
+        self.latent_codec = HyperpriorLatentCodec(BLOCK**2, planes=components, hyper_channels=HYPER_CHANNELS)
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int | None = None) -> LearnedKLT:
