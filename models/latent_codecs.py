@@ -23,10 +23,15 @@ from torch import Tensor, nn
 Strings = list[list[bytes]]
 Shape = tuple[int, int]
 
-SCALE_TABLE = torch.exp(torch.linspace(math.log(0.11), math.log(1024), 72))
-"""Scales that have a table of the range coder: CompressAI's, and larger ones for fine steps."""
+MIN_TABLE_SCALE = 0.02
+SCALE_TABLE = torch.exp(torch.linspace(math.log(MIN_TABLE_SCALE), math.log(1024), 84))
+"""Scales that have a table of the range coder.
 
-LOG_STEP_UNIT = 10.0  # a learned step may change by a factor while Adam moves other weights by a few percent
+CompressAI's are from 0.11 to 256. Larger ones are for fine steps; smaller ones are for training, where noise makes each
+latent that is 0 cost about 1.4 bits times its scale.
+"""
+
+LOG_UNIT = 10.0  # of learned logarithms: steps and scales may change by a factor while Adam changes weights a little
 # In standard deviations of the values. With this scale, a bottleneck starts within 0.1 bit of the entropy of normal and
 # Laplacian values.
 BOTTLENECK_SCALE = 0.6
@@ -103,7 +108,7 @@ class EntropyLatentCodec(LatentCodec):
         axis: position of this axis.
 
     Attributes:
-        log_steps: natural logarithms of the steps, divided by `LOG_STEP_UNIT`.
+        log_steps: natural logarithms of the steps, in units of `LOG_UNIT`.
     """
 
     def __init__(self, channels: int, axis: int = 1) -> None:
@@ -113,7 +118,7 @@ class EntropyLatentCodec(LatentCodec):
 
     def steps(self, dims: int) -> Tensor:
         """Return the steps, of a shape that multiplies latents of `dims` dimensions."""
-        steps = torch.exp(LOG_STEP_UNIT * self.log_steps)
+        steps = torch.exp(LOG_UNIT * self.log_steps)
         return steps.reshape(-1, *(1,) * (dims - self.axis - 1))
 
     @torch.no_grad()
@@ -124,7 +129,7 @@ class EntropyLatentCodec(LatentCodec):
             y: latents of several images.
             step: in units of `y`.
         """
-        self.log_steps.fill_(math.log(step) / LOG_STEP_UNIT)
+        self.log_steps.fill_(math.log(step) / LOG_UNIT)
         self._initialize(y / step)
 
     @abstractmethod
@@ -212,7 +217,7 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
         # Start near the offsets and scales of the channels.
         nn.init.normal_(last.weight, std=0.1 / math.sqrt(last.weight[0].numel()))
         self.entropy_bottleneck = Bottleneck(width)
-        self.gaussian_conditional = GaussianConditional(None)
+        self.gaussian_conditional = GaussianConditional(None, scale_bound=MIN_TABLE_SCALE)
 
     def forward(self, y: Tensor) -> dict:
         with torch.autocast(y.device.type, enabled=False):
@@ -246,7 +251,7 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
         planes = self._as_planes(u)
         values = planes.movedim(0, 2).flatten(2)
         self.offsets.copy_(values.mean(2))
-        self.log_scales.copy_(values.std(2).clamp(min=MIN_SCALE).log())
+        self.log_scales.copy_(values.std(2).clamp(min=MIN_SCALE).log() / LOG_UNIT)
         z = self._analyze(planes).transpose(0, 1).flatten(1)
         self.entropy_bottleneck.initialize(z.mean(1), z.std(1))
 
@@ -258,7 +263,7 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
 
     def _analyze(self, u: Tensor) -> Tensor:
         """Map planes (N, K, M, h, w) to z (N, width, K, h / 4, w / 4), rounded up."""
-        normalized = (u - self.offsets[..., None, None]) / torch.exp(self.log_scales)[..., None, None]
+        normalized = (u - self.offsets[..., None, None]) / torch.exp(LOG_UNIT * self.log_scales)[..., None, None]
         return self.h_a(normalized.flatten(0, 1)).unflatten(0, u.shape[:2]).transpose(1, 2)
 
     def _synthesize(self, z_hat: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
@@ -266,7 +271,7 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
         planes = z_hat.transpose(1, 2).flatten(0, 1)
         out = self.h_s(planes) if self.training else exactly(self.h_s, planes)
         means, log_scales = out[..., : size[3], : size[4]].unflatten(0, size[:2]).chunk(2, dim=2)
-        offset, log_scale = self.offsets[..., None, None], self.log_scales[..., None, None]
+        offset, log_scale = self.offsets[..., None, None], LOG_UNIT * self.log_scales[..., None, None]
         return offset + means.float() * torch.exp(log_scale), log_scales + log_scale
 
     def _indexes(self, log_scales: Tensor) -> Tensor:
