@@ -45,6 +45,8 @@ VALUE_UNIT = 2.0**-10
 MAX_WEIGHT = 2.0**4
 MAX_VALUE = 2.0**12
 
+MAX_SYMBOL = 2.0**24  # CompressAI's range coder never returns if a symbol is 2^27 or more
+
 
 class LatentCodec(nn.Module, ABC):
     """The interface of this module."""
@@ -55,7 +57,11 @@ class LatentCodec(nn.Module, ABC):
 
     @abstractmethod
     def compress(self, y: Tensor) -> dict:
-        """Return `{"strings", "shape"}` of latents."""
+        """Return `{"strings", "shape"}` of latents.
+
+        Raises:
+            ValueError: they are not finite, or too large for the range coder.
+        """
 
     @abstractmethod
     def decompress(self, strings: Strings, shape: Shape) -> dict:
@@ -160,7 +166,7 @@ class FactorizedLatentCodec(EntropyLatentCodec):
             return {"y_hat": u_hat * steps, "likelihoods": {"y": likelihoods}}
 
     def compress(self, y: Tensor) -> dict:
-        strings = self.entropy_bottleneck.compress(y.float() / self.steps(y.dim()))
+        strings = self.entropy_bottleneck.compress(_checked(y.float() / self.steps(y.dim())))
         return {"strings": [strings], "shape": tuple(y.shape[-2:])}
 
     def decompress(self, strings: Strings, shape: Shape) -> dict:
@@ -232,10 +238,11 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
 
     def compress(self, y: Tensor) -> dict:
         u = self._as_planes(y.float() / self.steps(y.dim()))
-        z = self._analyze(u)
+        z = _checked(self._analyze(u))
         z_strings = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress(z_strings, z.shape[2:])
         means, log_scales = self._synthesize(z_hat, u.shape)
+        _checked(u - means)
         strings = self.gaussian_conditional.compress(u, self._indexes(log_scales), means)
         return {"strings": [strings, z_strings], "shape": tuple(y.shape[-2:])}
 
@@ -313,6 +320,13 @@ class Bottleneck(EntropyBottleneck):
         self.biases[0].sub_(slope * mean[:, None, None])
         reach = BOTTLENECK_RANGE * deviation
         self.quantiles.copy_(torch.stack([mean - reach, mean, mean + reach], dim=1)[:, None])
+
+
+def _checked(values: Tensor) -> Tensor:
+    """Return quantized values that the range coder can take."""
+    if values.numel() and not values.abs().amax() < MAX_SYMBOL:  # NaN, too
+        raise ValueError("latents are not finite, or too large for their steps: the weights do not suit such images")
+    return values
 
 
 def rounded_around(u: Tensor, center: Tensor) -> Tensor:

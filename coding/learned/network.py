@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coding.base import CodingError
 from coding.groups import in_batch
 from models import models
 from models.latent_codecs import HyperpriorLatentCodec
@@ -100,9 +101,16 @@ class Network:
 
     @torch.no_grad()
     def compress(self, y: np.ndarray) -> list[bytes]:
-        """Return latents (planes, h, w), float32, quantized and range coded by the model."""
+        """Return latents (planes, h, w), float32, quantized and range coded by the model.
+
+        Raises:
+            CodingError: they are too large for the range coder.
+        """
         latents = torch.from_numpy(y).reshape(1, *self.model.latent_shape, *y.shape[-2:])
-        coded = self.model.latent_codec.compress(latents.to(self.device))
+        try:
+            coded = self.model.latent_codec.compress(latents.to(self.device))
+        except ValueError as error:
+            raise CodingError(f"{self.name}: {error}") from None
         return [of_part[0] for of_part in coded["strings"]]
 
     @torch.no_grad()

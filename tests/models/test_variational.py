@@ -96,6 +96,15 @@ def test_other_arithmetic_decodes_the_same_latents(name):
         assert torch.equal(model.latent_codec.decompress(**coded)["y_hat"], y_hat)
 
 
+@pytest.mark.parametrize("name", ["ours_factorized_s0", "ours_hyperprior_s0"])
+def test_latents_that_would_stall_the_range_coder_are_refused(name):
+    model = build(name)
+    y = model.encode(image())
+    for value in (1e12, math.nan):
+        with pytest.raises(ValueError, match="not finite, or too large"):
+            model.latent_codec.compress(torch.full_like(y, value))
+
+
 def test_steps_decide_rate_and_distortion():
     x = image()
     points = []
