@@ -110,17 +110,21 @@ class LearnedKLT(HSICompressionModel):
     def _decode(self, y: Tensor) -> Tensor:
         return self._map_images(self._decode_part, y, self.size_multiple)
 
+    # In float32 under autocast as well: half precision rounds reflectances by more than the errors of this model.
+
     def _encode_part(self, x: Tensor) -> Tensor:
-        weights = UNIT * self.transform * torch.exp(self.log_gains)
-        components = torch.einsum("nchw,ck->nkhw", x - self.mean[:, None, None], weights)
-        y = UNIT * self.analysis(components.flatten(0, 1).unsqueeze(1))
-        return y.unflatten(0, components.shape[:2])
+        with torch.autocast(x.device.type, enabled=False):
+            weights = UNIT * self.transform * torch.exp(self.log_gains)
+            components = torch.einsum("nchw,ck->nkhw", x - self.mean[:, None, None], weights)
+            y = UNIT * self.analysis(components.flatten(0, 1).unsqueeze(1))
+            return y.unflatten(0, components.shape[:2])
 
     def _decode_part(self, y: Tensor) -> Tensor:
-        planes = UNIT * self.synthesis(y.flatten(0, 1))
-        components = (planes + UNIT * self.filter(planes))[:, 0].unflatten(0, y.shape[:2])
-        weights = UNIT * self.transform * torch.exp(-self.log_gains)
-        return torch.einsum("nkhw,ck->nchw", components, weights) + self.mean[:, None, None]
+        with torch.autocast(y.device.type, enabled=False):
+            planes = UNIT * self.synthesis(y.flatten(0, 1))
+            components = (planes + UNIT * self.filter(planes))[:, 0].unflatten(0, y.shape[:2])
+            weights = UNIT * self.transform * torch.exp(-self.log_gains)
+            return torch.einsum("nkhw,ck->nchw", components, weights) + self.mean[:, None, None]
 
 
 def lapped_cosines() -> Tensor:

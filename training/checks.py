@@ -43,6 +43,8 @@ def check_run(args: argparse.Namespace, model: HSICompressionModel, process: Pro
 
 
 def _check_rate(args: argparse.Namespace, model: HSICompressionModel) -> None:
+    if args.freeze and args.checkpoint is None:
+        raise UsageError(f"--freeze {args.freeze} keeps the weights of --checkpoint: give one")
     if model.has_entropy_model and args.lmbda is None:
         raise UsageError(f"{args.model} has an entropy model: give the weight of the distortion, such as --lmbda 0.3")
     if model.has_entropy_model and model.pixelwise and args.loss == "ssim":

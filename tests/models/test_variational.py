@@ -96,6 +96,16 @@ def test_other_arithmetic_decodes_the_same_latents(name):
         assert torch.equal(model.latent_codec.decompress(**coded)["y_hat"], y_hat)
 
 
+def test_half_precision_keeps_what_matters_in_float32():
+    """The learned transform, and entropy models; networks compute in bfloat16."""
+    model, x = build("ours_klt", step=1e-3), image()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = model(x)
+        assert (out["x_hat"] - x).abs().max() < 1e-3
+        assert build("ours_factorized_s0").encode(x).dtype == torch.bfloat16
+        assert out["likelihoods"]["y"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["ours_factorized_s0", "ours_hyperprior_s0"])
 def test_latents_that_would_stall_the_range_coder_are_refused(name):
     model = build(name)

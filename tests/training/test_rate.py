@@ -108,9 +108,16 @@ def test_three_lambdas_give_three_rates_in_order(train, data_flags):
     assert tests[0]["psnr"] < tests[1]["psnr"] < tests[2]["psnr"]
 
 
-@pytest.mark.parametrize("model", ["ours_klt", "ours_factorized_s0"])
-def test_resume_is_exact_with_both_optimizers(train, resume, data_flags, stop_in_step, assert_same_run, model):
-    flags = [*data_flags(train=3, val=1, test=1), "-m", model, "--lmbda", 1, "-e", 2, "--repeats", 2]
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-m", "ours_klt"],
+        ["-m", "ours_factorized_s0", "--precision", "bf16"],
+        ["-m", "cae1d", "--transform", "random_16x16"],  # in chunks
+    ],
+)
+def test_resume_is_exact_with_both_optimizers(train, resume, data_flags, stop_in_step, assert_same_run, flags):
+    flags = [*data_flags(train=3, val=1, test=1, side=16), *flags, "--lmbda", 1, "-e", 2, "--repeats", 2]
     whole = train(*flags, name="whole")
     with stop_in_step(5):
         run = train(*flags, name="part", status=143)
@@ -162,6 +169,8 @@ def test_what_cannot_be_trained_for_rate_is_refused(train, data_flags, tmp_path)
         train(*data, "-m", "ours_klt")
     with pytest.raises(UsageError, match="--loss ssim compares neighbors"):
         train(*data, "-m", "cae1d", "--lmbda", 1, "--loss", "ssim")
+    with pytest.raises(UsageError, match="--freeze encoder keeps the weights of --checkpoint: give one"):
+        train(*data, "-m", "cae1d", "--freeze", "encoder")
     torch.save(models["cae1d"](src_channels=12).state_dict(), tmp_path / "other.pth.tar")
     with pytest.raises(CheckpointError, match="do not belong to this LearnedKLT"):
         train(*data, "-m", "ours_klt", "--lmbda", 1, "--checkpoint", tmp_path / "other.pth.tar")
