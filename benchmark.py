@@ -25,7 +25,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from coding import COMPARED, PLANE_CODERS, codecs
+from coding import COMPARED, MODEL_CODER, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
 from utils.errors import UsageError, run_script
 from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_float, positive_int
@@ -152,8 +152,11 @@ def add_rd(add: Callable) -> None:
     add("--checkpoints", nargs="*", default=None, metavar="[MODEL=]PATH", help=text)
     add("--num-channels", type=positive_int, default=202, help="number of bands of the learned models")
     add("--device", default="cpu", help="cpu, or the number of a GPU, for the learned models")
-    text = f"entropy coders of the latents of learned models: some of {', '.join(PLANE_CODERS)}"
-    add("--coder", nargs="+", default=[next(iter(PLANE_CODERS))], metavar="CODER", help=text)
+    text = (
+        f"entropy coders of the latents of learned models: some of {', '.join(PLANE_CODERS)}, {MODEL_CODER}; if not "
+        "given, context, or that of the model if it has an entropy model"
+    )
+    add("--coder", nargs="+", default=None, metavar="CODER", help=text)
     add("--rates", nargs="+", type=positive_float, default=[0.1, 0.25, 0.5, 1, 2, 4], help="targets in bpppc")
     add("--bounds", nargs="*", type=natural_number, default=[10], help="bounds on the error, in digital numbers")
     add("--int16", action="store_true", help="original integers, negative ones included, instead of [0, 1]")
@@ -199,9 +202,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = build_parser().parse_args(argv)
     args.argv = argv
     if args.command == "rd":
-        args.codecs, args.coder = words(args.codecs), words(args.coder)
+        args.codecs, args.coder = words(args.codecs), args.coder and words(args.coder)
         check_words("--codecs", args.codecs, [name for name, entry in codecs.items() if not entry.has_weights])
-        check_words("--coder", args.coder, list(PLANE_CODERS), least=1)
+        if args.coder:
+            check_words("--coder", args.coder, [*PLANE_CODERS, MODEL_CODER], least=1)
         if args.resume and not args.name:
             raise UsageError("--resume needs the --name of the run to continue")
     if args.command != "speed":

@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from coding import PLANE_CODERS, codecs
+from coding import MODEL_CODER, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
 from utils.errors import UsageError, run_script
 from utils.options import HelpFormatter, natural_number, non_negative_float, positive_float, positive_int
@@ -67,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         default=None,
         help="bound on the error of every sample, in its units; 0: lossless, the default without a model",
     )
-    add("--coder", default=next(iter(PLANE_CODERS)), choices=PLANE_CODERS, help="entropy coder of a model's latents")
+    text = "entropy coder of a model's latents; None: context, or that of the model if it has an entropy model"
+    add("--coder", default=None, choices=[*PLANE_CODERS, MODEL_CODER], help=text)
     add("--tile-size", type=positive_int, default=128, help="height and width of the tiles in pixels")
     add(
         "--axes",

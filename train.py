@@ -8,10 +8,11 @@ two nodes      torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv
                    train.py -m sscnet --devices 0,1,2,3 --train-batch-size 16
 resume         python train.py --checkpoint results/trains/RUN/last.pth.tar
 from weights   python train.py -m cae1d --checkpoint results/weights/cae1d_8bpppc.pth.tar
+for rate       python train.py -m ours_klt --lmbda 0.3 --transform randomcrop_64x64
 
 A run writes last, best and final.pth.tar, settings.json, metrics.csv and TensorBoard events into
-SAVE_DIR/<time>-<mode>-<model>-<loss>-<learning rate>/. Ctrl-C ends it after the current step; --checkpoint
-resumes it at that step.
+SAVE_DIR/<time>-<mode>-<model>-<loss>-<learning rate>/, with -lmbda<LMBDA> at the end if it is given. Ctrl-C ends it
+after the current step; --checkpoint resumes it at that step.
 """
 
 from __future__ import annotations
@@ -81,6 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
         choices=LOSSES,
         help="mean squared error, mean absolute error, spectral angle, or 1 - SSIM",
     )
+    add(
+        "--lmbda",
+        type=positive_float,
+        default=None,
+        help="train for rate: the loss is estimated bits per value + LMBDA * 255^2 * MSE, or + LMBDA * another loss; "
+        "a model without an entropy model gets one",
+    )
+    add("--aux-learning-rate", type=positive_float, default=1e-3, help="learning rate of the entropy models' quantiles")
+    add("--freeze", default=None, choices=("encoder",), help="part of the model that keeps the weights of --checkpoint")
     add(
         "--transform",
         default="none",
@@ -230,11 +240,11 @@ def validate(run: Run) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
     title = f"val {progress.epoch + 1}/{run.args.epochs}"
     with run.reporter.bar(title, run.val_loader.num_images) as bar:
         for x, size, _ in run.val_loader.batches(progress.epoch):
-            loss, x_hat = state.forward(run.criterion, x)
-            batch = run.measure(loss, x_hat, x)
+            outcome = state.forward(run.criterion, x)
+            batch = run.measure(outcome, x)
             totals = totals.plus(batch)
             if example is None and len(x):
-                example = x[0].cpu(), x_hat[0].float().cpu()
+                example = x[0].cpu(), outcome.x_hat[0].float().cpu()
             bar.advance(size, batch)
             if run.process.any(run.stop):
                 run.checkpoints.save("last", state)

@@ -26,6 +26,9 @@ case "${CHECKPOINT:-} $*" in
     SEED=${SEED:-10587}
     CLIP_MAX_NORM=${CLIP_MAX_NORM:-1.0}             # 0: no clipping
     LOSS=${LOSS:-mse}                               # mse, mae, sa or ssim
+    LMBDA=${LMBDA:-}                                # weight of the distortion; empty: not trained for rate
+    AUX_LEARNING_RATE=${AUX_LEARNING_RATE:-1e-3}    # of entropy models
+    FREEZE=${FREEZE:-}                              # encoder: it keeps its weights
     TRANSFORM=${TRANSFORM:-none}                    # random_16x16, randomcrop_64x64, ...
     NUM_CHANNELS=${NUM_CHANNELS:-202}
     REPEATS=${REPEATS:-1}                           # draws of each patch per epoch
@@ -43,7 +46,7 @@ esac
 # A flag for each variable that is set and not empty.
 flags=()
 for name in DEVICES TRAIN_BATCH_SIZE VAL_BATCH_SIZE NUM_WORKERS DATASET MODE MODEL EPOCHS LEARNING_RATE SAVE_DIR \
-    SEED CLIP_MAX_NORM LOSS TRANSFORM NUM_CHANNELS REPEATS EARLY_STOPPING SCHEDULER PRECISION \
+    SEED CLIP_MAX_NORM LOSS LMBDA AUX_LEARNING_RATE FREEZE TRANSFORM NUM_CHANNELS REPEATS EARLY_STOPPING SCHEDULER PRECISION \
     PREFETCH CHECKPOINT; do
     if [[ -n "${!name:-}" ]]; then
         flag=${name,,}

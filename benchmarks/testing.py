@@ -131,6 +131,10 @@ def set_up(args: argparse.Namespace) -> Test:
     state_dict = load_state_dict(args.checkpoint)
     model = models[args.model](src_channels=args.num_channels)
     load_weights(model, state_dict, args.checkpoint)
+    if model.has_entropy_model:
+        if args.half:
+            raise UsageError(f"--half: entropy models need float32: test {args.model} with --precision fp16")
+        model.update(update_quantiles=True)  # no effect on tables in the checkpoint
     model = model.eval().to(device, torch.float16 if args.half else torch.float32)
 
     dataset = HySpecNet11k(args.dataset, args.mode, args.split, num_channels=args.num_channels)

@@ -108,3 +108,6 @@ COMPARED = tuple(name for name, entry in codecs.items() if entry.is_compared)
 
 PLANE_CODERS = {"context": "klt-cm", "jpegxl": "jpegxl", "factorized": "factorized"}
 """Coder of quantized latents, as `--coder` takes it, the default first -> name of the codec that implements it."""
+
+MODEL_CODER = "model"
+"""Value of `--coder` for a model's own entropy model and steps, the default for models that have one."""

@@ -224,14 +224,16 @@ def write_as_asked(
         step = samples.scale * STEP_AT_QUALITY_0 * 2.0 ** (-args.quality / 10) / factory.unit
     if args.max_error is not None:
         return write(bounded_codec(args, factory, step)), None
+    has_target = args.target_psnr is not None or args.target_bpppc is not None
+    if factory.quantized is not None and step is None and not has_target:
+        return write(factory.quantized()), None
     if factory.lossy is None:
-        raise UsageError(f"--codec {args.codec} has no lossy mode: leave step, quality and target out")
+        reason = ": the steps of this model are learned" if factory.quantized else " has no lossy mode"
+        raise UsageError(f"--codec {args.codec}{reason}: leave step, quality and target out")
     if step is not None:
         return write(factory.lossy(step)), None
-    if args.target_psnr is None and args.target_bpppc is None:
-        if factory.quantized is None:
-            raise UsageError(f"--codec {args.codec} has no default step: give a step, a quality or a target")
-        return write(factory.quantized()), None
+    if not has_target:
+        raise UsageError(f"--codec {args.codec} has no default step: give a step, a quality or a target")
     target = Target("bpppc", args.target_bpppc)
     if args.target_psnr is not None:
         target = Target("psnr", args.target_psnr, peak_of(args, samples.scale))

@@ -20,12 +20,24 @@ from models.published import read_published
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
 
+HYCASS_RATIOS = ("cr004", "cr008", "cr016", "cr032", "cr050", "cr101", "cr202", "cr404")
+HYCASS_NAMES = tuple(
+    f"hycass_{ratio}_s{stages}"
+    for stages in range(4)
+    for ratio in HYCASS_RATIOS
+    if (ratio, stages) != ("cr404", 0)  # less than one value for a pixel
+)
+
 _NAMES = {
     "cae1d": ("cae1d_1bpppc", "cae1d_2bpppc", "cae1d_4bpppc", "cae1d"),
     "cae1da": ("cae1da",),
     "cae1de": ("cae1de",),
     "sscnet": ("sscnet_1bpppc", "sscnet_2bpppc", "sscnet", "sscnet_4bpppc", "sscnet_6bpppc", "sscnet_8bpppc"),
     "cae3d": ("cae3d_1bpppc", "cae3d", "cae3d_4bpppc", "cae3d_8bpppc"),
+    "hycot": ("hycot_1bpppc", "hycot_2bpppc", "hycot_4bpppc", "hycot"),
+    "hycass": HYCASS_NAMES,
+    "variational": tuple(f"ours_{prior}_s{stages}" for prior in ("factorized", "hyperprior") for stages in range(3)),
+    "learned_klt": ("ours_klt",),
 }
 """Module -> names of the models that it defines."""
 
@@ -60,8 +72,11 @@ models: Mapping[str, Callable[..., HSICompressionModel]] = _Registry()
 
 def names_for_help() -> str:
     """Return the list of all names that ends a script's `--help`."""
+    others = (name for name in models if name not in HYCASS_NAMES)
     return (
-        f"models: {', '.join(models)}\n"
+        f"models: {', '.join(others)}\n"
+        "ours_*: this project's own, with an entropy model; to train them, give --lmbda\n"
+        f"hycass_RATIO_sSTAGES: RATIO {', '.join(HYCASS_RATIOS)}; STAGES 0, 1, 2, 3; but not cr404 with 0\n"
         f"by the names of their weight files: {', '.join(aliases)}\n"
         f"architecture not confirmed against published code: {', '.join(unverified)}"
     )

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
-import numpy as np
 import torch
-from compressai.models import CompressionModel
 from torch import Tensor
 
 from models.fused import fast_layers
+from models.latent_codecs import (
+    SCALE_TABLE,
+    EntropyLatentCodec,
+    FactorizedLatentCodec,
+    FloatLatentCodec,
+    LatentCodec,
+)
+from models.weights import LoadableModel
 
 FLOAT_BITS = 32  # the published rates count every latent value as one float32
 
 
-class HSICompressionModel(CompressionModel):
-    r"""Autoencoder for hyperspectral images, without an entropy model.
+class HSICompressionModel(LoadableModel):
+    r"""Autoencoder for hyperspectral images.
 
     ::
 
-               encode              compress               decompress              decode
-        x ───────────────► y ──────────────────► bytes ──────────────────► y ───────────────► x_hat
-        (N, C, H, W)       (N, L, ...)   float32, little-endian            (N, C, H, W)
+              encode            latent_codec           latent_codec             decode
+        x ──────────────► y ──────────────────► bytes ──────────────────► y_hat ──────────────► x_hat
+        (N, C, H, W)      (N, L, ...)                                     (N, L, ...)           (N, C, H, W)
         in [0, 1]
 
-    `compress` writes each image's latent as float32, so that 8 * bytes / values *is* the published
-    rate. Without gradients, `forward(x)` equals `decompress(**compress(x))` to the bit on a CPU, and up to
-    rounding on a GPU, where cuDNN may choose another algorithm.
+    The published models have no entropy model: `latent_codec` writes each image's latent as float32, so that
+    8 * bytes / values *is* the published rate. `attach_entropy_model` gives them one. In evaluation `forward(x)` equals
+    `decompress(**compress(x))` to the bit on a CPU, and up to rounding on a GPU, where cuDNN may choose another
+    algorithm.
 
-    A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones). It may
-    override `_encode` and `_decode`, whose inputs have been checked, and `from_state_dict`.
+    A subclass sets `encoder` and `decoder` (`nn.Sequential`s whose keys are the published ones), or overrides
+    `_encode`, `_decode`, whose inputs have been checked, and `encoder_parameters`. It defines `from_state_dict`.
 
     Args:
         src_channels: number of bands C.
@@ -43,15 +50,21 @@ class HSICompressionModel(CompressionModel):
         size_multiple: height and width must be multiples of this.
         pixelwise: whether each pixel is coded without its neighbors. Training then splits a batch into chunks of
             `pixels_per_chunk(device)` pixels, so no layer may depend on the rest of the batch.
+        chunk_sizes: pixels in such a chunk, by device type; those of "cpu" for other devices.
         verified: whether the architecture was confirmed against published code.
+        latent_codec: how latents become bytes.
+        is_extended: whether `latent_codec` was attached to a model that has none of its own.
         compression_ratio: number of input values divided by number of latent values.
-        bpppc: bits per pixel per channel, 32 / compression_ratio.
+        bpppc: bits per pixel per channel of latents in float32, 32 / compression_ratio.
     """
 
     encoder: torch.nn.Sequential
     decoder: torch.nn.Sequential
     pixelwise = False
-    verified = True
+    chunk_sizes: Mapping[str, int] | None = None
+    is_extended = False
+    is_encoder_frozen = False
+    latent_codec: LatentCodec
 
     # Pixels that go through the network at once outside training, by device type; at least one image. Fixed
     # numbers, never timed, so that results do not change from run to run.
@@ -66,40 +79,48 @@ class HSICompressionModel(CompressionModel):
         self.size_multiple = spatial_stride
         self.compression_ratio = spatial_stride**2 * src_channels / math.prod(latent_shape)
         self.bpppc = FLOAT_BITS / self.compression_ratio
+        self.latent_codec = FloatLatentCodec(latent_shape)
 
-    @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int = 202) -> Self:
-        """Build a model whose width is that of `state_dict`, and load the weights.
+    def attach_entropy_model(self) -> None:
+        """Let the range coder code the latents, by a learned density and a learned step for each latent channel."""
+        self.latent_codec = FactorizedLatentCodec(self.latent_shape)
+        self.is_extended = True
 
-        Args:
-            state_dict: published keys, without `module.`.
-            src_channels: number of bands, where the weights do not determine it.
+    def start_latent_codec(self, y: Tensor, step: float) -> None:
+        """Start the entropy model from latents of training images and the first step of their quantization."""
+        assert isinstance(self.latent_codec, EntropyLatentCodec)
+        self.latent_codec.initialize(y, step)
 
-        Raises:
-            RuntimeError: the weights belong to another model.
+    def start_from(self, images: Iterable[Tensor]) -> bool:
+        """Start weights from training images (C, H, W); return whether the model now reconstructs images.
+
+        Most models start at random instead.
         """
-        raise NotImplementedError
+        return False
 
-    @classmethod
-    def width_of(cls, state_dict: Mapping[str, Tensor], key: str, dim: int = 0) -> int:
-        """Return the size of the tensor `key` along `dim`, for `from_state_dict`.
+    def freeze_encoder(self) -> None:
+        """Keep the encoder as it is in training, without stochastic depth or new statistics of batch norm."""
+        self.is_encoder_frozen = True
+        for parameter in self.encoder_parameters():
+            parameter.requires_grad_(False)
 
-        Raises:
-            RuntimeError: there is no such tensor: the weights belong to another model.
-        """
-        if key not in state_dict or state_dict[key].dim() <= dim:
-            raise RuntimeError(
-                f"these weights do not belong to a {cls.__name__}: no tensor {key} of {dim + 1} or more dimensions"
-            )
-        return state_dict[key].shape[dim]
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.is_encoder_frozen and "encoder" in self._modules:
+            self.encoder.eval()
+        return self
+
+    def encoder_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters of the encoder."""
+        return list(self.encoder.parameters())
 
     def pixels_per_chunk(self, device: torch.device) -> int | None:
         """Return how many pixels go through the network at once on a device; None for whole images."""
-        return None
+        return self.chunk_sizes.get(device.type, self.chunk_sizes["cpu"]) if self.chunk_sizes else None
 
     def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
-        """Set the result of `pixels_per_chunk` for a device type ("cpu" or "cuda"), in `pixelwise` models only."""
-        raise NotImplementedError
+        """Replace the number in `chunk_sizes`, to resume a run that began with another table."""
+        self.chunk_sizes = {**(self.chunk_sizes or {}), device_type: pixels}
 
     # -- the two tensor halves ------------------------------------------------------------------
 
@@ -181,94 +202,35 @@ class HSICompressionModel(CompressionModel):
 
     # -- CompressAI's contract ------------------------------------------------------------------
 
+    @property
+    def has_entropy_model(self) -> bool:
+        return isinstance(self.latent_codec, EntropyLatentCodec)
+
     def forward(self, x: Tensor) -> dict:
-        """Reconstruct images (N, C, H, W) in [0, 1] as `{"x_hat": (N, C, H, W), "likelihoods": {}}`."""
-        y = self.encode(x)
-        x_hat = self.decode(y)
-        return {"x_hat": x_hat, "likelihoods": {}}
+        """Reconstruct images (N, C, H, W) in [0, 1] as `{"x_hat": (N, C, H, W), "likelihoods": {name: (N, ...)}}`."""
+        coded = self.latent_codec(self.encode(x))
+        return {"x_hat": self.decode(coded["y_hat"]), "likelihoods": coded["likelihoods"]}
 
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict:
-        """Compress images (N, C, H, W) to `{"strings": [[bytes of image 0, ...]], "shape": (h, w)}`.
-
-        Each string is the latent of one image as little-endian float32 in C order, whatever
-        precision the model ran in.
-        """
-        y = self.encode(x)
-        values = y.float().cpu().numpy().astype("<f4", copy=False)
-        return {"strings": [[value.tobytes() for value in values]], "shape": tuple(y.shape[-2:])}
+        """Compress images (N, C, H, W) to `{"strings": [[bytes of image 0, ...], ...], "shape": (h, w)}`."""
+        return self.latent_codec.compress(self.encode(x))
 
     @torch.no_grad()
     def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict:
         """Decompress the output of `compress` to `{"x_hat": (N, C, H, W)}`.
 
         Args:
-            strings: one list, with one string per image.
+            strings: lists with one string per image.
             shape: rows and columns (h, w) of the latents.
 
         Raises:
             ValueError: the length of a string does not fit `shape`.
         """
-        latent = (*self.latent_shape, *shape)
-        expected = 4 * math.prod(latent)
-        for number, string in enumerate(strings[0]):
-            if len(string) != expected:
-                raise ValueError(f"string {number} must have {expected} bytes for a latent {latent}, got {len(string)}")
-        y = torch.from_numpy(np.frombuffer(b"".join(strings[0]), "<f4").astype(np.float32).reshape(-1, *latent))
+        y_hat = self.latent_codec.decompress(strings, shape)["y_hat"]
         parameter = next(self.parameters())
-        return {"x_hat": self.decode(y.to(parameter.device, parameter.dtype))}
+        return {"x_hat": self.decode(y_hat.to(parameter.device, parameter.dtype))}
 
-    # -- weights --------------------------------------------------------------------------------
-
-    def translate_keys(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `state_dict` with this model's keys, for architectures that were published with several layouts."""
-        return dict(state_dict)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
-    ) -> tuple[list[str], list[str]]:
-        """Load weights as `nn.Module.load_state_dict` does, with shorter errors.
-
-        Raises:
-            RuntimeError: one line with the first five missing, unexpected and mis-shaped keys and the count
-                of the rest.
-        """
-        state_dict = self.translate_keys(state_dict)
-        problem = _mismatch(self, state_dict) if strict else None
-        if problem:
-            raise RuntimeError(problem)
-        return torch.nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
-
-
-def _mismatch(model: HSICompressionModel, state_dict: Mapping[str, Tensor]) -> str | None:
-    """Describe in one line why weights do not fit a model; None if they fit."""
-    own = model.state_dict()
-    kinds = {
-        "missing": [key for key in own if key not in state_dict],
-        "unexpected": [key for key in state_dict if key not in own],
-        "mis-shaped": [
-            f"{key} {_shape(state_dict[key])} instead of {_shape(own[key])}"
-            for key in own
-            if key in state_dict and state_dict[key].shape != own[key].shape
-        ],
-    }
-    problems = [f"{kind}: {_first_five(keys)}" for kind, keys in kinds.items() if keys]
-    if not problems:
-        return None
-    name = type(model).__name__
-    problems.insert(0, f"these weights do not belong to this {name} of {model.src_channels} bands")
-    if not model.verified:
-        problems.append(
-            f"the architecture of {name} could not be confirmed against published code: "
-            "the published file may hold another one"
-        )
-    return "; ".join(problems)
-
-
-def _first_five(keys: list[str]) -> str:
-    more = len(keys) - 5
-    return ", ".join(keys[:5]) + (f" and {more} more" if more > 0 else "")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "(" + ", ".join(map(str, tensor.shape)) + ")"
+    def update(self, scale_table: Tensor | None = None, force: bool = False, update_quantiles: bool = False) -> bool:
+        """Fill the tables of the range coder, as CompressAI does; by default with the scales of `SCALE_TABLE`."""
+        return super().update(SCALE_TABLE if scale_table is None else scale_table, force, update_quantiles)

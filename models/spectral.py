@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models import chain, support
 from models.base import HSICompressionModel
+from models.chunks import map_spectra
 from models.fused import fast_layers
 
 
@@ -53,30 +54,29 @@ class SpectralAutoencoder(HSICompressionModel):
         latent_channels = math.ceil(src_channels / 2**halvings)
         super().__init__(src_channels, (latent_channels,))
         self.halvings = halvings
+        self.chunk_sizes: Mapping[str, int] = self.rows_per_chunk[halvings]
         self.padding = latent_channels * 2**halvings - src_channels
 
     def _encode(self, x: Tensor) -> Tensor:
         if self._runs_as_chain(x):
             return self._run_chain(self.encoder, x, skip_in=self.padding)
-        encoder = fast_layers(self.encoder)
-        return self._map_spectra(lambda rows: encoder(F.pad(rows, (self.padding, 0))), x)
+        encoder, chunk = fast_layers(self.encoder), self.pixels_per_chunk(x.device)
+        return map_spectra(lambda rows: encoder(F.pad(rows[:, None, None], (self.padding, 0)))[:, 0, 0], x, chunk)
 
     def _decode(self, y: Tensor) -> Tensor:
         if self._runs_as_chain(y):
             return self._run_chain(self.decoder, y, skip_out=self.padding)
-        decoder = fast_layers(self.decoder)
-        return self._map_spectra(lambda rows: decoder(rows)[..., self.padding :], y)
+        decoder, chunk = fast_layers(self.decoder), self.pixels_per_chunk(y.device)
+        return map_spectra(lambda rows: decoder(rows[:, None, None])[:, 0, 0, self.padding :], y, chunk)
 
     def pixels_per_chunk(self, device: torch.device) -> int:
         """Return how many spectra go through the network at once on a device."""
-        chunks = self.rows_per_chunk[self.halvings]
         name = f"{device.type}-chain" if support.is_available(device) else device.type
-        return chunks.get(name, chunks["cpu"])
+        return self.chunk_sizes.get(name, self.chunk_sizes["cpu"])
 
     def set_pixels_per_chunk(self, device_type: str, pixels: int) -> None:
-        """Replace the number in `rows_per_chunk`, to resume a run that began with another table."""
-        chunks = {**self.rows_per_chunk[self.halvings], device_type: pixels, f"{device_type}-chain": pixels}
-        self.rows_per_chunk = {self.halvings: chunks}
+        """Replace the number in `chunk_sizes`, to resume a run that began with another table."""
+        self.chunk_sizes = {**self.chunk_sizes, device_type: pixels, f"{device_type}-chain": pixels}
 
     @staticmethod
     def _runs_as_chain(x: Tensor) -> bool:
@@ -93,28 +93,6 @@ class SpectralAutoencoder(HSICompressionModel):
         parts = [chain.run_chain(part, layer_plan, parameters, arithmetic) for part in spectra.split(chunk, dim=1)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return out.reshape(-1, n, height, width).transpose(0, 1).contiguous()
-
-    def _map_spectra(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply `function`, (rows, 1, 1, length) -> (rows, 1, 1, other length), along axis 1 of (N, length, H, W)."""
-        n, length, height, width = x.shape
-        chunk = self.pixels_per_chunk(x.device)
-        if torch.is_grad_enabled() or x.numel() == 0:
-            rows = x.movedim(1, -1).reshape(-1, 1, 1, length)
-            rows = torch.cat([function(part) for part in rows.split(chunk)])
-            return rows.reshape(n, height, width, rows.shape[-1]).movedim(-1, 1).contiguous()
-
-        # Each image begins a new chunk, so that no result depends on the batch; chunks are written straight
-        # into the output, so that there is no copy of the whole batch.
-        out = None
-        for index, image in enumerate(x):
-            spectra = image.flatten(1)
-            for start in range(0, height * width, chunk):
-                part = function(spectra[:, start : start + chunk].t()[:, None, None])[:, 0, 0]
-                if out is None:
-                    out = part.new_empty((n, part.shape[1], height * width))
-                out[index, :, start : start + chunk] = part.t()
-        assert out is not None  # x has values
-        return out.reshape(n, -1, height, width)
 
 
 def conv1d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv1d:

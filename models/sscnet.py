@@ -69,9 +69,7 @@ class SSCNet(HSICompressionModel):
             ValueError: `src_channels` differs from the number of bands of the weights.
         """
         latent_channels = cls.width_of(state_dict, "encoder.11.weight")
-        in_weights = cls.width_of(state_dict, "encoder.0.weight", dim=1)
-        if src_channels not in (None, in_weights):
-            raise ValueError(f"these weights are for {in_weights} bands, not {src_channels}")
+        in_weights = cls.bands_of(state_dict, "encoder.0.weight", src_channels, dim=1)
         net = cls(in_weights, latent_channels)
         net.load_state_dict(state_dict)
         return net

@@ -279,7 +279,7 @@ def terminate():
 class LinearNetwork:
     """Stand in for a trained network by the first components of the spectra's cosine transform."""
 
-    name, sha256, multiple = "linear", "0" * 64, 1
+    name, sha256, multiple, has_entropy_model = "linear", "0" * 64, 1, False
 
     def __init__(self, bands=12, channels=8):
         self.num_bands, self.channels = bands, channels

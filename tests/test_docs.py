@@ -12,7 +12,7 @@ import models as registry
 from benchmarks import pages
 from coding import codecs
 from coding.samples import CubeSamples
-from models import aliases, models
+from models import aliases
 from models.published import read_published
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,13 +52,12 @@ def test_table_of_weights_is_the_published_one():
     text = read(README)
     lines = text[text.index("| method |") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert len(rows) == 16 <= len(models)
-    numbers = {"1D-CAE": "3", "1D-CAE-Adv": "4", "1D-CAE-Ext": "5", "SSCNet": "6", "3D-CAE": "7"}
+    numbers = {"1D-CAE": "3", "1D-CAE-Adv": "4", "1D-CAE-Ext": "5", "SSCNet": "6", "3D-CAE": "7", "HyCoT": "8"}
     for cells, row in zip(rows, read_published(), strict=True):
         assert cells[0] == f"{row.method} [{numbers[row.method]}]"
         assert cells[1] == f"`{row.model}`" + ("" if row.verified else " ¹")
         assert cells[2:4] == [f"{row.bpppc:.2f}", f"{row.psnr:.2f}"]
-        assert cells[4] == f"[{row.file}]" and f"\n[{row.file}]: {row.url}\n" in text
+        assert cells[4] == f"[`{row.stem}`]" and f"\n[`{row.stem}`]: {row.url}\n" in text
     assert all(f"`{alias}`" in text for alias in aliases)
 
 

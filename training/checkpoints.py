@@ -2,7 +2,8 @@
 
 last.pth.tar    all that an exact resume needs, written after every epoch and every ten minutes
 best.pth.tar    the same, for the epoch with the lowest validation loss
-final.pth.tar   {"state_dict": weights of best}, like the published files
+final.pth.tar   {"state_dict": weights of best}, like the published files; weights of an entropy model that was attached
+                to a published model are beside them, under "latent_codec"
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from models.weights import LATENT_CODEC
 from training.run_folder import shown
 from training.state import State
 from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -55,12 +57,22 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def save_final(self, state: State) -> Path:
-        """Load the weights of best.pth.tar into the model, write them as final.pth.tar and return its path."""
+        """Load the weights of best.pth.tar into the model, write them as final.pth.tar and return its path.
+
+        The model and the file get the tables of the range coder.
+        """
         assert self.folder is not None  # only the main process calls it
-        best, final = self.folder / "best.pth.tar", self.folder / "final.pth.tar"
+        best, final, model = self.folder / "best.pth.tar", self.folder / "final.pth.tar", state.model
         state_dict = load_checkpoint(best)["state_dict"]
-        load_weights(state.model, state_dict, best)
-        save_checkpoint({"state_dict": state_dict}, final)
+        load_weights(model, state_dict, best)
+        if model.has_entropy_model:
+            model.update(force=True, update_quantiles=True)
+            state_dict = {key: tensor.cpu() for key, tensor in model.state_dict().items()}
+        content = {"state_dict": state_dict}
+        if model.is_extended:
+            codec = [key for key in state_dict if key.startswith(LATENT_CODEC)]
+            content["latent_codec"] = {key.removeprefix(LATENT_CODEC): state_dict.pop(key) for key in codec}
+        save_checkpoint(content, final)
         return final
 
     def last_good(self) -> Path | None:

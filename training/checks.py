@@ -31,6 +31,7 @@ def check_run(args: argparse.Namespace, model: HSICompressionModel, process: Pro
         raise UsageError(f"--compile needs a C++ compiler, and there is no {compiler}: install one, or name it in CXX")
     check_share(args.train_batch_size, process.world_size, "--train-batch-size")
     check_share(args.val_batch_size, process.world_size, "--val-batch-size")
+    _check_rate(args, model)
     _check_transform(args, model, splits.train)
     for split in filter(None, (splits.train, splits.val, splits.test)):
         _check_images(args, model, split)
@@ -38,6 +39,17 @@ def check_run(args: argparse.Namespace, model: HSICompressionModel, process: Pro
     if process.world_size > 1 and process.device.type == "cpu" and has_batch_norm:
         raise UsageError(
             f"{args.model} has batch norm, which torch cannot synchronize on CPUs: train it with one process"
+        )
+
+
+def _check_rate(args: argparse.Namespace, model: HSICompressionModel) -> None:
+    if args.freeze and args.checkpoint is None:
+        raise UsageError(f"--freeze {args.freeze} keeps the weights of --checkpoint: give one")
+    if model.has_entropy_model and args.lmbda is None:
+        raise UsageError(f"{args.model} has an entropy model: give the weight of the distortion, such as --lmbda 0.3")
+    if model.has_entropy_model and model.pixelwise and args.loss == "ssim":
+        raise UsageError(
+            f"--loss ssim compares neighbors, and {args.model} is trained for rate by pixels: use another --loss"
         )
 
 

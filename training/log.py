@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from utils.plots import false_color, spectra_figure, stretch_limits
 from utils.results import write_csv
 
-METRICS = ("loss", "bpppc", "mse", "psnr", "ssim", "sa", "images_per_second")
+METRICS = ("loss", "bpppc", "aux_loss", "mse", "psnr", "ssim", "sa", "images_per_second")
 COLUMNS = (
     "epoch",
     "step",

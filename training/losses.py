@@ -10,6 +10,8 @@ weighted by their sizes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +75,32 @@ class StructuralDissimilarity(nn.Module):
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         return 1 - batch_ssim(x_hat, x).mean()
+
+
+class RateDistortion(nn.Module):
+    """Estimated bits per value + lambda * distortion, as in CompressAI's `RateDistortionLoss`.
+
+    A mean squared error counts 255^2 times, so that lambda means what it means for 8-bit images.
+
+    Args:
+        distortion: one of `losses`.
+        lmbda: lambda, weight of the distortion.
+    """
+
+    def __init__(self, distortion: nn.Module, lmbda: float) -> None:
+        super().__init__()
+        self.distortion = distortion
+        self.factor = lmbda * (255**2 if isinstance(distortion, MeanSquaredError) else 1)
+        self.pixelwise = getattr(distortion, "pixelwise", False)
+
+    def forward(self, x_hat: Tensor, x: Tensor, bpppc: Tensor) -> Tensor:
+        return bpppc + self.factor * self.distortion(x_hat, x)
+
+
+def estimated_bpppc(likelihoods: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Return the bits per value of images `x` by which likelihoods, as a model returns them, estimate the rate."""
+    bits = [-likelihood.log2().sum() for likelihood in likelihoods.values()]
+    return torch.stack(bits).sum() / x.numel() if bits else x.new_zeros(())
 
 
 losses: dict[str, type[nn.Module]] = {

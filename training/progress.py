@@ -15,6 +15,7 @@ class Totals(NamedTuple):
         images: number of images.
         loss: sum of the training loss.
         mse, psnr, ssim, sa: sums of the metrics of `utils.metrics.image_metrics`; 0 for one that does not apply.
+        bpppc, aux_loss: sums of the estimated rate and of the auxiliary loss; 0 without an entropy model.
     """
 
     images: float = 0.0
@@ -23,6 +24,8 @@ class Totals(NamedTuple):
     psnr: float = 0.0
     ssim: float = 0.0
     sa: float = 0.0
+    bpppc: float = 0.0
+    aux_loss: float = 0.0
 
     def plus(self, other: Totals) -> Totals:
         """Return the sums over the images of both."""

@@ -25,7 +25,10 @@ class Bar(tqdm):
         """Count `images`, and show the mean metrics of their `batch`."""
         if batch and not self.disable:
             means = batch.means()
-            self.set_postfix(loss=f"{means['loss']:.3e}", psnr=f"{means['psnr']:.2f}", refresh=False)
+            shown = {"loss": f"{means['loss']:.3e}", "psnr": f"{means['psnr']:.2f}"}
+            if means["bpppc"]:
+                shown["bpppc"] = f"{means['bpppc']:.4f}"
+            self.set_postfix(shown, refresh=False)
         self.update(images)
 
 
@@ -119,10 +122,11 @@ class Reporter(SilentReporter):
     def print_epoch(self, progress: Progress, train: Mapping, val: Mapping) -> None:
         """Print the losses of an epoch in one line."""
         best = "  (best)" if progress.best_epoch == progress.epoch else ""
+        rate = f", estimated {val['bpppc']:.4f} bpppc" if "aux_loss" in val else ""
         print(
             f"epoch {progress.epoch}/{self.args.epochs}"
             f"  train: loss {train['loss']:.4e}, PSNR {train['psnr']:.2f} dB, {train['images_per_second']:.1f} images/s"
-            f"  val: loss {val['loss']:.4e}, PSNR {val['psnr']:.2f} dB{best}",
+            f"  val: loss {val['loss']:.4e}, PSNR {val['psnr']:.2f} dB{rate}{best}",
             flush=True,
         )
 

@@ -14,7 +14,7 @@ from utils.checkpoint import load_checkpoint
 from utils.errors import UsageError
 
 # Arguments that a resumed run keeps: with others it would be another run, or its epochs would differ.
-IDENTITY = ("model", "num_channels", "loss", "seed", "repeats")
+IDENTITY = ("model", "num_channels", "loss", "lmbda", "freeze", "seed", "repeats")
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,14 @@ def read_start(args: argparse.Namespace, flags: Mapping) -> tuple[argparse.Names
 
 def _resumed_arguments(args: argparse.Namespace, flags: Mapping, stored: Mapping) -> argparse.Namespace:
     for name in IDENTITY:
-        given = aliases.get(flags[name], flags[name]) if name in flags else stored[name]
-        if given != stored[name]:
+        own = stored.get(name)  # runs of older versions lack some
+        given = aliases.get(flags[name], flags[name]) if name in flags else own
+        if given != own:
             raise UsageError(
-                f"--{name.replace('_', '-')} {given}: the run of {args.checkpoint} has {stored[name]}; "
+                f"--{name.replace('_', '-')} {given}: the run of {args.checkpoint} has {own}; "
                 "leave the flag out to resume it, or start a new run without --checkpoint"
             )
-    fixed = {name: stored[name] for name in (*IDENTITY, "checkpoint")}
+    fixed = {name: stored.get(name) for name in (*IDENTITY, "checkpoint")}
     return argparse.Namespace(**{**vars(args), **stored, **flags, **fixed})
 
 

@@ -17,13 +17,15 @@ from training.checks import check_run
 from training.data import SplitLoader, image_loader, open_splits
 from training.distributed import Process, check_share, join, launch
 from training.launchers import find_place
-from training.losses import losses
+from training.losses import RateDistortion, losses
 from training.progress import Totals
 from training.reporter import Reporter, SilentReporter
 from training.resume import Start, read_start, refuse_finished, refuse_other_data
 from training.run_folder import record_start, shown
+from training.start import initialize, load_start
 from training.state import State
 from training.stepper import Stepper, sum_metrics
+from training.steps import Outcome
 from utils.devices import parse_devices
 from utils.environment import configure_backends, provenance, seed_everything
 from utils.errors import BusyError, ProjectError
@@ -65,25 +67,33 @@ class Run:
     reporter: SilentReporter
     stop: StopRequest
 
-    def measure(self, loss: Tensor, x_hat: Tensor, x: Tensor) -> Totals:
+    def measure(self, outcome: Outcome, x: Tensor) -> Totals:
         """Return the sums of the metrics over a batch of all processes.
 
         Args:
-            loss: mean over the images of this process.
-            x_hat: (N, C, H, W), reconstruction of `x`; N may be 0.
-            x: (N, C, H, W) in [0, 1], the images of this process.
+            outcome: what the batch of this process gave.
+            x: (N, C, H, W) in [0, 1], the images of this process; N may be 0.
         """
-        return Totals(*sum_metrics(loss, x_hat, x, self.process).tolist())
+        return Totals(*sum_metrics(outcome, x, self.process).tolist())
 
     def means(self, loader: SplitLoader, totals: Totals, seconds: float) -> dict[str, float]:
-        """Return the mean metrics over images of `loader`, `bpppc` and `images_per_second`; `ssim` if they have one."""
-        means = {**totals.means(), "bpppc": self.state.model.bpppc, "images_per_second": totals.images / seconds}
+        """Return the mean metrics over images of `loader`, and `images_per_second`.
+
+        `ssim` and `aux_loss` are there if they apply; `bpppc` is estimated by the entropy model if there is one.
+        """
+        means = {**totals.means(), "images_per_second": totals.images / seconds}
         if not loader.has_ssim:
             del means["ssim"]
+        if not self.state.model.has_entropy_model:
+            means["bpppc"] = self.state.model.bpppc
+            del means["aux_loss"]
         return means
 
     def evaluate(self, images: Iterable[Tensor]) -> dict[str, float]:
-        """Return the mean metrics of batches (N, C, H, W), coded to bytes and back; see `utils.evaluation`."""
+        """Return the mean metrics of batches (N, C, H, W), coded to bytes and back; see `utils.evaluation`.
+
+        Tables of the range coder are those that `Checkpoints.save_final` made.
+        """
         self.state.model.eval()
         return average(evaluate(self.state.model, images, self.process.device, self.args.precision))
 
@@ -151,10 +161,13 @@ def _set_up(args: argparse.Namespace, start: Start, process: Process, stack: Exi
     refuse_other_data(start, args, data)
     seed_everything(args.seed)
     model = models[args.model](src_channels=args.num_channels)
+    if args.lmbda is not None and not model.has_entropy_model:
+        model.attach_entropy_model()
+    if args.freeze:
+        model.freeze_encoder()
     check_run(args, model, process, splits)
     state = State(args, model, process)
-    if start.checkpoint and start.path:
-        state.load(start.checkpoint, start.path, start.flags)
+    _load(state, start, process)
     folder, reporter = _folder(args, start, process), SilentReporter()
     stack.enter_context(_locked(folder, start, process))
     if folder:
@@ -165,7 +178,7 @@ def _set_up(args: argparse.Namespace, start: Start, process: Process, stack: Exi
         args=args,
         process=process,
         state=state,
-        criterion=losses[args.loss](),
+        criterion=_criterion(args),
         train_loader=SplitLoader(args, splits.train, process, args.train_batch_size, shuffle=True),
         val_loader=SplitLoader(args, splits.val, process, args.val_batch_size, shuffle=False),
         test_loader=image_loader(args, splits.test, process) if splits.test else None,
@@ -175,11 +188,30 @@ def _set_up(args: argparse.Namespace, start: Start, process: Process, stack: Exi
     )
 
 
+def _load(state: State, start: Start, process: Process) -> None:
+    """Give a resumed run its state, and a new one the weights that it starts from."""
+    has_codec = False
+    if start.run_dir and start.checkpoint and start.path:
+        state.load(start.checkpoint, start.path, start.flags)
+        return
+    if start.checkpoint and start.path:
+        has_codec = load_start(state.model, start.checkpoint, start.path)
+    if state.model.has_entropy_model and not has_codec:
+        initialize(state.model, state.args, process, is_fresh=start.checkpoint is None)
+
+
+def _criterion(args: argparse.Namespace) -> nn.Module:
+    distortion = losses[args.loss]()
+    return distortion if args.lmbda is None else RateDistortion(distortion, args.lmbda)
+
+
 def _folder(args: argparse.Namespace, start: Start, process: Process) -> Path | None:
     """Return the folder of the run, which is created if it is new; None in a process that writes nothing."""
     if not process.is_main:
         return None
-    return start.run_dir or stamped_folder(args.save_dir, f"{args.mode}-{args.model}-{args.loss}-{args.learning_rate}")
+    rate = "" if args.lmbda is None else f"-lmbda{args.lmbda:g}"
+    name = f"{args.mode}-{args.model}-{args.loss}-{args.learning_rate}{rate}"
+    return start.run_dir or stamped_folder(args.save_dir, name)
 
 
 @contextmanager

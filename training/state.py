@@ -20,9 +20,8 @@ from models import support
 from models.base import HSICompressionModel
 from training.distributed import Process
 from training.progress import Progress
-from training.steps import forward_and_loss, loss_and_gradients
+from training.steps import Outcome, forward_and_loss, loss_and_gradients
 from utils.checkpoint import load_weights, weights_of
-from utils.devices import autocast
 from utils.environment import rng_state, set_rng_state
 
 # --scheduler plateau, as in CompressAI's published trainings
@@ -49,7 +48,8 @@ class State:
         network: the module to call in training: `model`, compiled or wrapped for several processes. It has the
             same parameters.
         compiled_forward: `forward_and_loss`, compiled for the first batch size, on one GPU; else None.
-        optimizer: Adam.
+        optimizer: Adam of all trained weights but the quantiles of entropy models.
+        aux_optimizer: Adam of these quantiles, None without an entropy model.
         scheduler: the scheduler of `--scheduler plateau`, else None.
         scaler: scales the loss in fp16, does nothing in other precisions.
         progress: the position of the run.
@@ -69,10 +69,17 @@ class State:
         self.network = cast(nn.Module, torch.compile(self.model)) if compiles and not is_single else self.model
         self.compiled_forward = torch.compile(forward_and_loss, dynamic=False) if compiles and is_single else None
         self._compiled_shape: torch.Size | None = None
+        quantiles = [parameter for name, parameter in self.model.named_parameters() if name.endswith(".quantiles")]
+        for parameter in quantiles:  # their loss needs no data: processes need not average its gradients
+            parameter.requires_grad_(False)
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if process.world_size > 1:
             device_ids = [self.device] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids)
-        self.optimizer = GuardedAdam(self.model.parameters(), lr=args.learning_rate, fused=True)
+        for parameter in quantiles:
+            parameter.requires_grad_()
+        self.optimizer = GuardedAdam(self._trained, lr=args.learning_rate, fused=True)
+        self.aux_optimizer = GuardedAdam(quantiles, lr=args.aux_learning_rate, fused=True) if quantiles else None
         is_gpu = self.device.type == "cuda"
         self._device_learning_rate = torch.zeros((), device=self.device) if is_gpu else None
         self.scheduler = None
@@ -110,6 +117,7 @@ class State:
             "state_dict": self.model.state_dict(),
             "loss": self.progress.val_loss,
             "optimizer": self.optimizer.state_dict(),
+            "aux_optimizer": self.aux_optimizer.state_dict() if self.aux_optimizer else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "scaler": self.scaler.state_dict(),
             "progress": self.progress.state_dict(),
@@ -120,7 +128,7 @@ class State:
         }
 
     def load(self, checkpoint: Mapping, path: Path, flags: Mapping) -> None:
-        """Restore what `state_dict` returned, or the weights alone if the checkpoint holds nothing else.
+        """Restore what `state_dict` returned.
 
         Args:
             checkpoint: as `utils.checkpoint.load_checkpoint` returns it.
@@ -131,8 +139,6 @@ class State:
             CheckpointError: the weights belong to another model.
         """
         load_weights(self.model, weights_of(checkpoint, path), path)
-        if "progress" not in checkpoint:
-            return
         self.progress = Progress(**checkpoint["progress"])
         # A run keeps its chunk size, whatever the model's table says now; another type of device has its own.
         if self.model.pixelwise and checkpoint.get("device_type") == self.device.type:
@@ -144,6 +150,11 @@ class State:
         for group in checkpoint["optimizer"]["param_groups"]:
             group["fused"] = True  # older runs had Adam's unfused implementation
         self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.aux_optimizer:
+            self.aux_optimizer.load_state_dict(checkpoint["aux_optimizer"])
+            if "aux_learning_rate" in flags:
+                for group in self.aux_optimizer.param_groups:
+                    group["lr"] = self.args.aux_learning_rate
         if checkpoint.get("scaler"):  # empty unless the run was in fp16, absent in older ones
             self.scaler.load_state_dict(checkpoint["scaler"])
         is_same_scheduler = self.args.scheduler == checkpoint["arguments"]["scheduler"]
@@ -154,30 +165,41 @@ class State:
 
     # -- the parts of a step --------------------------------------------------------------------
 
-    def backward(self, criterion: nn.Module, x: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """Add the gradients of `weight` * loss to those of the parameters; see `loss_and_gradients`."""
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.optimizer.zero_grad()
+        if self.aux_optimizer:
+            self.aux_optimizer.zero_grad()
+
+    def backward(self, criterion: nn.Module, x: Tensor, weight: float) -> Outcome:
+        """Add the gradients of `weight` * loss and of the auxiliary loss to those of the parameters.
+
+        See `loss_and_gradients`.
+        """
         forward = forward_and_loss
         if self.compiled_forward:
             self._compiled_shape = self._compiled_shape or x.shape
             if x.shape == self._compiled_shape:  # a shorter last batch would be compiled again
                 forward = self.compiled_forward
-        return loss_and_gradients(
+        outcome = loss_and_gradients(
             self.network, self.model, criterion, x, weight, self.scaler, self.args.precision, forward
         )
+        if not self.aux_optimizer:
+            return outcome
+        aux_loss = self.model.aux_loss()
+        aux_loss.backward()
+        return outcome._replace(aux_loss=aux_loss.detach())
 
     @torch.no_grad()
-    def forward(self, criterion: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss and x_hat (N, C, H, W) of a batch; N may be 0."""
-        if not len(x):
-            return x.sum(), x
-        with autocast(self.args.precision, x.device):
-            x_hat = self.model(x)["x_hat"]
-        return criterion(x_hat, x), x_hat
+    def forward(self, criterion: nn.Module, x: Tensor) -> Outcome:
+        """Return what a batch (N, C, H, W) gives; N may be 0."""
+        outcome = forward_and_loss(self.model, criterion, x, self.args.precision)
+        return outcome._replace(aux_loss=self.model.aux_loss()) if self.aux_optimizer else outcome
 
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Scale the gradients to a norm of at most `max_norm` (0 does not clip); return the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
-        return clip_grad_norm_(self.model.parameters(), max_norm or math.inf)
+        return clip_grad_norm_(self._trained, max_norm or math.inf)
 
     def step(self, is_finite: Tensor) -> None:
         """Update the weights by the clipped gradients, without waiting for the device.
@@ -187,13 +209,27 @@ class State:
         Args:
             is_finite: boolean, whether loss and gradient are finite; if not, the weights stay as they are.
         """
+        found_inf = (~is_finite).float()
         if not self.scaler.is_enabled():  # in fp16 the scaler checks the gradients
-            self.optimizer.found_inf = (~is_finite).float()
+            self.optimizer.found_inf = found_inf
         with self._learning_rate_on_device():
             self.scaler.step(self.optimizer)
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = None
         self.scaler.update()
+        if self.aux_optimizer:
+            self._step_aux(found_inf)
+
+    def _step_aux(self, found_inf: Tensor) -> None:
+        """Update the quantiles, which a CUDA graph does at the learning rate that they had when it was captured."""
+        assert self.aux_optimizer is not None
+        self.aux_optimizer.found_inf = found_inf
+        for group in self.aux_optimizer.param_groups:
+            group["capturable"] = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        self.aux_optimizer.step()
+        for group in self.aux_optimizer.param_groups:
+            group["capturable"] = False
+        self.aux_optimizer.found_inf = None
 
     @contextmanager
     def _learning_rate_on_device(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from training.distributed import Process
 from training.progress import Totals
 from training.state import State
+from training.steps import Outcome
 from utils.errors import ProjectError, one_line
 from utils.metrics import image_metrics
 
@@ -28,21 +29,22 @@ _STEPS_BEFORE_CAPTURE = 2  # they choose algorithms, compile kernels and make th
 Metrics = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
-def sum_metrics(loss: Tensor, x_hat: Tensor, x: Tensor, process: Process, metrics: Metrics = image_metrics) -> Tensor:
+def sum_metrics(outcome: Outcome, x: Tensor, process: Process, metrics: Metrics = image_metrics) -> Tensor:
     """Return the sums of the metrics over a batch of all processes: float64, in the order of `Totals`.
 
     Args:
-        loss: mean over the images of this process.
-        x_hat: (N, C, H, W), reconstruction of `x`; N may be 0.
-        x: (N, C, H, W) in [0, 1], the images of this process.
+        outcome: what the batch of this process gave.
+        x: (N, C, H, W) in [0, 1], the images of this process; N may be 0.
         process: this process.
         metrics: maps (x_hat, x) to one value per image for each name of `Totals` that it measures.
     """
     nothing = torch.zeros((), dtype=torch.float64, device=x.device)
     sums = {}
     if len(x):
-        sums = {name: values.sum() for name, values in metrics(x_hat, x).items()}
-        sums |= {"images": torch.full_like(nothing, len(x)), "loss": loss.double() * len(x)}
+        sums = {name: values.sum() for name, values in metrics(outcome.x_hat, x).items()}
+        means = {"loss": outcome.loss, "bpppc": outcome.bpppc, "aux_loss": outcome.aux_loss}
+        sums |= {name: mean.double() * len(x) for name, mean in means.items()}
+        sums["images"] = torch.full_like(nothing, len(x))
     return process.sum(torch.stack([sums.get(name, nothing) for name in Totals._fields]))
 
 
@@ -131,9 +133,9 @@ class Stepper:
     def _compute(self, x: Tensor, weight: float) -> Tensor:
         """Take a step and return `Totals`, the norm of the gradient and the scale of the loss, in float64."""
         state = self.state
-        state.optimizer.zero_grad()
-        loss, x_hat = state.backward(self.criterion, x, weight)
-        sums = sum_metrics(loss, x_hat, x, self.process, self._metrics)
+        state.zero_grad()
+        outcome = state.backward(self.criterion, x, weight)
+        sums = sum_metrics(outcome, x, self.process, self._metrics)
         norm = state.clip_gradients(self.max_norm)
         state.step(sums[1].isfinite() & norm.isfinite())
         return torch.cat([sums, torch.stack([norm.double(), state.scale])])

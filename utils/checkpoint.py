@@ -23,6 +23,8 @@ from utils.files import atomic_write
 
 # Keys of the weights in checkpoints of CompressAI and others. A bare state dict has none of them.
 _WEIGHT_KEYS = ("state_dict", "network", "model_state_dict", "model", "net")
+# Weights of a part that other programs do not know, which final.pth.tar keeps out of the state dict.
+_BESIDE = "latent_codec"
 # DistributedDataParallel, DataParallel, torch.compile and modules of Lightning put these before every key.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # in numpy 1 and 2
@@ -105,6 +107,8 @@ def _refusal(path: str | os.PathLike, reason: str) -> str:
 def weights_of(checkpoint: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
     """Return the state dict in a loaded checkpoint, without the prefixes of wrappers.
 
+    Weights beside it, under `latent_codec`, are added with this prefix.
+
     Args:
         checkpoint: holds the weights under one of `_WEIGHT_KEYS`, or is a bare state dict.
         path: its file, for the message.
@@ -119,7 +123,9 @@ def weights_of(checkpoint: Mapping, path: str | os.PathLike) -> dict[str, Tensor
     if not state_dict:
         raise CheckpointError(f"{path} holds an empty state dict")
     unwrapped = {_unwrapped(key): tensor for key, tensor in state_dict.items()}
-    return unwrapped if len(unwrapped) == len(state_dict) else dict(state_dict)
+    weights = unwrapped if len(unwrapped) == len(state_dict) else dict(state_dict)
+    beside = checkpoint.get(_BESIDE)
+    return weights | {f"{_BESIDE}.{key}": tensor for key, tensor in (beside or {}).items()} if held else weights
 
 
 def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -154,9 +154,9 @@ def codec_entries(args: argparse.Namespace) -> list[Entry]:
         model = aliases.get(model, model) or recognize(path, args.num_channels)
         key = f"{model}-{load_network(model, path, args.num_channels, 'cpu').sha256[:8]}"
         name = key if any(entry.codec == model for entry in entries) else model
-        for number, coder in enumerate(args.coder):
+        for number, coder in enumerate(args.coder or [None]):
             factory = ModelFactory(model, path, args.num_channels, args.device, coder)
-            ending = "" if coder == DEFAULT_CODER else f"-{coder}"
+            ending = "" if coder in (None, DEFAULT_CODER) else f"-{coder}"
             # The coder does not change float32 latents: measure them once.
             entries.append(Entry(name + ending, key + ending, partial(without_fixed, factory) if number else factory))
     if not entries:

@@ -114,13 +114,13 @@ class Contender(Generic[Net]):
         return step
 
     def flat_gradient(self) -> Tensor:
-        """Return the gradients of all parameters, in their order, as one vector of float64."""
+        """Return the gradients of all trained parameters, in their order, as one vector of float64."""
 
         def flat(parameter: nn.Parameter) -> Tensor:
-            assert parameter.grad is not None  # a model has no parameters that it does not use
+            assert parameter.grad is not None  # a model trains no parameters that it does not use
             return parameter.grad.double().flatten()
 
-        return torch.cat([flat(parameter) for parameter in self.net.parameters()])
+        return torch.cat([flat(parameter) for parameter in self.net.parameters() if parameter.requires_grad])
 
 
 def contenders(
@@ -228,17 +228,15 @@ def compulsory_bytes(model: HSICompressionModel, work: str, x: Tensor, y: Tensor
     These are input, output and weights once; in training the batch once, and weights and both moments of Adam read
     and written. Inputs, weights and moments are float32 in every precision; values of outputs have `itemsize` bytes.
     """
-
-    def num_parameters(module: nn.Module) -> int:
-        return sum(parameter.numel() for parameter in module.parameters())
-
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    of_encoder = sum(parameter.numel() for parameter in model.encoder_parameters())
     if work == "train":
-        return 4 * x.numel() + 4 * 2 * 3 * num_parameters(model)
+        return 4 * x.numel() + 4 * 2 * 3 * weights
     if work == "encode":
-        return 4 * (x.numel() + num_parameters(model.encoder)) + itemsize * y.numel()
+        return 4 * (x.numel() + of_encoder) + itemsize * y.numel()
     if work == "decode":
-        return 4 * (y.numel() + num_parameters(model.decoder)) + itemsize * x.numel()
-    return 4 * (x.numel() + num_parameters(model)) + itemsize * x.numel()
+        return 4 * (y.numel() + weights - of_encoder) + itemsize * x.numel()
+    return 4 * (x.numel() + weights) + itemsize * x.numel()
 
 
 # -- one work of one model ------------------------------------------------------------------------

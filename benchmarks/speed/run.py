@@ -22,6 +22,7 @@ from benchmarks.speed.gpu import measure_gpu
 from benchmarks.speed.measure import SEED, interleaved
 from benchmarks.speed.models import BANDS, MIN_SIDE, measure_limits, measure_work, reason_to_leave_out
 from benchmarks.speed.report import Report
+from benchmarks.speed.textbook import has_textbook
 from models import aliases, models
 from utils.devices import get_device
 from utils.environment import device_name, provenance
@@ -90,10 +91,12 @@ def model_and_side(name: str, size: int) -> tuple[str, int]:
     """Return the registry's name and the image side of `MODEL` or `MODEL@SIDE`.
 
     Raises:
-        UsageError: the model cannot take such images, or they are too small to measure with.
+        UsageError: the model has no textbook form, it cannot take such images, or they are too small to measure with.
     """
     name, _, own_side = name.partition("@")
     name, side = aliases.get(name, name), int(own_side or size)
+    if not has_textbook(name):
+        raise UsageError(f"--models {name}: there is no textbook form to compare this model with")
     if side < MIN_SIDE:
         raise UsageError(f"--size must be at least {MIN_SIDE}, got {side}")
     try:

@@ -40,6 +40,11 @@ def textbook(model: HSICompressionModel, name: str) -> Textbook:
     return reference.to(given[0].device).train(model.training)
 
 
+def has_textbook(name: str) -> bool:
+    """Return whether there is a textbook form of the model `name`."""
+    return name.startswith(tuple(_BUILDERS))
+
+
 class Textbook(nn.Module):
     """Pack images into the input of the layers, encode, decode, and unpack.
 
@@ -166,6 +171,57 @@ def _cae3d(model: HSICompressionModel) -> Textbook:
     return Textbook(encoder, decoder, model.src_channels, multiple=4, volume=True)
 
 
+class _Tokens(nn.Module):
+    """Embed groups of four bands (rows, 1, C), behind the compression token, at learned positions."""
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.pad = -bands % 4
+        self.token = nn.Parameter(torch.empty(1, 1, 64))
+        self.positions = nn.Parameter(torch.empty(1, (bands + self.pad) // 4 + 1, 64))
+        self.embed = nn.Linear(4, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        groups = torch.cat([x.new_zeros(rows, 1, self.pad), x], dim=2).reshape(rows, -1, 4)
+        return torch.cat([self.token.repeat(rows, 1, 1), self.embed(groups)], dim=1) + self.positions
+
+
+class _TransformerBlock(nn.Module):
+    """Attention of four heads and a perceptron, each behind a layer norm and with a skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.qkv, self.out = nn.LayerNorm(64), nn.Linear(64, 192, bias=False), nn.Linear(64, 64)
+        self.norm2, self.widen, self.narrow = nn.LayerNorm(64), nn.Linear(64, 8), nn.Linear(8, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, tokens, _ = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(rows, tokens, 3, 4, 16).permute(2, 0, 3, 1, 4)
+        attention = torch.softmax(q @ k.transpose(2, 3) * 16**-0.5, dim=3)
+        x = x + self.out((attention @ v).transpose(1, 2).reshape(rows, tokens, 64))
+        return x + self.narrow(F.gelu(self.widen(self.norm2(x))))
+
+
+class _FirstToken(nn.Module):
+    """Keep the first token, (rows, 1, 64); hold the layers that published weights have and nothing uses."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.unused = nn.ModuleList([nn.Conv2d(tokens, tokens, (1, 2)) for _ in range(3)]).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1]
+
+
+def _hycot(model: HSICompressionModel) -> Textbook:
+    bands, latent = model.src_channels, model.latent_shape[0]
+    encoder = [_Tokens(bands), *[_TransformerBlock() for _ in range(5)], _FirstToken(-(-bands // 4) + 1)]
+    encoder += [nn.Linear(64, 1024), nn.LeakyReLU(0.01), nn.Linear(1024, latent), nn.Sigmoid()]
+    decoder = [nn.Linear(latent, 1024), nn.LeakyReLU(0.01), nn.Linear(1024, bands), nn.Sigmoid()]
+    return Textbook(encoder, decoder, bands, rows=True)
+
+
 # In this order: the first prefix that fits a model's name decides.
 _BUILDERS: Mapping[str, Callable[..., Textbook]] = {
     "cae1da": lambda model: _transposed(model, lambda: nn.LeakyReLU(0.01)),
@@ -173,4 +229,5 @@ _BUILDERS: Mapping[str, Callable[..., Textbook]] = {
     "cae1d": _cae1d,
     "sscnet": _sscnet,
     "cae3d": _cae3d,
+    "hycot": _hycot,
 }

@@ -14,13 +14,13 @@ eight times its log2 plus 128.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from coding import PLANE_CODERS
+from coding import MODEL_CODER, PLANE_CODERS
 from coding.base import SHORT, Codec, CodingError, DamagedError, join_blocks, split_blocks, to_dtype
 from coding.hsc.header import Header, check_parameters, is_bound, is_divisor, is_step
 from coding.hsc.masks import fill_gaps
@@ -43,7 +43,7 @@ class Settings:
     """What a decoder must know besides weights and units; the file stores all settings.
 
     Attributes:
-        coder: coder of the latents, one of `PLANE_CODERS`.
+        coder: coder of the latents, one of `PLANE_CODERS`, or `MODEL_CODER`.
         step: quantizer step, in the channels' units; None (with a bound only) if the latents are taken as 0 and not
             coded.
         scale: sample value of reflectance 1.0.
@@ -148,9 +148,7 @@ class LearnedCodec(Codec):
 
     def encode_and_decode(self, cube: np.ndarray, valid: np.ndarray) -> tuple[bytes, np.ndarray]:
         """See `Codec.encode_and_decode`; the encoder yields the decoded cube, too."""
-        levels = self.levels(self.latents(cube, valid))
-        coded = b"" if self.settings.step is None else encode_planes(levels, self.settings.coder)
-        x_hat = self.restore(levels, cube.shape[1:])
+        coded, x_hat = self._code_latents(self.latents(cube, valid), cube.shape[1:])
         if self.settings.numbers.bound is None:
             return coded, self.to_samples(x_hat)
         blocks, decoded = self._residuals.encode(x_hat, cube, valid)
@@ -169,18 +167,24 @@ class LearnedCodec(Codec):
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
         size = valid.shape[1:]
         if self.settings.numbers.bound is None:
-            return self.to_samples(self.restore(self._decode_latents(data, size), size))
+            return self.to_samples(self._decode_latents(data, size))
         coded, *blocks = split_blocks(data, 1 + NUM_BLOCKS)
-        x_hat = self.restore(self._decode_latents(coded, size), size)
-        return self._residuals.decode(blocks, x_hat, valid)
+        return self._residuals.decode(blocks, self._decode_latents(coded, size), valid)
+
+    def _code_latents(self, y: np.ndarray, size: Sequence[int]) -> tuple[bytes, np.ndarray]:
+        """Return the bytes of latents, and the reflectances that they decode to."""
+        levels = self.levels(y)
+        coded = b"" if self.settings.step is None else encode_planes(levels, self.settings.coder)
+        return coded, self.restore(levels, size)
 
     def _decode_latents(self, data: bytes, size: Sequence[int]) -> np.ndarray:
+        """Return the reflectances (model's bands, H, W) of the bytes of latents."""
         shape = self.network.latent_size(*size)
         if self.settings.step is not None:
-            return decode_planes(data, shape)
+            return self.restore(decode_planes(data, shape), size)
         if data:
             raise DamagedError(f"a tile without latents must have no bytes for them, got {len(data)}")
-        return np.zeros(shape, np.int64)
+        return self.restore(np.zeros(shape, np.int64), size)
 
     def to_samples(self, x_hat: np.ndarray) -> np.ndarray:
         """Return reflectances, clipped to [0, 1], as samples of type `dtype`."""
@@ -188,6 +192,37 @@ class LearnedCodec(Codec):
         if self.dtype in ("float16", "float32"):
             return to_dtype(x_hat * np.float32(self.settings.scale), self.dtype)
         return to_dtype(x_hat.astype(np.float64) * self.settings.scale, self.dtype)
+
+
+class EntropyModelCodec(LearnedCodec):
+    """The codec of models that have an entropy model, which quantizes and codes the latents.
+
+    The tables of the range coder are part of the weights, so that all machines decode the same latents.
+
+    Args:
+        network: a model with its weights.
+        settings: settings for the scene; `coder` is `MODEL_CODER`, and `step` is not used.
+
+    Raises:
+        CodingError: as for `LearnedCodec`, or the model has no entropy model.
+    """
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        if not network.has_entropy_model:
+            raise CodingError(f"{network.name} with these weights has no entropy model: give another --coder")
+        super().__init__(network, settings, np.zeros(0, np.uint8))
+        self.parameters = {key: value for key, value in self.parameters.items() if key != "step"}
+
+    def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        return self.encode_and_decode(cube, valid)[1]
+
+    def _code_latents(self, y: np.ndarray, size: Sequence[int]) -> tuple[bytes, np.ndarray]:
+        strings = self.network.compress(y)
+        return join_blocks(strings), self.network.decompress(strings, size[0], size[1])
+
+    def _decode_latents(self, data: bytes, size: Sequence[int]) -> np.ndarray:
+        strings = split_blocks(data, self.network.num_strings)
+        return self.network.decompress(strings, size[0], size[1])
 
 
 def _coarsen(mask: np.ndarray, multiple: int) -> np.ndarray:
@@ -280,22 +315,28 @@ def open_with(header: Header, shared: bytes, network: Network) -> LearnedCodec:
     has_bound = header.max_error is not None
     if has_bound and header.scene.dtype not in SHORT:
         raise DamagedError(f"the header names a model with a bound for {header.scene.dtype}, which no encoder does")
-    rules = {
-        "coder": lambda value: isinstance(value, str) and value in PLANE_CODERS,
-        "step": lambda value: is_step(value, MAX_STEP) or (has_bound and value is None),
-    }
+    has_own_coder = parameters.get("coder") == MODEL_CODER and network.has_entropy_model
+    rules: dict[str, Callable[[Any], bool]] = {"coder": lambda value: value == MODEL_CODER}
+    if not has_own_coder:
+        rules = {
+            "coder": lambda value: isinstance(value, str) and value in PLANE_CODERS,
+            "step": lambda value: is_step(value, MAX_STEP) or (has_bound and value is None),
+        }
     if has_bound:
         rules |= {"divisor": is_divisor, "bound": is_bound, "extra_bands": is_extra_bands}
     check_parameters(header, rules)
-    if len(shared) != network.channels:
-        raise DamagedError(f"the shared block must have {network.channels} bytes, one a channel, got {len(shared)}")
+    num_units = 0 if has_own_coder else network.channels
+    if len(shared) != num_units:
+        raise DamagedError(f"the shared block must have {num_units} bytes, one a channel, got {len(shared)}")
     extra = {band - 1 for band in parameters.get("extra_bands", ())}
     settings = Settings(
         coder=parameters["coder"],
-        step=parameters["step"],
+        step=parameters.get("step"),
         scale=header.scale,
         numbers=Numbers(header.scene.dtype, parameters.get("divisor", 1), parameters.get("bound")),
         model_bands=tuple(band for band in range(num_coded) if band not in extra),
         num_bands=num_coded,
     )
+    if has_own_coder:
+        return EntropyModelCodec(network, replace(settings, step=1.0))
     return LearnedCodec(network, settings, np.frombuffer(shared, np.uint8))

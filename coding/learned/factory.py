@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from coding import MODEL_CODER
 from coding.base import SHORT, CodecFactory, CodingError
-from coding.learned.codec import DEFAULT_CODER, LearnedCodec, Settings, units_of
+from coding.learned.codec import DEFAULT_CODER, EntropyModelCodec, LearnedCodec, Settings, units_of
 from coding.learned.latents import LatentCodec
 from coding.learned.network import SAMPLE_CAUTION, Network, load_network
 from coding.numbers import Numbers, numbers_of
@@ -39,7 +40,8 @@ class ModelFactory:
         checkpoint: file with the weights; None for the bundled sample weights.
         num_channels: number of bands that the model takes.
         device: "cpu", or the number of a GPU.
-        coder: coder of the latents, one of `PLANE_CODERS`.
+        coder: coder of the latents, one of `PLANE_CODERS`, or `MODEL_CODER`; None for the best of the model's: its own
+            if it has an entropy model.
         model_bands: indices of the model's bands among the coded bands; None for all of them.
     """
 
@@ -47,7 +49,7 @@ class ModelFactory:
     checkpoint: str | None = None
     num_channels: int = 202
     device: str = "cpu"
-    coder: str = DEFAULT_CODER
+    coder: str | None = None
     model_bands: Sequence[int] | None = None
 
     def __call__(self, samples: Samples) -> CodecFactory:
@@ -73,10 +75,20 @@ def make_factory(samples: Samples, **options: Any) -> CodecFactory:
 
 
 def factory_of(
-    samples: Samples, network: Network, coder: str = DEFAULT_CODER, model_bands: Sequence[int] | None = None
+    samples: Samples, network: Network, coder: str | None = None, model_bands: Sequence[int] | None = None
 ) -> CodecFactory:
     """Return the codec factory of a network in memory; for the arguments see `ModelFactory`."""
+    if coder is None:
+        coder = MODEL_CODER if network.has_entropy_model else DEFAULT_CODER
     maker = _Maker(samples, network, coder, range(samples.num_bands) if model_bands is None else model_bands)
+    model = {"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands}
+    if coder == MODEL_CODER:
+        return CodecFactory(
+            bounded=maker.bounded_by_model,
+            lossless=lambda: maker.bounded_by_model(0),
+            quantized=maker.by_model,
+            model=model,
+        )
     return CodecFactory(
         lossy=maker.lossy,
         bounded=maker.bounded,
@@ -88,7 +100,7 @@ def factory_of(
         first=FIRST,
         unit=UNIT * samples.scale,
         num_tiles=NUM_SAMPLED_TILES,
-        model={"name": network.name, "sha256": network.sha256, "num_channels": network.num_bands},
+        model=model,
     )
 
 
@@ -121,20 +133,33 @@ class _Maker:
         search = StepSearch(psnr, FINEST, COARSEST, FIRST, SLOPES["psnr"])
         return self.lossy(search.find(goal, DEFAULT_LOSS_DB / 10).step)
 
+    def by_model(self) -> EntropyModelCodec:
+        """Return the codec that the entropy model makes, at the steps that it learned."""
+        return EntropyModelCodec(self._network, self._settings(1.0, Numbers(self._samples.dtype)))
+
+    def bounded_by_model(self, max_error: float, step: float | None = None) -> EntropyModelCodec:
+        """Return a codec with a bound whose latents the entropy model codes."""
+        if step is not None:
+            raise CodingError(f"the steps of {self._network.name} are learned: leave step and quality out")
+        return EntropyModelCodec(self._network, self._settings(1.0, self._bounded_numbers(max_error)))
+
     def bounded(self, max_error: float, step: float | None = None) -> LearnedCodec:
         """Return a codec with a bound; if no step is given, the step of `BOUNDED_STEPS` with the smallest tiles."""
+        numbers = self._bounded_numbers(max_error)
+        codecs = [
+            LearnedCodec(self._network, self._settings(candidate, numbers), *self._judged)
+            for candidate in (BOUNDED_STEPS if step is None else (step,))
+        ]
+        return min(codecs, key=self._num_bytes) if len(codecs) > 1 else codecs[0]
+
+    def _bounded_numbers(self, max_error: float) -> Numbers:
         samples = self._samples
         if samples.dtype not in SHORT:
             raise CodingError(
                 f"samples must be {', '.join(SHORT)} for a model with a bound, got {samples.dtype}: "
                 "code without a bound, or choose another codec, such as klt-cm"
             )
-        numbers = numbers_of(samples.dtype, max_error, samples.values())
-        codecs = [
-            LearnedCodec(self._network, self._settings(candidate, numbers), *self._judged)
-            for candidate in (BOUNDED_STEPS if step is None else (step,))
-        ]
-        return min(codecs, key=self._num_bytes) if len(codecs) > 1 else codecs[0]
+        return numbers_of(samples.dtype, max_error, samples.values())
 
     def _settings(self, step: float | None, numbers: Numbers) -> Settings:
         samples = self._samples

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coding.base import CodingError
 from coding.groups import in_batch
 from models import models
+from models.latent_codecs import HyperpriorLatentCodec
+from models.weights import LATENT_CODEC, TABLES
 from utils.checkpoint import load_state_dict, load_weights
 from utils.devices import use_device
 from utils.environment import configure_backends
@@ -30,6 +34,10 @@ _SENSITIVITY_SIDE = 64  # pixels; sensitivities are estimated on a square of thi
 _NUM_PROBES = 4
 
 SAMPLE_WEIGHTS = Path(__file__).resolve().parents[2] / "results/weights/sample/cae1d.pth.tar"
+TABLES_CAUTION = (
+    "holds no tables of the range coder: they are made here, and another machine may make others, which do not decode "
+    "the file: code with final.pth.tar of a run, which holds them"
+)
 SAMPLE_CAUTION = (
     "weights of the bundled sample, which were trained on one patch of dark water and never saw land: "
     "give others as --checkpoint, or give --max-error, which holds with any weights"
@@ -48,6 +56,7 @@ class Network:
         sha256: hash of the weights, see `weights_sha256`.
         num_bands: number of bands of the cubes.
         channels: number of channels of the latents; several planes may belong to one.
+        has_entropy_model: whether the model can code its latents, by `compress` and `decompress`.
         multiple: heights and widths are padded to a multiple of this.
     """
 
@@ -56,7 +65,7 @@ class Network:
         self.sha256 = weights_sha256(model.state_dict())
         self.model = model.float().eval().to(self.device)
         self.num_bands, self.multiple = model.src_channels, model.size_multiple
-        self.channels = model.latent_shape[0]
+        self.channels, self.has_entropy_model = model.latent_shape[0], model.has_entropy_model
 
     def tiles_at_once(self, tile_size: int) -> int:
         """Return how many tiles of `tile_size` pixels in height and width go through the network in a batch."""
@@ -84,6 +93,32 @@ class Network:
         """Return the padded cubes (N, C, H, W) of latents (N, planes, h, w)."""
         latents = torch.from_numpy(y).reshape(len(y), *self.model.latent_shape, *y.shape[-2:])
         return self.model.decode(latents.to(self.device)).cpu().numpy()
+
+    @property
+    def num_strings(self) -> int:
+        """Number of strings that `compress` returns."""
+        return 2 if isinstance(self.model.latent_codec, HyperpriorLatentCodec) else 1
+
+    @torch.no_grad()
+    def compress(self, y: np.ndarray) -> list[bytes]:
+        """Return latents (planes, h, w), float32, quantized and range coded by the model.
+
+        Raises:
+            CodingError: they are too large for the range coder.
+        """
+        latents = torch.from_numpy(y).reshape(1, *self.model.latent_shape, *y.shape[-2:])
+        try:
+            coded = self.model.latent_codec.compress(latents.to(self.device))
+        except ValueError as error:
+            raise CodingError(f"{self.name}: {error}") from None
+        return [of_part[0] for of_part in coded["strings"]]
+
+    @torch.no_grad()
+    def decompress(self, strings: Sequence[bytes], height: int, width: int) -> np.ndarray:
+        """Return the cube (C, height, width), float32, of the strings of `compress`."""
+        _, *size = self.latent_size(height, width)
+        y_hat = self.model.latent_codec.decompress([[string] for string in strings], (size[0], size[1]))["y_hat"]
+        return self.decode(y_hat.reshape(-1, *size).cpu().numpy(), height, width)
 
     def sensitivity(self, y: np.ndarray) -> np.ndarray:
         """Return how strongly the reconstruction depends on the latents of each channel, float64 (channels,).
@@ -151,6 +186,8 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
     state_dict = load_state_dict(path)
     model = models[name](src_channels=num_channels)
     load_weights(model, state_dict, path)
+    if model.update(update_quantiles=True):
+        print(f"note: {path} {TABLES_CAUTION}", file=sys.stderr)
     return Network(name, model, used)
 
 
@@ -160,14 +197,23 @@ def recognize(checkpoint: str, num_channels: int) -> str:
     Raises:
         CheckpointError: the weights fit no model of `num_channels` bands, or several.
     """
-    given = {key: tensor.shape for key, tensor in load_state_dict(checkpoint).items()}
+    given = _shapes(load_state_dict(checkpoint))
+    plain = {key: shape for key, shape in given.items() if not key.startswith(LATENT_CODEC)}
     found = []
     for name, factory in models.items():
-        with torch.device("meta"):
-            own = factory(src_channels=num_channels).state_dict()
-        if {key: tensor.shape for key, tensor in own.items()} == given:
+        try:
+            with torch.device("meta"):
+                own = factory(src_channels=num_channels).state_dict()
+        except ValueError:  # no such model of so few bands
+            continue
+        if _shapes(own) in (given, plain):
             found.append(name)
     if len(found) != 1:
         whose = f"weights of {' or '.join(found)}" if found else f"weights of no model of {num_channels} bands"
         raise CheckpointError(f"{checkpoint}: {whose}: name the model, as MODEL=PATH")
     return found[0]
+
+
+def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shapes of the weights, without tables of the range coder, whose sizes vary."""
+    return {key: tensor.shape for key, tensor in state_dict.items() if key.rpartition(".")[2] not in TABLES}

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from models import models
+from models import HYCASS_NAMES, models
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", [name for name in models if name not in HYCASS_NAMES or "cr032" in name])
 def test_from_state_dict_finds_the_width(name):
     model = models[name]()
     copy = type(model).from_state_dict(model.state_dict())
-    assert copy.bpppc == model.bpppc
+    assert copy.latent_shape == model.latent_shape and copy.size_multiple == model.size_multiple
     for key, tensor in model.state_dict().items():
         assert torch.equal(copy.state_dict()[key], tensor)
 

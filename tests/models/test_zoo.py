@@ -113,8 +113,7 @@ def path_of(model: str, folder: Path) -> Path:
 
 def test_the_table_has_every_model_at_its_rate():
     rows = read_published()
-    assert len(rows) == 16
-    assert {row.model for row in rows} == set(models)
+    assert {row.model for row in rows} == {name for name in models if not name.startswith(("hycass", "ours"))}
     for row in rows:
         with torch.device("meta"):
             rate = models[row.model]().bpppc
@@ -135,7 +134,7 @@ def test_names_and_aliases_select_rows_once():
     selected = zoo.select(["cae3d_2bpppc", "cae1d", "cae3d"])
     assert [row.model for row in selected] == ["cae3d", "cae1d"]
     assert zoo.select(["cae1d", "all"])[0].model == "cae1d"
-    assert len(zoo.select(["cae1d", "all"])) == 16
+    assert len(zoo.select(["cae1d", "all"])) == len(read_published())
     for alias, model in aliases.items():
         assert [row.model for row in zoo.select([alias])] == [model]
 

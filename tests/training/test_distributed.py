@@ -63,6 +63,19 @@ def test_two_processes_do_what_one_does(start_pair, train, data_flags, tmp_path,
 
 
 @pytest.mark.slow
+def test_two_processes_train_for_rate(start_pair, data_flags, tmp_path, run_of):
+    """Their noise differs from that of one process. The second has no image in the last batch."""
+    data = data_flags(train=5, val=3, test=1, side=16)
+    flags = ["-m", "ours_hyperprior_s1", "--lmbda", "1", "-e", "2", "--save-dir", tmp_path / "runs"]
+    processes = start_pair(*FLAGS, *data, *flags)
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    run = run_of(tmp_path / "runs")
+    assert all(float(row["val_bpppc"]) > 0 and float(row["train_aux_loss"]) > 0 for row in run.rows())
+    assert run.settings()["finished"]["test"]["bpppc"] > 0
+
+
+@pytest.mark.slow
 def test_a_run_stopped_under_torchrun_resumes_with_one_process(
     start_warm, wait_for, data_flags, tmp_path, run_of, resume
 ):

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_flatten
 
 from models import models
 from training.distributed import Process
-from training.losses import losses
+from training.losses import RateDistortion, losses
+from training.progress import Totals
 from training.state import State
 from training.stepper import Stepper, sum_metrics
 from training.steps import loss_and_gradients
@@ -44,13 +45,34 @@ def test_no_step_copies_between_host_and_device(monkeypatch, name, loss):
     x = torch.rand(2, 24, 16, 16, device=device)
 
     def compute():
-        value, x_hat = loss_and_gradients(model, model, criterion, x, 1.0, GradScaler("cpu", enabled=False))
+        outcome = loss_and_gradients(model, model, criterion, x, 1.0, GradScaler("cpu", enabled=False))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        return sum_metrics(value, x_hat, x, Process(device))
+        return sum_metrics(outcome, x, Process(device))
 
     compute()  # windows and folded taps are made once
     with NoHost():
-        assert compute().shape == (6,)
+        assert compute().shape == (len(Totals._fields),)
+
+
+@pytest.mark.parametrize("name", ["ours_factorized_s0", "ours_hyperprior_s2", "ours_klt", "hycot_1bpppc"])
+def test_no_step_for_rate_copies_between_host_and_device(monkeypatch, name):
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+    device = torch.device("meta")
+    model = models[name](src_channels=24)
+    if not model.has_entropy_model:
+        model.attach_entropy_model()
+    model.to(device).train()
+    x, criterion = torch.rand(2, 24, 16, 16, device=device), RateDistortion(losses["mse"](), 1.0)
+
+    def compute():
+        outcome = loss_and_gradients(model, model, criterion, x, 1.0, GradScaler("cpu", enabled=False))
+        aux_loss = model.aux_loss()
+        aux_loss.backward()
+        return sum_metrics(outcome._replace(aux_loss=aux_loss.detach()), x, Process(device))
+
+    compute()
+    with NoHost():
+        assert compute().shape == (len(Totals._fields),)
 
 
 def make_stepper(device, name="cae1d", **changes):

@@ -31,7 +31,7 @@ def test_gradients_are_those_of_the_whole_batch(model, loss, shape):
 
     sizes = []
     model.register_forward_hook(lambda module, args, out: sizes.append((args[0].requires_grad, args[0].shape)))
-    found, x_hat = loss_and_gradients(model, model, criterion, x, 0.7, UNSCALED)
+    found, x_hat, *_ = loss_and_gradients(model, model, criterion, x, 0.7, UNSCALED)
     assert not found.requires_grad and not x_hat.requires_grad
     torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(x_hat, expected_hat.detach(), rtol=1e-12, atol=0)
@@ -52,7 +52,7 @@ def test_gradients_add_up_and_are_scaled(model):
 
 
 def test_a_rank_without_a_sample_takes_part_with_no_gradient(model):
-    loss, x_hat = loss_and_gradients(model, model, losses["mse"](), torch.rand(0, 12, 9, 9).double(), 0.0, UNSCALED)
+    loss, x_hat, *_ = loss_and_gradients(model, model, losses["mse"](), torch.rand(0, 12, 9, 9).double(), 0.0, UNSCALED)
     assert loss == 0 and x_hat.shape == (0, 12, 9, 9)
     assert all((parameter.grad == 0).all() for parameter in model.parameters())
 
@@ -63,7 +63,7 @@ def test_models_that_see_neighbors_take_the_whole_batch(name):
     model = models[name](src_channels=24).train()
     x, sizes = torch.rand(2, 24, 16, 16), []
     model.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape))
-    loss, _ = loss_and_gradients(model, model, losses["mse"](), x, 1.0, UNSCALED)
+    loss, *_ = loss_and_gradients(model, model, losses["mse"](), x, 1.0, UNSCALED)
     assert sizes == [x.shape] and loss.isfinite()
 
 
@@ -93,7 +93,7 @@ def test_half_precision_covers_only_the_network(model, loss, monkeypatch):
     for chunk in (1000, 50):
         monkeypatch.setattr(type(model), "pixels_per_chunk", lambda self, device, chunk=chunk: chunk)
         model.zero_grad()
-        value, x_hat = loss_and_gradients(model, model, losses[loss](), x, 1.0, UNSCALED, "bf16")
+        value, x_hat, *_ = loss_and_gradients(model, model, losses[loss](), x, 1.0, UNSCALED, "bf16")
         assert value.dtype == torch.float32 and x_hat.dtype == torch.bfloat16
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
     whole, chunked = gradients

@@ -91,6 +91,7 @@ def test_both_forms_train_alike():
 def test_compulsory_bytes():
     model = nn.Module()
     model.encoder, model.decoder = nn.Linear(3, 2, bias=False), nn.Linear(2, 5, bias=False)  # 6 and 10 weights
+    model.encoder_parameters = model.encoder.parameters
     x, y = torch.zeros(1, 100, 1, 1), torch.zeros(1, 7, 1, 1)
     found = {
         work: speed.compulsory_bytes(model, work, x, y, itemsize=2)

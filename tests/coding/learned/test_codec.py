@@ -158,7 +158,9 @@ def test_bounds_hold_at_the_ends_of_the_type(make_network):
             assert np.abs(decoded - cube).max() <= bound
 
 
-@pytest.mark.parametrize("name", ["cae1d_2bpppc", "cae1da", "sscnet_1bpppc", "cae3d_1bpppc"])
+@pytest.mark.parametrize(
+    "name", ["cae1d_2bpppc", "cae1da", "sscnet_1bpppc", "cae3d_1bpppc", "hycot_1bpppc", "hycass_cr008_s2"]
+)
 def test_every_architecture_codes_any_size(make_network, make_cube, name):
     network, cube = make_network(name), make_cube((12, 13, 21))
     for bound in (None, 4):
