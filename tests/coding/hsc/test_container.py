@@ -123,7 +123,7 @@ def join(parts: Parts, old_start: int | None = None) -> bytes:
     start = 12 + 36 + len(parts.header) + len(parts.shared) + 20 * len(parts.entries)
     shift = 0 if old_start is None else start - old_start
     entries = [((offset + shift) % 2**64, length, crc) for offset, length, crc in parts.entries]
-    head = b"\x89HSC\r\n\x1a\n\3\0\0\0" + block(parts.header) + block(parts.shared)
+    head = b"\x89HSC\r\n\x1a\n\4\0\0\0" + block(parts.header) + block(parts.shared)
     return head + block(index_of(entries)) + parts.records
 
 
