@@ -33,10 +33,9 @@ def distance(cycles):
 
 def multiples_of(phases):
     """Return how often both axes of the grid are contained in each found frequency, and how exactly."""
+    pairs = list(itertools.product(range(-2, 3), repeat=2))
     found = [
-        min(
-            (distance(np.array(pair) @ GRID - cycles).max(), pair) for pair in itertools.product(range(-2, 3), repeat=2)
-        )
+        min((distance(np.array(pair) @ GRID - cycles).max(), pair) for pair in pairs)
         for cycles in phases.frequencies / 2**16
     ]
     return np.array([pair for _, pair in found]), max(error for error, _ in found)
@@ -80,9 +79,8 @@ def test_the_bundled_scene_was_resampled(path):
         cycles = phases.frequencies / 2**16
         assert distance(abs(np.linalg.det(cycles))) > 0.01, "two directions"
     # The strongest frequency is that of the product, whichever part of it is seen.
-    assert min(
-        distance(sign * part.frequencies[0] / 2**16 - whole.frequencies[0] / 2**16).max() for sign in (1, -1)
-    ) < (0.5 / 64)
+    strongest, again = (phases.frequencies[0] / 2**16 for phases in (whole, part))
+    assert min(distance(again - strongest).max(), distance(again + strongest).max()) < 0.5 / 64
 
 
 def test_images_that_were_not_resampled_have_no_phases():
