@@ -133,10 +133,13 @@ def _noise_energy(cube: np.ndarray, is_coded: np.ndarray | None) -> np.ndarray:
     np.square(energy, out=energy)
     energy /= _local_mean(energy) + 1e-6 * energy.mean(axis=(1, 2), keepdims=True) + 1e-9
     np.minimum(energy, _MOST_ENERGY, out=energy)
-    energy -= energy.mean(axis=(1, 2), keepdims=True)
+    is_known = np.ones(energy.shape[1:], bool)
     if is_coded is not None:
         padded = np.pad(is_coded.all(axis=0), 1, mode="edge")
-        energy *= padded[1:-1, :-2] & padded[1:-1, 2:] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, 1:-1]
+        is_known = padded[1:-1, :-2] & padded[1:-1, 2:] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, 1:-1]
+    # Gaps become the mean, so that a regular pattern of gaps has no peaks.
+    energy *= is_known
+    energy -= is_known * (energy.sum(axis=(1, 2), keepdims=True) / max(int(is_known.sum()), 1))
     return energy
 
 

@@ -98,3 +98,21 @@ def test_kernels_are_compiled_again_when_what_they_inline_changes(tmp_path, monk
         return kernel(1), sum(kernel.stats.cache_hits.values())
 
     assert [run(term) for term in ("100", "100", "25000")] == [(101, 0), (101, 1), (25001, 0)]
+
+
+def test_kernels_are_compiled_again_when_a_constant_of_another_module_changes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "kernel_of_constant.py").write_text(
+        "from coding.entropy.compiled import compiled\nfrom constant_part import TERM\n\n"
+        "@compiled\ndef kernel(x):\n    return x + TERM\n"
+    )
+
+    def run(term):
+        (tmp_path / "constant_part.py").write_text(f"TERM = {term}\n")
+        for name in ("constant_part", "kernel_of_constant"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        kernel = importlib.import_module("kernel_of_constant").kernel
+        return kernel(1), sum(kernel.stats.cache_hits.values())
+
+    assert [run(term) for term in ("100", "100", "25000", "0.5")] == [(101, 0), (101, 1), (25001, 0), (1.5, 0)]

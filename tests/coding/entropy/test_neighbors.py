@@ -36,7 +36,8 @@ def surround(plane, stride):
 
 
 def test_sizes_match_their_definitions():
-    numbers = np.array([*range(5000), *(2**bits + d for bits in range(13, 62) for d in (-1, 0, 2 ** (bits - 1)))])
+    large = (2**bits + d for bits in range(13, 63) for d in (-1, 0, 1, 2 ** (bits - 1) - 1, 2 ** (bits - 1)))
+    numbers = np.array([*range(5000), *large, 2**63 - 1])
     halves, bits = np.zeros_like(numbers), np.zeros_like(numbers)
     sizes(numbers, halves, bits)
     assert bits.tolist() == [number.bit_length() for number in numbers.tolist()]

@@ -20,6 +20,7 @@ from coding.numbers import Numbers, numbers_of
 from coding.prediction.regression import regressors
 from datasets.base import SceneInfo
 from tests.coding.kltcm import plain_decoder
+from tests.coding.prediction.resampled import resampled_noise
 
 FORMAT = Path(__file__).resolve().parents[3] / "docs/format.md"
 
@@ -107,6 +108,27 @@ def test_numbers_that_have_neighbors_in_other_bands():
     cube = smooth_cube((6, 28, 28), "int16", noise=20.0)
     assert max(regressor[1] for regressor in regressors(5, 28 * 28)[0].tolist()) == 1
     expected, decoded, _ = decode_both(cube, bound=0)
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("bound", [0, 3])
+@pytest.mark.parametrize("share", [0, 0.03])
+def test_numbers_of_resampled_tiles(bound, share):
+    cube = resampled_noise((9, 26, 32), 8 * [(0, 0)] + [(0.3, 0.1)], deviation=60).astype(np.int16)
+    valid = np.broadcast_to(np.random.default_rng(0).random(cube.shape[1:]) >= share, cube.shape)
+    expected, decoded, data = decode_both(np.where(valid, cube, np.int16(-999)), bound=bound, nodata=-999, valid=valid)
+    phases, _ = plain_decoder.first_block(data[8:])
+    assert len(phases) > 8, "frequencies and displacements"
+    assert np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+def test_numbers_of_so_many_pixels_that_weights_settle(bound):
+    """The step of weights shrinks after 2^9 pixels of a class, 2^12 of a tile, and after twice as many again."""
+    generator = np.random.default_rng(0)
+    cube = generator.normal(0, 9, (2, 66, 64)).astype(np.int16)
+    cube[1] = cube[0] * np.where(np.arange(66) < 33, 1, -1)[:, None] + generator.normal(0, 3, (66, 64))
+    expected, decoded, _ = decode_both(cube, bound=bound)
     assert np.array_equal(decoded, expected)
 
 

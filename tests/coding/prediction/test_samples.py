@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coding.base import DamagedError
+from coding.prediction import bands, samples
+from coding.prediction.adaptive import new_filter
+from coding.prediction.bands import NARROW
 from coding.prediction.samples import Known, decode_samples, encode_samples
+from tests.coding.prediction.resampled import resampled_noise
 
 
 def scene(shape, noise=3.0, seed=0, contrast=300):
@@ -86,6 +90,72 @@ def test_all_integers_of_32_bits_are_kept(bound):
     data, expected = encode_samples(cube, bound)
     assert np.array_equal(decode_samples(data, cube.shape, bound), expected)
     assert np.abs(expected.astype(np.int64) - cube).max() <= bound
+
+
+@pytest.mark.parametrize("bound", [0, 3])
+def test_resampled_images_take_fewer_bytes_with_phases(bound, monkeypatch):
+    cube = resampled_noise((9, 80, 80))
+    data, expected = encode_samples(cube, bound)
+    assert np.array_equal(decode_samples(data, cube.shape, bound), expected)
+    assert np.abs(expected - cube).max() <= bound
+    shuffled = np.random.default_rng(1).permuted(cube.reshape(9, -1), axis=1).reshape(cube.shape)
+    assert len(data) < 0.98 * len(encode_samples(shuffled, bound)[0])
+    monkeypatch.setattr(samples, "find_phases", lambda *_: None)
+    assert len(data) < 0.996 * len(encode_samples(cube, bound)[0])
+
+
+@pytest.mark.parametrize(("lag", "left"), [(1, 0), (0, 1)])
+def test_prediction_adapts_to_changes_within_a_band(lag, left):
+    """Samples equal others in the upper half of a band, and their opposite in the lower one: the fit sees nothing."""
+    shape, similarity = (6, 96, 64), 0.95
+    noise = np.random.default_rng(0).normal(0, 20, shape)
+    for band in range(lag, shape[0]):
+        for x in range(left, shape[2]):
+            other = similarity * noise[band - lag, :, x - left] * np.repeat([1, -1], shape[1] // 2)
+            noise[band, :, x] = other + math.sqrt(1 - similarity**2) * noise[band, :, x]
+    cube = np.rint(noise).astype(np.int32)
+    data, _ = encode_samples(cube, 0)
+    assert np.array_equal(decode_samples(data, shape, 0), cube)
+    without = 0.5 * math.log2(2 * math.pi * math.e * 400)
+    assert 8 * len(data) / cube.size < without - 0.5
+
+
+def guarded_filter(height, width):
+    """Return a filter whose arrays are followed by others, all of 77, and the latter."""
+    state, behind = new_filter(height, width), []
+
+    def guarded(array):
+        buffer = np.full(array.size + 10_000, 77, array.dtype)
+        buffer[: array.size] = array.ravel()
+        behind.append(buffer[array.size :])
+        return buffer[: array.size].reshape(array.shape)
+
+    return state._make(guarded(item) if isinstance(item, np.ndarray) else item for item in state), behind
+
+
+@pytest.mark.parametrize("spread", [NARROW - 1, NARROW, 2**32 - 1])
+@pytest.mark.parametrize("bound", [0, 5])
+def test_wide_differences_leave_other_memory_alone(spread, bound, monkeypatch):
+    generator = np.random.default_rng(0)
+    shape = 4, 20, 30
+    kinds = generator.choice([0, 0, 1, bands.GAP], shape).astype(np.uint8)
+    cube = np.where(kinds == 1, -(2**31) + spread // 3, generator.integers(0, spread, shape, endpoint=True) - 2**31)
+    cube[0, 0, :2] = -(2**31), -(2**31) + spread
+    kinds[0, 0, :2] = 0
+    known = Known(kinds, (-(2**31) + spread // 3,))
+    memory = []
+
+    def new_guarded(*size):
+        state, behind = guarded_filter(*size)
+        memory.extend(behind)
+        return state
+
+    monkeypatch.setattr(bands, "new_filter", new_guarded)
+    data, expected = encode_samples(cube, bound, known=known)
+    assert np.array_equal(decode_samples(data, shape, bound, known=known), expected)
+    assert np.abs(expected.astype(np.int64) - cube)[kinds == 0].max() <= bound
+    assert np.array_equal(expected[kinds == 1], cube[kinds == 1])
+    assert memory and all((numbers == 77).all() for numbers in memory)
 
 
 @pytest.mark.parametrize("bound", [0, 4])
