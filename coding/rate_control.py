@@ -149,7 +149,8 @@ class RateController:
         first, slope = self._first(target), SLOPES[kind]
         if factory.model is not None:  # which knows the latents of the sampled tiles
             search = self._search(functools.partial(self._figure_of_tiles, kind), first, slope)
-            return search.find(target.figure, SAMPLED_SHARE * tolerance), slope
+            found = search.find(target.figure, SAMPLED_SHARE * tolerance)
+            return found, search.slope(target.figure)
         survey, fewest = None, _FEWEST_TILES[kind]
         if kind == "bpppc" and factory.rates is not None:
             survey, fewest = Survey(self._samples, factory.rates), 1

@@ -15,8 +15,9 @@ SLOPES = {"psnr": 6.0, "bpppc": 1.0}
 _MAX_TRIALS = 40
 _MIN_STRIDE = 1e-3  # octaves
 _FIRST_STRIDE = 2.0  # octaves, between steps that the codec cannot take
-_FAR = 2.0  # octaves; slopes change, so that predictions that are farther away are not followed
+_FAR = 2.0  # octaves; slopes change, so that predictions farther away are followed in steps, each twice as large
 _SECOND_STRIDE = 0.1  # octaves, where the predicted place did not reach the target; doubled with each trial
+_REFUSED_WITHIN = 0.1  # octaves between the last step that the codec takes and one that it refuses
 _MIN_BRACKET_SHARE = 0.05  # between a trial and either end of its bracket
 _MIN_BASE = 0.05  # octaves between figures that show their slope, since they may jitter
 _MAX_SLOPE_RATIO = 8.0  # of a slope between two figures and the usual one, either way
@@ -60,6 +61,7 @@ class StepSearch:
         self._starts = self._outwards(min(max(math.log2(first), self._low), self._high))
         self._figures: dict[float, float] = {}  # by the logarithm of the step
         self._refused: list[float] = []
+        self._too_fine, self._too_coarse = self._low, self._high
 
     def find(self, target: float, tolerance: float, max_trials: int = _MAX_TRIALS) -> Found:
         """Return a step whose figure is within `tolerance` of `target`, or else the nearest one found.
@@ -75,7 +77,7 @@ class StepSearch:
         target = float(target)
         if not self._figures:
             self._begin()
-        stride, inside = 0.0, 0
+        stride, far, inside = 0.0, _FAR, 0
         for _ in range(max_trials):
             nearest = self._nearest(target)
             if abs(self._figures[nearest] - target) <= tolerance:
@@ -90,10 +92,10 @@ class StepSearch:
                 continue
             at = above if below is None else below
             assert at is not None  # one figure at least is above the target or not
-            place = self._beyond(at, target, stride)
+            place = self._beyond(at, target, (stride, far))
             if place is None:
                 return self._found(at, False, "coarsest" if below is None else "finest")
-            stride = max(2 * stride, _SECOND_STRIDE)
+            stride, far = max(2 * stride, _SECOND_STRIDE), 2 * far
             self._try(place)
         return self._found(self._nearest(target), False)
 
@@ -128,16 +130,23 @@ class StepSearch:
         raise error
 
     def _try(self, place: float) -> None:
-        """Measure a step; if the codec cannot take it, never search beyond half of the way to it again."""
+        """Measure a step; if the codec cannot take it, search only up to half of the way to it next."""
         try:
             self._figures[place] = self._figure(2.0**place)
         except CodingError:
             self._limit(place)
+            return
+        if place == self._high and self._too_coarse - place > 2 * _REFUSED_WITHIN:
+            self._high = (self._too_coarse + place) / 2
+        if place == self._low and place - self._too_fine > 2 * _REFUSED_WITHIN:
+            self._low = (self._too_fine + place) / 2
 
     def _limit(self, refused: float) -> None:
         if refused < min(self._figures):
+            self._too_fine = max(self._too_fine, refused)
             self._low = max(self._low, (refused + min(self._figures)) / 2)
         elif refused > max(self._figures):
+            self._too_coarse = min(self._too_coarse, refused)
             self._high = min(self._high, (refused + max(self._figures)) / 2)
         else:
             self._figures[refused] = math.inf  # never the nearest
@@ -154,9 +163,10 @@ class StepSearch:
             share = 0.5
         return above + min(max(share, _MIN_BRACKET_SHARE), 1 - _MIN_BRACKET_SHARE) * width
 
-    def _beyond(self, at: float, target: float, stride: float) -> float | None:
-        """Return a place at least `stride` beyond `at`, the outermost one measured; None if `at` is an end."""
-        stride = max(stride, min(abs(self._predicted(target) - at), _FAR), _MIN_STRIDE)
+    def _beyond(self, at: float, target: float, strides: tuple[float, float]) -> float | None:
+        """Return a place beyond `at`, the outermost one measured, between two strides; None if `at` is an end."""
+        least, most = strides
+        stride = max(least, min(abs(self._predicted(target) - at), most), _MIN_STRIDE)
         place = min(at + stride, self._high) if self._figures[at] > target else max(at - stride, self._low)
         return None if abs(place - at) < _MIN_STRIDE else place
 

@@ -36,7 +36,8 @@ _MIN_SIDE = 24  # of an image whose spectrum is searched
 _LOCAL = 4  # pixels on each side in the mean energy around a pixel
 _MOST_ENERGY = 6.0  # of a pixel, in units of the mean energy around it
 _LOWEST_FREQUENCY = 0.04  # cycles per pixel; structures of the scene are below
-_MIN_PEAK = 12.0  # in units of the mean of the spectrum, which the structures of scenes exceed eightfold
+_MIN_PEAK = 8.0  # in units of the mean of the spectrum around it
+_AROUND, _PEAK_BINS = 5, 2  # bins on each side that count as around a peak, and as the peak
 _CONFIDENCE = 9.0  # -ln of the chance that noise makes a peak
 _NEAR = 2.5  # bins around a peak and its harmonics where the second peak is not searched
 _FINE = 8  # steps of the search between two bins
@@ -156,10 +157,8 @@ def _residual(cube: np.ndarray, band: int) -> np.ndarray:
 def _local_mean(planes: np.ndarray) -> np.ndarray:
     """Return the mean of planes (G, H, W) in the square around each pixel, float32; edges are repeated."""
     side = 2 * _LOCAL + 1
-    padded = np.pad(planes, ((0, 0), (_LOCAL + 1, _LOCAL), (_LOCAL + 1, _LOCAL)), mode="edge").astype(np.float64)
-    sums = padded.cumsum(axis=1).cumsum(axis=2)
-    total = sums[:, side:, side:] - sums[:, :-side, side:] - sums[:, side:, :-side] + sums[:, :-side, :-side]
-    return (total / side**2).astype(np.float32)
+    padded = np.pad(planes, ((0, 0), (_LOCAL, _LOCAL), (_LOCAL, _LOCAL)), mode="edge")
+    return (_sums(padded, side) / side**2).astype(np.float32)
 
 
 def _find_peaks(energy: np.ndarray) -> list[tuple[float, float]]:
@@ -167,9 +166,9 @@ def _find_peaks(energy: np.ndarray) -> list[tuple[float, float]]:
     groups, height, width = energy.shape
     spectrum = np.square(np.abs(np.fft.rfft2(energy))).sum(axis=0)
     down, right = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
-    spectrum *= (1 - 1 / (3 * groups)) / (np.median(spectrum) + 1e-30)  # the mean, where peaks do not count
+    spectrum /= np.maximum(_background(spectrum), np.median(spectrum) / (1 - 1 / (3 * groups))) + 1e-30
     axes = down, right
-    spectrum[np.hypot(*axes) < _LOWEST_FREQUENCY] = 0
+    spectrum[(np.hypot(*axes) < _LOWEST_FREQUENCY) | (down == 0) | (right == 0)] = 0  # stripes of rows and columns
     peaks: list[tuple[float, float]] = []
     while len(peaks) < 2:
         row, column = np.unravel_index(spectrum.argmax(), spectrum.shape)
@@ -184,6 +183,23 @@ def _find_peaks(energy: np.ndarray) -> list[tuple[float, float]]:
             rows, columns = ((axis - harmonic * f + 0.5) % 1 - 0.5 for axis, f in zip(axes, found, strict=True))
             spectrum[np.hypot(rows * height, columns * width) < _NEAR] = 0
     return peaks
+
+
+def _background(spectrum: np.ndarray) -> np.ndarray:
+    """Return the mean around each bin (H, W // 2 + 1) of a spectrum, without the bins that a peak there would fill."""
+    mirrored = np.roll(spectrum[::-1], 1, axis=0)  # the other half of the frequencies
+    columns = [mirrored[:, _AROUND:0:-1], spectrum, mirrored[:, -2 : -2 - _AROUND : -1]]
+    wide = np.pad(np.concatenate(columns, axis=1), ((_AROUND, _AROUND), (0, 0)), mode="wrap")
+    inside = wide[_AROUND - _PEAK_BINS : _PEAK_BINS - _AROUND, _AROUND - _PEAK_BINS : _PEAK_BINS - _AROUND]
+    around, peak = (2 * _AROUND + 1) ** 2, (2 * _PEAK_BINS + 1) ** 2
+    return (_sums(wide, 2 * _AROUND + 1) - _sums(inside, 2 * _PEAK_BINS + 1)) / (around - peak)
+
+
+def _sums(planes: np.ndarray, side: int) -> np.ndarray:
+    """Return the sums over all squares of `side` x `side` numbers in planes (..., H, W)."""
+    ends = [(0, 0)] * (planes.ndim - 2) + [(1, 0)] * 2
+    sums = np.pad(planes.astype(np.float64), ends).cumsum(axis=-2).cumsum(axis=-1)
+    return sums[..., side:, side:] - sums[..., :-side, side:] - sums[..., side:, :-side] + sums[..., :-side, :-side]
 
 
 def _refine(energy: np.ndarray, peak: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

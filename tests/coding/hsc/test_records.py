@@ -61,7 +61,7 @@ def test_samples_move_off_nodata_at_an_end_of_the_type(dtype, nodata):
     valid = np.ones(cube.shape, bool)
     codec = Constant(nodata, dtype)
     record, _ = encoded(codec, cube, valid, nodata)
-    for moves in (record[8:9], b"\x00", b"\xff"):
+    for moves in (record[2:3], b"\x00", b"\xff"):
         damaged = join_blocks([b"", moves]) + b"bytes"
         result = decode(codec, damaged, cube, nodata, True).samples
         assert (np.abs(result.astype(int) - nodata) == 1).all()
@@ -96,7 +96,7 @@ def test_a_wrong_number_of_moves_is_damage_with_a_bound_only():
     assert (decode(Constant(7), damaged, cube, None, False).samples == 7).all()
 
 
-@pytest.mark.parametrize("record", [b"", b"\1\0\0\0", b"\0\0\0\0\xff\0\0\0ab", b"\1\0\0\0x\0\0\0\0"])
+@pytest.mark.parametrize("record", [b"", b"\1", b"\0\xff\xff\xff\xff\xff\1ab", b"\0\xff\1ab", b"\1x\0"])
 def test_damaged_records_are_refused(record):
     with pytest.raises(DamagedError) as caught:
         decode(Constant(0), record, np.zeros((1, 2, 3), np.int16), None, False)

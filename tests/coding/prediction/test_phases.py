@@ -91,7 +91,9 @@ def test_images_that_were_not_resampled_have_no_phases():
     spectrum = generator.random((24, 1, 1))
     for cube in (
         *(white_noise(seed=seed) for seed in range(5)),
+        np.rint(smooth).astype(np.int32),
         np.rint(smooth).astype(np.int32) + white_noise(),
+        white_noise() + np.int32(2) * white_noise(seed=9)[:, :1],
         np.rint(spectrum * fields).astype(np.int32) + white_noise() // 4,
         np.zeros((24, 64, 64), np.int32),
     ):
@@ -104,14 +106,13 @@ def test_small_images_have_no_phases(resampled):
         assert find_phases(cube) is None
 
 
-@pytest.mark.parametrize("period", [3, 4, 5, 8, 14])
+@pytest.mark.parametrize("period", [5, 7, 9])
 @pytest.mark.parametrize("is_near", [False, True])
 def test_gaps_make_no_phases(period, is_near):
-    cube, is_coded = white_noise(), np.ones((24, 64, 64), bool)
-    is_coded[:, ::period] = False
-    cube[:, ::period] = cube[:, 1::period][:, -1:] if is_near else 500
-    if is_near:
-        cube[:, 0:-1:period] = cube[:, 1::period]
+    cube, (rows, columns) = white_noise(), np.mgrid[:64, :64]
+    is_gap = np.broadcast_to((rows + 2 * columns) % period == 0, cube.shape)
+    is_coded = ~is_gap
+    cube = np.where(is_gap, np.roll(cube, -1, axis=2) if is_near else 500, cube)
     assert find_phases(cube) is not None, "the pattern of the gaps"
     assert find_phases(cube, is_coded) is None
     assert find_phases(cube, np.zeros_like(is_coded)) is None
