@@ -269,6 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for outcome in run_jobs(function, todo, min(args.num_workers, max(1, len(todo)))):
             outcomes.append(outcome)
     except KeyboardInterrupt as interrupt:
+        for job in todo:
+            remove_leftovers(job.npy_path)  # of a worker that was stopped just as it made its file
         name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         print(f"{name} after {len(outcomes)} of {len(todo)} files: the same command resumes", file=sys.stderr)
         return status
