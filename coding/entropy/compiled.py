@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numba
+import numpy as np
 from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
@@ -93,9 +94,9 @@ def _holds_arrays(kind: types.Type) -> bool:
 
 
 def _checksum(module: ModuleType) -> int:
-    """Return a checksum of the modules from which a module imports kernels, directly or not, and of its constants.
+    """Return a checksum of the modules from which a module imports kernels, directly or not, and of all constants.
 
-    Constants may come from other modules, and numba compiles their values into kernels.
+    Constants may come from modules without kernels, and numba compiles their values into kernels.
     """
     found, pending = {}, [module]
     while pending:
@@ -104,6 +105,11 @@ def _checksum(module: ModuleType) -> int:
                 found[value.py_func.__module__] = source = sys.modules[value.py_func.__module__]
                 pending.append(source)
     found.pop(module.__name__, None)
-    constants = {name: value for name, value in vars(module).items() if isinstance(value, int | float)}
     sources = b"".join(Path(inspect.getfile(found[name])).read_bytes() for name in sorted(found))
-    return zlib.crc32(sources, zlib.crc32(repr(sorted(constants.items())).encode()))
+    constants = [
+        (name, value.tolist() if isinstance(value, np.ndarray) else value)
+        for user in (module, *(found[name] for name in sorted(found)))
+        for name, value in sorted(vars(user).items())
+        if isinstance(value, int | float | np.ndarray)
+    ]
+    return zlib.crc32(sources, zlib.crc32(repr(constants).encode()))

@@ -1,8 +1,8 @@
 """Adaptive prediction of the errors of the fitted prediction, from the errors around a sample.
 
 The fitted coefficients of a band are the same for all its samples, and none has more regressors than the image can pay
-for. Weights that both encoder and decoder adapt after each sample cost nothing: normalized least mean squares (NLMS;
-Widrow and Stearns, "Adaptive Signal Processing", 1985). They carry over from band to band, and predict the error from
+for. Weights that both encoder and decoder adapt cost nothing: normalized least mean squares (NLMS; Widrow and Stearns,
+"Adaptive Signal Processing", 1985). They carry over from band to band, and predict the error from
 
 - the errors at five places in the eight preceding bands, above the sample also in the band itself;
 - 18 errors before the sample in the band itself, with weights for each class of phases (`coding.prediction.phases`).
@@ -62,7 +62,7 @@ class Filter(NamedTuple):
         rows: int32 ((H + 2) (W + 8) + 8,), the errors in the band itself, with a margin of two rows and eight columns.
         row_weights: int32 (8 `_ROWS` `CLASSES`,), of `rows`, for each class.
         left_weights: int64 (`CLASSES`, `_LEFT`), of the errors to the left.
-        ages: int64 (`CLASSES` + 1,), numbers of samples in each class, and in all.
+        ages: int64 (`CLASSES` + 1,), numbers of coded samples in each class, and of all pixels, of the rows so far.
         sums: int64 (W,), weighted sums for a row, without the errors to the left.
         corrections: int64 (W,), the predicted errors of a row.
         sizes: int64 (W,), eight times the mean errors around the samples of a row, in units of 2^-`FRACTION_BITS`.
@@ -183,13 +183,13 @@ def finish_row(state, p, y, band):
         phase, limit = np.int64(band.phases[y * width + x]), _CLIPPED_AT * state.sizes[x] + 2 * _MIN_SIZE
         missed = min(max(state.rows[r + x] - state.corrections[x], -limit), limit)
         power = 2 * bit_length(state.sizes[x] + _MIN_SIZE)
-        state.steps[x] = _shift_right(missed << _STEP_BITS, power)
+        state.steps[x] = shift_right(missed << _STEP_BITS, power)
         shift = power + min(_FIRST_PHASE_SHIFT + bit_length(ages[phase] >> _PHASE_AGE), last)
         ages[phase] += 1
         first = phase * _ROWS * LANES
         add_products(state.row_weights, first, state.rows, _row_places(state, r + x), missed, shift)
         for i in range(_LEFT):
-            state.left_weights[phase, i] += _shift_right(missed * state.rows[r + x - 1 - i], shift)
+            state.left_weights[phase, i] += shift_right(missed * state.rows[r + x - 1 - i], shift)
     _move_weights(state, p, min(_FIRST_SHIFT + bit_length(ages[CLASSES] >> _AGE), _LAST_SHIFT))
     ages[CLASSES] += width
     plane = state.history[band.number % _BANDS, p:]
@@ -207,10 +207,10 @@ def _move_weights(state, p, shift):
             errors, total = history[band, q:], np.int64(0)
             for x in range(len(steps)):
                 total += np.int64(steps[x]) * np.int64(errors[x])
-            state.weights[place, band] += _shift_right(total, _STEP_BITS + shift)
+            state.weights[place, band] += shift_right(total, _STEP_BITS + shift)
 
 
 @inlined
-def _shift_right(number, places):
+def shift_right(number, places):
     """Return `number` / 2^places, rounded."""
     return (number + (1 << (places - 1))) >> places

@@ -48,6 +48,7 @@ from coding.prediction.adaptive import (
     finish_row,
     new_filter,
     row_start,
+    shift_right,
 )
 from coding.prediction.phases import CLASSES
 from coding.prediction.regression import POINT
@@ -314,9 +315,9 @@ def _code_row(coder, state, band, start, y):
     for x in range(width):
         kind, phase = kinds[x] if has_kinds else 0, np.int64(phases[x])
         fitted = np.int64(state.predictions[x]) + band.left * left[x] + band.second_left * second_left[x]
-        fitted = _shift_right(fitted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
+        fitted = shift_right(fitted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
         if kind:
-            value = _shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else band.known[kind - 1]
+            value = shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else band.known[kind - 1]
             here[x] = value - band.mean
             sizes[x] = causal_sum(errors, start + x, stride) >> 3
             if is_filtered:
@@ -344,7 +345,7 @@ def _code_sample(coder, state, band, activity, predicted, phase, value):
     is_lattice, digits, step, place = band.digits < ALL_DIGITS, band.digits, 2 * band.bound + 1, value + band.mean
     if is_lattice:
         predicted, place = _to_lattice(predicted, digits + FRACTION_BITS), _to_lattice(place, digits)
-    rounded = _shift_right(predicted, FRACTION_BITS)
+    rounded = shift_right(predicted, FRACTION_BITS)
     fraction = predicted - (rounded << FRACTION_BITS)
     is_flipped = fraction < 0
     fraction = abs(fraction) if activity.k == 0 and band.bound == 0 else 0
@@ -401,12 +402,6 @@ def _from_lattice(place, digits):
     shift = (size >> (digits - 1)) - 1
     value = (size - (shift << (digits - 1))) << shift
     return value if place > 0 else -value
-
-
-@inlined
-def _shift_right(value, places):
-    """Return `value` / 2^places, rounded."""
-    return (value + (1 << (places - 1))) >> places
 
 
 @inlined
