@@ -192,7 +192,10 @@ def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
     for band, plane in zip(samples, values, strict=True):  # band by band, to save memory
         if dtype in INTEGER_RANGES:
             # In float32, the largest int32 would be rounded up.
-            band[:] = np.clip(np.rint(np.nan_to_num(plane)), *INTEGER_RANGES[dtype], dtype=np.float64)
+            rounded = np.clip(np.rint(plane), *INTEGER_RANGES[dtype], dtype=np.float64)
+            if math.isnan(rounded.sum()):
+                np.nan_to_num(rounded, copy=False)
+            band[:] = rounded
         else:
             largest = float(np.finfo(dtype).max)
             band[:] = np.clip(plane, -largest, largest)

@@ -9,7 +9,7 @@ The places of vectors are tuples, so that the loops over them are unrolled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -19,6 +19,7 @@ LANES = 8
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 NARROW, WIDE = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
 
 
 @intrinsic
@@ -60,6 +61,68 @@ def add_products(typing, weights, first, values, places, factor, shift):
         return context.get_dummy_value()
 
     return types.void(weights, types.int64, values, places, types.int64, types.int64), generate
+
+
+@intrinsic
+def word_at(typing, values, place):
+    """Return the eight numbers of an int8 array from a place on as one int64, the first one in the lowest byte.
+
+    Numba runs on machines only whose integers begin with the lowest byte.
+    """
+
+    def generate(context, builder, signature, args):
+        pointer = builder.gep(array_data(context, builder, signature, args, 0), [args[1]])
+        vector = builder.load(builder.bitcast(pointer, _BYTES.as_pointer()), align=1)
+        return builder.bitcast(vector, INT64)
+
+    return types.int64(values, types.int64), generate
+
+
+@intrinsic
+def sums_of_words(typing, weights, first, words):
+    """Return the weighted sum of the numbers in `words`, see `word_at`, and the sum of their squares, int64.
+
+    See `weighted_sum`; `words` is a tuple of int64. Sums have 32 bits and wrap around.
+    """
+
+    def generate(context, builder, signature, args):
+        data = array_data(context, builder, signature, args, 0)
+        total, energy = same(NARROW, 0), same(NARROW, 0)
+        for pointer, value in _weights_and_values(builder, data, args[1], args[2]):
+            total = builder.add(total, builder.mul(builder.load(pointer, align=4), value))
+            energy = builder.add(energy, builder.mul(value, value))
+        sums = [call(builder, "llvm.vector.reduce.add.v8i32", INT32, [vector]) for vector in (total, energy)]
+        return context.make_tuple(builder, signature.return_type, [builder.sext(number, INT64) for number in sums])
+
+    return types.UniTuple(types.int64, 2)(weights, types.int64, words), generate
+
+
+@intrinsic
+def add_products_of_words(typing, weights, first, words, factor, shift):
+    """Add factor * number / 2^shift, rounded, to the weights of the numbers in `words`.
+
+    See `sums_of_words`; `factor` and `shift` are int64. Products have 32 bits and wrap around.
+    """
+
+    def generate(context, builder, signature, args):
+        data = array_data(context, builder, signature, args, 0)
+        factors, shifts = (spread(builder, builder.trunc(number, INT32), NARROW) for number in args[3:])
+        half = builder.shl(same(NARROW, 1), builder.sub(shifts, same(NARROW, 1)))
+        for pointer, value in _weights_and_values(builder, data, args[1], args[2]):
+            change = builder.ashr(builder.add(builder.mul(factors, value), half), shifts)
+            builder.store(builder.add(builder.load(pointer, align=4), change), pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(weights, types.int64, words, types.int64, types.int64), generate
+
+
+def _weights_and_values(
+    builder: ir.IRBuilder, data: ir.Value, first: ir.Value, words: ir.Value
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Yield for each word the pointer to its vector of weights, and the vector of its numbers."""
+    for i, word in enumerate(cgutils.unpack_tuple(builder, words)):
+        value = builder.sext(builder.bitcast(word, _BYTES), NARROW)
+        yield vector_at(builder, data, builder.add(first, INT64(LANES * i))), value
 
 
 # -- for other intrinsics -------------------------------------------------------------------------

@@ -17,7 +17,16 @@ from coding.entropy.compiled import compiled, inlined
 from coding.entropy.mixing import NODES, Mixer, code_magnitude, code_mixed, new_mixer
 from coding.entropy.neighbors import at, half
 from coding.entropy.range_coder import Coder
-from coding.kltcm.expectation import UNIT_BITS, Expectation, adapt, expect, finish_component, new_expectation
+from coding.kltcm.expectation import (
+    UNIT_BITS,
+    Expectation,
+    adapt,
+    expect,
+    finish_component,
+    neighbors,
+    new_expectation,
+    preceding,
+)
 from coding.kltcm.neighborhoods import History, neighborhood, new_history
 from coding.kltcm.trellis import NEXT_STATE, QUANTIZER_SHIFT
 from coding.kltcm.wavelet import MAX_LEVELS, Subbands
@@ -120,9 +129,7 @@ class ComponentCoder:
         state = State(self._subbands, self.history, self._expectation, self._magnitudes, self._signs)
         expected = np.zeros(len(magnitudes), np.int32)
         _code_plane(coder, state, Plane(place, magnitudes, signs, expected))
-        mean = self.history.mean
-        mean += ((magnitudes << 4) - mean) >> 2
-        self.history = History(magnitudes, self.history.last, mean)
+        self.history = History(magnitudes, self.history.last, self.history.mean)
         finish_component(self._expectation, self._count)
         self._count += 1
         return expected
@@ -131,13 +138,17 @@ class ComponentCoder:
 @compiled
 def _code_plane(coder, state, plane):
     """Code a component with the contexts of docs/format.md."""
-    subbands, magnitudes = state.subbands, plane.magnitudes
-    trellis_state, end = 0, 0
+    subbands, expectation, magnitudes = state.subbands, state.expectation, plane.magnitudes
+    trellis_state, end, last, before = 0, 0, np.int64(0), np.int64(0)
     for b in range(len(subbands.counts)):
         start, end = end, end + subbands.counts[b]
         for n in range(start, end):
             p, quantizer = at(subbands.scan, n), trellis_state >> QUANTIZER_SHIFT
-            expected, energy = expect(state.expectation, at(subbands.orientation, b), p, at(subbands.stride, b))
+            if p != last + 1:
+                before = preceding(expectation, p)
+            words = neighbors(expectation, p, at(subbands.stride, b), before)
+            forecast = expect(expectation, at(subbands.orientation, b), p, words)
+            expected = forecast[0]
             magnitude = _code_magnitude(coder, state, plane, (b, n, quantizer), expected)
             sign, value = 0, 0
             if magnitude:
@@ -145,8 +156,10 @@ def _code_plane(coder, state, plane):
                 sign = _code_sign(coder, state, plane, (b, p, magnitude), expected)
             plane.signs[np.uint64(p)], magnitudes[np.uint64(p)] = sign, value
             plane.expected[np.uint64(p)] = min(max(expected, -_MOST_EXPECTED), _MOST_EXPECTED)
+            mean = at(state.history.mean, p)
+            state.history.mean[np.uint64(p)] = mean + (((value << 4) - mean) >> 2)
             value = value if sign == 1 else -value
-            adapt(state.expectation, at(subbands.orientation, b), p, at(subbands.stride, b), expected, energy, value)
+            last, before = p, adapt(expectation, at(subbands.orientation, b), p, words, forecast, value)
             trellis_state = NEXT_STATE[np.uint64(trellis_state), magnitude & 1]
 
 

@@ -15,30 +15,33 @@ import numpy as np
 
 from coding.entropy.compiled import inlined
 from coding.entropy.neighbors import at
+from coding.entropy.vectors import LANES, add_products_of_words, sums_of_words, word_at
 
 UNIT_BITS = 16
 """An expected value is in half steps / 2^`UNIT_BITS`."""
 
 _LARGEST = 8  # magnitude of an input in half steps
 _LARGEST_TARGET = 12  # magnitude that the prediction is adapted to
-_NEIGHBORS = 16
+_NEIGHBORS = (1, 5, 7, 3)  # in the rows from the third above to that of the coefficient; see `neighbors`
 _STRONGEST = 8  # first components
 _LATEST = 8  # last components
 _OTHERS = _STRONGEST + _LATEST
 _NEIGHBORS_SHIFT, _OTHERS_SHIFT = 6, 5  # of the adaptation of weights
 _REGULARIZATION = 4
 _RECIPROCAL_BITS = 16
-_RECIPROCALS = (1 << _RECIPROCAL_BITS) // (np.arange((_NEIGHBORS + _OTHERS) * _LARGEST**2 + 1) + _REGULARIZATION)
+_RECIPROCALS = (1 << _RECIPROCAL_BITS) // (np.arange((sum(_NEIGHBORS) + _OTHERS) * _LARGEST**2 + 1) + _REGULARIZATION)
+_NEAR_WEIGHTS = LANES * len(_NEIGHBORS)  # for each orientation: a vector for each row, with unused lanes
+_ROW_MASKS = tuple((1 << 8 * count) - 1 for count in _NEIGHBORS)
 
 
 class Expectation(NamedTuple):
     """The adaptive filter, and what it predicts from.
 
     Attributes:
-        near: int32 (orientations, neighbors), weights in units of 2^-`UNIT_BITS`.
-        far: int32 (orientations, others), weights of other components.
-        values: int8 (buffer,), clipped values of the component that is being coded.
-        others: int8 (buffer, others), clipped values of other components.
+        near: int32 (orientations x `_NEAR_WEIGHTS`,), weights of neighbors in units of 2^-`UNIT_BITS`.
+        far: int32 (orientations x others,), weights of other components.
+        values: int8 (buffer + `LANES`,), clipped values of the component that is being coded.
+        others: int8 (buffer x others,), clipped values of other components.
         energies: int32 (buffer,), sums of the squares of `others`.
     """
 
@@ -52,10 +55,10 @@ class Expectation(NamedTuple):
 def new_expectation(size: int, orientations: int) -> Expectation:
     """Return the filter before the first component, for buffers of `size` numbers."""
     return Expectation(
-        np.zeros((orientations, _NEIGHBORS), np.int32),
-        np.zeros((orientations, _OTHERS), np.int32),
-        np.zeros(size, np.int8),
-        np.zeros((size, _OTHERS), np.int8),
+        np.zeros(orientations * _NEAR_WEIGHTS, np.int32),
+        np.zeros(orientations * _OTHERS, np.int32),
+        np.zeros(size + LANES, np.int8),
+        np.zeros(size * _OTHERS, np.int8),
         np.zeros(size, np.int32),
     )
 
@@ -63,7 +66,8 @@ def new_expectation(size: int, orientations: int) -> Expectation:
 def finish_component(expectation: Expectation, index: int) -> None:
     """Prepare the filter for the next component, after component `index`."""
     slot = index if index < _STRONGEST else _STRONGEST + index % _LATEST
-    others, values, energies = expectation.others[:, slot], expectation.values, expectation.energies
+    energies = expectation.energies
+    others, values = expectation.others[slot::_OTHERS], expectation.values[: len(energies)]
     energies += np.square(values, dtype=np.int32) - np.square(others, dtype=np.int32)
     others[:] = values
     values[:] = 0
@@ -71,70 +75,69 @@ def finish_component(expectation: Expectation, index: int) -> None:
 
 
 @inlined
-def expect(expectation, orientation, p, stride):
+def neighbors(expectation, p, stride, before):
+    """Return the values that the coefficient at `p` is predicted from, as words of eight.
+
+    Args:
+        expectation: an `Expectation`.
+        p: place in the buffer.
+        stride: distance of two rows.
+        before: `preceding` values.
+    """
+    values, others = expectation.values, expectation.others
+    near = (
+        word_at(values, p - 3 * stride) & _ROW_MASKS[0],
+        word_at(values, p - 2 * stride - 2) & _ROW_MASKS[1],
+        word_at(values, p - stride - 3) & _ROW_MASKS[2],
+        before,
+    )
+    return near, (word_at(others, _OTHERS * p), word_at(others, _OTHERS * p + LANES))
+
+
+@inlined
+def preceding(expectation, p):
+    """Return the word of the values to the left of `p`; `follow` keeps it up to date without a look at memory."""
+    return word_at(expectation.values, p - 3) & _ROW_MASKS[3]
+
+
+@inlined
+def expect(expectation, orientation, p, words):
     """Return the expected value of the coefficient at `p`, and the energy of what it is predicted from.
 
-    Sums are kept in int32, which vectorizes; only damaged streams can make them wrap around.
-    """
-    values, others, weights = (
-        expectation.values,
-        expectation.others[np.uint64(p)],
-        expectation.far[np.uint64(orientation)],
-    )
-    total, energy = _dot(values, expectation.near[np.uint64(orientation)], p, stride)
-    for i in range(_OTHERS):
-        total = np.int32(total + np.int32(others[i] * weights[i]))
-    return np.int64(total), np.int64(energy) + at(expectation.energies, p)
-
-
-@inlined
-def _dot(values, weights, p, stride):
-    """Return the weighted sum of the neighbors of `p`, and the sum of their squares."""
-    number = at(values, p - 3 * stride)
-    total, energy = np.int32(number * weights[0]), np.int32(number * number)
-    for x in range(5):
-        number = at(values, p - 2 * stride - 2 + x)
-        total, energy = np.int32(total + np.int32(number * weights[1 + x])), np.int32(energy + number * number)
-    for x in range(7):
-        number = at(values, p - stride - 3 + x)
-        total, energy = np.int32(total + np.int32(number * weights[6 + x])), np.int32(energy + number * number)
-    for x in range(3):
-        number = at(values, p - 3 + x)
-        total, energy = np.int32(total + np.int32(number * weights[13 + x])), np.int32(energy + number * number)
-    return total, energy
-
-
-@inlined
-def adapt(expectation, orientation, p, stride, expected, energy, value):
-    """Store the value of the coefficient at `p` in half steps, and adapt the weights to it.
+    Only damaged streams can make the sums wrap around.
 
     Args:
         expectation: an `Expectation`.
         orientation: of the subband.
         p: place in the buffer.
-        stride: distance of two rows.
-        expected: what `expect` returned.
-        energy: what `expect` returned.
-        value: the coefficient in half steps.
+        words: what `neighbors` returned.
     """
-    values, others, far = expectation.values, expectation.others[np.uint64(p)], expectation.far[np.uint64(orientation)]
-    values[p] = min(max(value, -_LARGEST), _LARGEST)
-    if not energy:
-        return
-    error = (min(max(value, -_LARGEST_TARGET), _LARGEST_TARGET) << UNIT_BITS) - expected
-    gain = np.int32((error * at(_RECIPROCALS, energy)) >> _RECIPROCAL_BITS)
-    for i in range(_OTHERS):
-        far[i] += np.int32(gain * others[i] + (1 << (_OTHERS_SHIFT - 1))) >> _OTHERS_SHIFT
-    near = expectation.near[np.uint64(orientation)]
-    _adapt_weight(near, 0, gain, at(values, p - 3 * stride))
-    for x in range(5):
-        _adapt_weight(near, 1 + x, gain, at(values, p - 2 * stride - 2 + x))
-    for x in range(7):
-        _adapt_weight(near, 6 + x, gain, at(values, p - stride - 3 + x))
-    for x in range(3):
-        _adapt_weight(near, 13 + x, gain, at(values, p - 3 + x))
+    near, energy = sums_of_words(expectation.near, orientation * _NEAR_WEIGHTS, words[0])
+    far, _ = sums_of_words(expectation.far, orientation * _OTHERS, words[1])
+    return near + far, energy + at(expectation.energies, p)
 
 
 @inlined
-def _adapt_weight(weights, i, gain, number):
-    weights[i] += np.int32(gain * number + (1 << (_NEIGHBORS_SHIFT - 1))) >> _NEIGHBORS_SHIFT
+def adapt(expectation, orientation, p, words, forecast, value):
+    """Store the value of the coefficient at `p`, and adapt the weights to it.
+
+    Args:
+        expectation: an `Expectation`.
+        orientation: of the subband.
+        p: place in the buffer.
+        words: what `neighbors` returned.
+        forecast: what `expect` returned.
+        value: the coefficient in half steps.
+
+    Returns:
+        The word of the values to the left of `p` + 1.
+    """
+    expected, energy = forecast
+    clipped = min(max(value, -_LARGEST), _LARGEST)
+    expectation.values[np.uint64(p)] = clipped
+    if energy:
+        error = (min(max(value, -_LARGEST_TARGET), _LARGEST_TARGET) << UNIT_BITS) - expected
+        gain = (error * at(_RECIPROCALS, energy)) >> _RECIPROCAL_BITS
+        add_products_of_words(expectation.near, orientation * _NEAR_WEIGHTS, words[0], gain, _NEIGHBORS_SHIFT)
+        add_products_of_words(expectation.far, orientation * _OTHERS, words[1], gain, _OTHERS_SHIFT)
+    return (words[0][3] >> 8) | (clipped & 255) << 16

@@ -33,9 +33,19 @@ _REGULARIZATION = 1e-6  # relative to the energy of a feature
 _MIN_NORM = 2.0**-20  # root mean square; smaller ones may be rounding errors, which differ between decoders
 
 
+def _new_features(index: int) -> int:
+    """Return the number of features that component `index` adds."""
+    derivatives = 4 if index < _WITH_DERIVATIVES else 0
+    products = index + 1 if index < _WITH_PRODUCTS else 0
+    return derivatives + products + (1 if index < _WITH_CUBES else 0)
+
+
 def count_features(planes: int) -> int:
     """Return the number of features of the first `planes` components."""
     return sum(_new_features(j) for j in range(planes))
+
+
+_MAX_FEATURES = count_features(max(_WITH_DERIVATIVES, _WITH_PRODUCTS, _WITH_CUBES))
 
 
 class Predictor:
@@ -49,10 +59,11 @@ class Predictor:
         self._layout = subbands(height, width)
         self._pixels = height * width
         self._sources: list[np.ndarray] = []
-        self._features = np.zeros((0, height, width))
+        self._count = 0
+        self._features = np.empty((_MAX_FEATURES, height, width))
         self._ends = np.append(0, self._layout.counts.cumsum())
-        self._transformed = np.zeros((0, self._pixels), np.float32)
-        self._products = np.zeros((len(self._layout.counts), 0, 0))
+        self._transformed = np.empty((_MAX_FEATURES, self._pixels), np.float32)
+        self._products = np.zeros((len(self._layout.counts), _MAX_FEATURES + 1, _MAX_FEATURES + 1))
         self._correlations: list[np.ndarray] = []
 
     def predict(self, factors: np.ndarray) -> np.ndarray:
@@ -65,9 +76,11 @@ class Predictor:
             DamagedError: a factor of a feature that does not exist yet is not 0.
         """
         used = factors.nonzero()[0]
-        if used.size and used[-1] >= len(self._features):
-            raise DamagedError(f"features must be below {len(self._features)} for this plane, got {used[-1]}")
-        return np.tensordot(factors[used] / math.sqrt(self._pixels), self._features[used], axes=1)
+        if used.size and used[-1] >= self._count:
+            raise DamagedError(f"features must be below {self._count} for this plane, got {used[-1]}")
+        plane = np.zeros(self._pixels)
+        _add_weighted(plane, self._features.reshape(-1, self._pixels), used, factors[used] / math.sqrt(self._pixels))
+        return plane.reshape(self._features.shape[1:])
 
     def add(self, plane: np.ndarray, fitting: bool) -> None:
         """Add the features of a decoded plane.
@@ -80,7 +93,7 @@ class Predictor:
         if not _new_features(index):
             return
         centered = plane - plane.mean()
-        plane = centered / _divisor(np.sqrt(np.square(centered).mean()))
+        plane = centered / _divisor(math.sqrt(np.square(centered).mean()))
         self._sources.append(plane)
         framed = np.pad(plane, 1, mode="edge")
         right, left, below, above = framed[1:-1, 2:], framed[1:-1, :-2], framed[2:, 1:-1], framed[:-2, 1:-1]
@@ -90,16 +103,17 @@ class Predictor:
         if index < _WITH_PRODUCTS:
             planes += [plane * source for source in self._sources]
         if index < _WITH_CUBES:
-            planes.append(plane**3)
-        features = np.array(planes)
-        features -= features.mean(axis=(1, 2), keepdims=True)
-        norms = np.sqrt(np.square(features).mean(axis=(1, 2), keepdims=True))
-        features /= _divisor(norms)
-        self._features = np.concatenate([self._features, features])
+            planes.append(plane * plane * plane)
+        start, self._count = self._count, self._count + len(planes)
+        features = self._features[start : self._count]
+        for feature, plane in zip(features, planes, strict=True):
+            np.subtract(plane, plane.mean(), out=feature)
+            feature /= _divisor(math.sqrt(np.square(feature).mean()))
         if fitting:
-            self._transformed = np.concatenate([self._transformed, self._transform(features)])
-            products = np.stack([band @ band.T for band in self._split(self._transformed)]).astype(np.float64)
-            self._products = np.pad(products, ((0, 0), (0, 1), (0, 1)))  # room for the plane that is predicted
+            self._transformed[start : self._count] = self._transform(features)
+            for products, band in zip(self._products, self._split(self._transformed[: self._count]), strict=True):
+                products[start : self._count, : self._count] = band[start:] @ band.T
+                products[:start, start : self._count] = products[start : self._count, :start].T
 
     def fit(self, planes: np.ndarray) -> np.ndarray:
         """Return the factors (F,) for `predict`, int64, of the next plane; most are 0.
@@ -108,24 +122,25 @@ class Predictor:
             planes: (P, H, W), in steps, the next plane and all that follow. As soon as there are all features, these
                 are correlated with all planes at once, which is faster.
         """
-        factors = np.zeros(len(self._features), np.int64)
-        if not len(factors):
+        count = self._count
+        factors = np.zeros(count, np.int64)
+        if not count:
             return factors
         if not len(self._correlations):
             is_complete = not _new_features(len(self._sources))
             self._correlations = list(self._correlate(planes if is_complete else planes[:1]))
-        correlations = self._correlations.pop(0)
-        self._products[:, -1], self._products[:, :, -1] = correlations, correlations
-        chosen, solution = _pursue(self._products, self._layout.counts)
+        products = np.ascontiguousarray(self._products[:, : count + 1, : count + 1])
+        products[:, -1] = products[:, :, -1] = self._correlations.pop(0)
+        chosen, solution = _pursue(products, self._layout.counts)
         factors[chosen] = np.rint(solution * math.sqrt(self._pixels))
         return factors
 
     def _correlate(self, planes: np.ndarray) -> np.ndarray:
         """Return the inner products (P, S, F + 1) of planes with the features and, last, themselves, by subband."""
-        pairs = zip(self._split(self._transformed), self._split(self._transform(planes)), strict=True)
+        features = self._transformed[: self._count]
+        pairs = zip(self._split(features), self._split(self._transform(planes)), strict=True)
         found = [
-            np.column_stack([goals @ features.T, np.square(goals, dtype=np.float64).sum(axis=1)])
-            for features, goals in pairs
+            np.column_stack([goals @ band.T, np.square(goals, dtype=np.float64).sum(axis=1)]) for band, goals in pairs
         ]
         return np.stack(found, axis=1)
 
@@ -139,6 +154,15 @@ class Predictor:
 
 
 @compiled
+def _add_weighted(plane, features, used, factors):
+    """Add features (F, N), those in `used`, times their factors to a plane (N,)."""
+    for i in range(len(used)):
+        feature = features[used[i]]
+        for p in range(len(plane)):
+            plane[p] += factors[i] * feature[p]
+
+
+@compiled
 def _pursue(products, counts):
     """Return the features that save more bits than they cost, and their factors.
 
@@ -149,7 +173,7 @@ def _pursue(products, counts):
     target = products.shape[1] - 1
     most = min(_MAX_USED, target)
     chosen, factors, left = np.zeros(most, np.int64), np.zeros(most), products[:, target, target].copy()
-    rows = np.zeros((target + 1, most))
+    rows = np.zeros((most, target + 1))
     for count in range(most):
         weights = 1 / (left / counts + _UNPREDICTABLE_VARIANCE)
         _orthogonalize(products, weights, chosen[:count], rows)
@@ -165,30 +189,31 @@ def _pursue(products, counts):
 
 @inlined
 def _orthogonalize(products, weights, chosen, rows):
-    """Fill `rows` (F + 1, N) with the coordinates of all features and the target along the chosen ones."""
+    """Fill `rows` (N, F + 1) with the coordinates of all features and the target along the chosen ones."""
     for i in range(len(chosen)):
-        rows[:, i] = 0
+        row = rows[i]
+        row[:] = 0
         for s in range(len(weights)):
-            for f in range(len(rows)):
-                rows[f, i] += weights[s] * products[s, chosen[i], f]
-        rows[chosen[i], i] *= 1 + _REGULARIZATION
+            for f in range(len(row)):
+                row[f] += weights[s] * products[s, chosen[i], f]
+        row[chosen[i]] *= 1 + _REGULARIZATION
         for j in range(i):
-            along = rows[chosen[i], j]
-            for f in range(len(rows)):
-                rows[f, i] -= rows[f, j] * along
-        norm = math.sqrt(max(rows[chosen[i], i], _REGULARIZATION))
-        for f in range(len(rows)):
-            rows[f, i] /= norm
+            along = rows[j, chosen[i]]
+            for f in range(len(row)):
+                row[f] -= rows[j, f] * along
+        norm = math.sqrt(max(row[chosen[i]], _REGULARIZATION))
+        for f in range(len(row)):
+            row[f] /= norm
 
 
 @inlined
 def _solve(rows, chosen, factors):
     """Fill in the factors of the chosen features."""
     for i in range(len(chosen) - 1, -1, -1):
-        factors[i] = rows[len(rows) - 1, i]
+        factors[i] = rows[i, rows.shape[1] - 1]
         for j in range(i + 1, len(chosen)):
-            factors[i] -= rows[chosen[j], i] * factors[j]
-        factors[i] /= rows[chosen[i], i]
+            factors[i] -= rows[i, chosen[j]] * factors[j]
+        factors[i] /= rows[i, chosen[i]]
 
 
 @inlined
@@ -207,16 +232,16 @@ def _subtract(products, chosen, factors, left):
 @inlined
 def _best(products, weights, chosen, rows):
     """Return the feature that lowers the weighted energy most, and by how much."""
-    target, best, most = len(rows) - 1, 0, -1.0
+    target, best, most = rows.shape[1] - 1, 0, -1.0
     for f in range(target):
         norm, correlation = 0.0, 0.0
         for s in range(len(weights)):
             norm += weights[s] * products[s, f, f]
-            correlation += weights[s] * products[s, f, target]
+            correlation += weights[s] * products[s, target, f]
         free, is_chosen = norm, False
         for i in range(len(chosen)):
-            free -= rows[f, i] ** 2
-            correlation -= rows[f, i] * rows[target, i]
+            free -= rows[i, f] ** 2
+            correlation -= rows[i, f] * rows[i, target]
             is_chosen = is_chosen or chosen[i] == f
         gain = correlation**2 / max(free, 1e-2 * norm + 1e-9)
         if gain > most and not is_chosen:
@@ -224,12 +249,5 @@ def _best(products, weights, chosen, rows):
     return best, most
 
 
-def _divisor(norm: np.ndarray) -> np.ndarray:
-    return np.where(norm < _MIN_NORM, 1.0, norm)
-
-
-def _new_features(index: int) -> int:
-    """Return the number of features that component `index` adds."""
-    derivatives = 4 if index < _WITH_DERIVATIVES else 0
-    products = index + 1 if index < _WITH_PRODUCTS else 0
-    return derivatives + products + (1 if index < _WITH_CUBES else 0)
+def _divisor(norm: float) -> float:
+    return 1.0 if norm < _MIN_NORM else norm

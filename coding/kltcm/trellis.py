@@ -16,9 +16,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 from coding.entropy.compiled import compiled, inlined
 from coding.entropy.neighbors import half
+from coding.entropy.vectors import INT32, INT64, array_data
 from coding.kltcm.neighborhoods import History, neighborhood
 from coding.kltcm.wavelet import Subbands
 
@@ -63,7 +67,7 @@ class Search(NamedTuple):
         classes: int64 (N,), classes of their neighborhoods.
         bits: float64 (classes, quantizers, counted levels), estimated bits.
         candidates: int32 (N, quantizers x parities), the best level of each parity for each quantizer.
-        is_odd: uint8 (N, states), whether the level of the better branch into each state is odd.
+        is_odd: uint16 (N,), the states, as bits, whose better branch has an odd level.
         levels: int32 buffer, the levels of the best path.
         counts: float64 (classes, quantizers, counted levels), frequencies so far, to which this path is added.
     """
@@ -90,7 +94,7 @@ class Trellis:
         self._counts = self._typical.copy()
         size = len(subbands.scan)
         self._magnitudes, self._classes = np.zeros(size), np.zeros(size, np.int64)
-        self._candidates, self._is_odd = np.zeros((size, 4), np.int32), np.zeros((size, _STATES), np.uint8)
+        self._candidates, self._is_odd = np.zeros((size, 4), np.int32), np.zeros(size, np.uint16)
 
     def quantize(self, coefficients: np.ndarray, history: History) -> np.ndarray:
         """Quantize a component.
@@ -148,27 +152,46 @@ def _classify(subbands, history, guess, classes):
 @compiled
 def _find_path(search):
     """Find the paths of least cost to all states; fill in candidates and branches, and return the best last state."""
-    costs, arrived, prices = np.full(_STATES, np.inf), np.zeros(_STATES), np.zeros(4)
+    costs, prices = np.full(_STATES, np.inf), np.zeros(4)
     costs[0] = 0.0
     for n in range(len(search.magnitudes)):
         for quantizer in range(2):
             _price(search, n, quantizer, prices)
-        for half_state in range(_STATES // 2):
-            # The two states that differ in the bit to which the parity is added lead to the same two states.
-            low = (half_state & ~1) << 1 | half_state & 1
-            high, quantizer = low | 2, low >> QUANTIZER_SHIFT
-            even, odd = prices[2 * quantizer], prices[2 * quantizer + 1]
-            _join(search, n, arrived, NEXT_STATE[low, 0], costs[low] + even, costs[high] + odd)
-            _join(search, n, arrived, NEXT_STATE[low, 1], costs[high] + even, costs[low] + odd)
-        costs[:] = arrived
+        search.is_odd[n] = _advance(costs, prices)
     return costs.argmin()
 
 
-@inlined
-def _join(search, n, arrived, state, even, odd):
-    """Enter the better of the two branches into a state, whose levels are even and odd."""
-    search.is_odd[n, state] = odd < even
-    arrived[state] = min(even, odd)
+@intrinsic
+def _advance(typing, costs, prices):
+    """Add the better of the two branches into each state to the costs, float64 (states,), of the paths.
+
+    Prices, float64 (4,), are those of the even and odd levels of both quantizers. Returns the states whose better
+    branch has an odd level, as bits of an int64.
+    """
+
+    def generate(context, builder, signature, args):
+        cost_data, price_data = (array_data(context, builder, signature, args, index) for index in (0, 1))
+        pointer = builder.bitcast(cost_data, ir.VectorType(ir.DoubleType(), _STATES).as_pointer())
+        before = builder.load(pointer, align=8)
+        levels = builder.load(builder.bitcast(price_data, ir.VectorType(ir.DoubleType(), 4).as_pointer()), align=8)
+        even, odd = (
+            builder.fadd(
+                _picked(builder, before, _BEFORE[:, parity]),
+                _picked(builder, levels, 2 * (_BEFORE[:, parity] >> QUANTIZER_SHIFT) + parity),
+            )
+            for parity in range(2)
+        )
+        is_odd = builder.fcmp_ordered("<", odd, even)
+        builder.store(builder.select(is_odd, odd, even), pointer, align=8)
+        return builder.zext(builder.bitcast(is_odd, ir.IntType(_STATES)), INT64)
+
+    return types.int64(costs, prices), generate
+
+
+def _picked(builder: ir.IRBuilder, vector: ir.Value, lanes: np.ndarray) -> ir.Value:
+    """Return the vector of some lanes of a vector."""
+    order = ir.Constant(ir.VectorType(INT32, len(lanes)), lanes.tolist())
+    return builder.shuffle_vector(vector, vector, order)
 
 
 @inlined
@@ -192,7 +215,7 @@ def _price(search, n, quantizer, prices):
 def _trace(search, scan, state):
     """Fill in and count the levels along the best path to the last state."""
     for n in range(len(scan) - 1, -1, -1):
-        parity = search.is_odd[n, state]
+        parity = (search.is_odd[n] >> state) & 1
         state = _BEFORE[state, parity]
         quantizer = state >> QUANTIZER_SHIFT
         level = search.candidates[n, 2 * quantizer + parity]
