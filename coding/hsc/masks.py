@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from coding.base import DamagedError, deflate, inflate
 from datasets.base import SceneInfo
@@ -205,6 +205,8 @@ def fill_gaps(planes: np.ndarray, valid: np.ndarray) -> np.ndarray:
             continue
         key = np.packbits(mask).tobytes()
         if key not in nearest:
-            nearest[key] = tuple(ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True))
+            # scipy loads `ndimage`, which takes long, when it is first used: most scenes have no gaps.
+            edt = scipy.ndimage.distance_transform_edt
+            nearest[key] = tuple(edt(~mask, return_distances=False, return_indices=True))
         plane[~mask] = plane[nearest[key]][~mask]
     return filled

@@ -36,6 +36,7 @@ _BANDS = 8  # whose errors the filter uses
 _PLACES = 5  # whose errors in these bands it uses
 _ROWS = 2  # above the sample, of which it uses a vector of errors in the band itself
 _LEFT = 2  # errors to the left that it uses
+_ONE_BAND_ON = np.arange(_BANDS) - 1
 _WEIGHT_BITS = 16  # binary places of a weight
 _SHARE = 27  # of the correction that is used, in 32nds: with all of it, errors of quantization would feed themselves
 _SHARE_BITS = 5
@@ -57,7 +58,7 @@ class Filter(NamedTuple):
         stride: W + 4.
         history: int32 (8, (H + 4) (W + 4)), planes of the errors in the last eight bands, with margins of 0; row: band
             modulo 8.
-        weights: int64 (`_PLACES`, 8), of `history`.
+        weights: int32 (`_PLACES`, 8), of `history`.
         row_stride: W + 8.
         rows: int32 ((H + 2) (W + 8) + 8,), the errors in the band itself, with a margin of two rows and eight columns.
         row_weights: int32 (8 `_ROWS` `CLASSES`,), of `rows`, for each class.
@@ -89,7 +90,7 @@ def new_filter(height: int, width: int) -> Filter:
     return Filter(
         stride,
         np.zeros((_BANDS, (height + 2 * PAD) * stride), np.int32),
-        np.zeros((_PLACES, _BANDS), np.int64),
+        np.zeros((_PLACES, _BANDS), np.int32),
         row_stride,
         np.zeros((height + 2) * row_stride + LANES, np.int32),
         np.zeros(CLASSES * _ROWS * LANES, np.int32),
@@ -104,7 +105,7 @@ def new_filter(height: int, width: int) -> Filter:
 
 def next_band(state: Filter) -> None:
     """Move the weights to where the next band has the errors that they belong to."""
-    state.weights[:] = np.roll(state.weights, 1, axis=1)
+    state.weights[:] = state.weights[:, _ONE_BAND_ON]
 
 
 @inlined
@@ -123,9 +124,10 @@ def begin_row(state, p, y, phases):
         weight = weights[place]
         for band in range(0, _BANDS, 4):  # four at once, to load and store the sums less often
             a, b, c, d = history[band, q:], history[band + 1, q:], history[band + 2, q:], history[band + 3, q:]
-            for x in range(len(sums)):
-                sums[x] += weight[band] * a[x] + weight[band + 1] * b[x]
-                sums[x] += weight[band + 2] * c[x] + weight[band + 3] * d[x]
+            u, v, w, z = weight[band], weight[band + 1], weight[band + 2], weight[band + 3]
+            for x in range(len(sums)):  # products of two int32 with 64 bits are fast
+                sums[x] += np.int64(u) * np.int64(a[x]) + np.int64(v) * np.int64(b[x])
+                sums[x] += np.int64(w) * np.int64(c[x]) + np.int64(z) * np.int64(d[x])
     for x in range(len(sums)):
         first = np.int64(phases[x]) * _ROWS * LANES
         sums[x] += weighted_sum(state.row_weights, first, state.rows, _row_places(state, r + x))
@@ -175,26 +177,39 @@ def clip_error(error):
 def finish_row(state, p, y, band):
     """Adapt the weights to the errors of a row, and add them to the history; see `begin_row`."""
     r, width, ages = row_start(state, y), len(state.sums), state.ages
+    _fill_steps(state, r)
+    missed, powers = state.corrections, state.sums
     last = _LAST_PHASE_SHIFT if band.has_phases else _LAST_SHIFT_WITHOUT
     for x in range(width):
-        state.steps[x] = 0
         if state.sizes[x] == UNCODED:
             continue
-        phase, limit = np.int64(band.phases[y * width + x]), _CLIPPED_AT * state.sizes[x] + 2 * _MIN_SIZE
-        missed = min(max(state.rows[r + x] - state.corrections[x], -limit), limit)
-        power = 2 * bit_length(state.sizes[x] + _MIN_SIZE)
-        state.steps[x] = shift_right(missed << _STEP_BITS, power)
-        shift = power + min(_FIRST_PHASE_SHIFT + bit_length(ages[phase] >> _PHASE_AGE), last)
+        phase = np.int64(band.phases[y * width + x])
+        shift = powers[x] + min(_FIRST_PHASE_SHIFT + bit_length(ages[phase] >> _PHASE_AGE), last)
         ages[phase] += 1
         first = phase * _ROWS * LANES
-        add_products(state.row_weights, first, state.rows, _row_places(state, r + x), missed, shift)
+        add_products(state.row_weights, first, state.rows, _row_places(state, r + x), missed[x], shift)
         for i in range(_LEFT):
-            state.left_weights[phase, i] += shift_right(missed * state.rows[r + x - 1 - i], shift)
+            state.left_weights[phase, i] += shift_right(missed[x] * state.rows[r + x - 1 - i], shift)
     _move_weights(state, p, min(_FIRST_SHIFT + bit_length(ages[CLASSES] >> _AGE), _LAST_SHIFT))
     ages[CLASSES] += width
     plane = state.history[band.number % _BANDS, p:]
     for x in range(width):
         plane[x] = state.rows[r + x]
+
+
+@inlined
+def _fill_steps(state, r):
+    """Fill in the steps for a row that begins at place `r` of `Filter.rows`.
+
+    The corrections become what they left of the errors, clipped, and the sums the logarithms of their divisors.
+    """
+    errors, missed, powers, sizes = state.rows[r:], state.corrections, state.sums, state.sizes
+    for x in range(len(sizes)):
+        limit = _CLIPPED_AT * sizes[x] + 2 * _MIN_SIZE
+        error = min(max(errors[x] - missed[x], -limit), limit)
+        missed[x] = 0 if sizes[x] == UNCODED else error
+        powers[x] = 2 * bit_length(max(sizes[x], 0) + _MIN_SIZE)
+        state.steps[x] = shift_right(missed[x] << _STEP_BITS, powers[x])
 
 
 @inlined

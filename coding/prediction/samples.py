@@ -182,6 +182,7 @@ class _BandCoder:
         places = map(tuple, regressors(bands - 1, height * width)[0].tolist())
         self._rows = {place: row for row, place in enumerate(places)}
         self.table_shape = len(self._rows), bands
+        self._layouts: dict[int, tuple[np.ndarray, ...]] = {}
 
     def rows(self, band: int) -> list[int]:
         """Return the rows of the table with the coefficients of a band; a regressor has the same row in all bands."""
@@ -200,14 +201,18 @@ class _BandCoder:
 
     def _terms(self, places: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
         """Return `offsets`, `factors`, `left` and `second_left` of a `Band`."""
-        lag, dy, dx = places.T
-        in_row = (lag == 0) & (dy == 0)
-        others = ~in_row & (coefficients != 0)
-        padding = np.zeros(-int(others.sum()) % TERMS, np.int64)
-        offsets = dy * self.state.stride + dx - lag * self.state.planes.shape[1]
-        factors = np.concatenate([coefficients[others], padding]).astype(self.state.predictions.dtype)
-        left, second_left = (int(coefficients[in_row & (dx == -x)].sum()) for x in (1, 2))
-        return np.concatenate([offsets[others], padding]), factors, left, second_left
+        key = len(places)  # which has one value for each set of regressors
+        if key not in self._layouts:
+            lag, dy, dx = places.T
+            in_row = (lag == 0) & (dy == 0)
+            offsets = dy * self.state.stride + dx - lag * self.state.planes.shape[1]
+            self._layouts[key] = offsets, ~in_row, in_row & (dx == -1), in_row & (dx == -2)
+        offsets, others, is_left, is_second = self._layouts[key]
+        used = np.flatnonzero(others & (coefficients != 0))
+        count = -(-len(used) // TERMS) * TERMS
+        padded, factors = np.zeros(count, np.int64), np.zeros(count, self.state.predictions.dtype)
+        padded[: len(used)], factors[: len(used)] = offsets[used], coefficients[used]
+        return padded, factors, int(coefficients[is_left].sum()), int(coefficients[is_second].sum())
 
     def samples(self) -> np.ndarray:
         """Return the decoded samples (C, H, W), int32."""
