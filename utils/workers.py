@@ -309,26 +309,29 @@ def _connected(distributed: ModuleType, scheduler: str) -> Iterator[Client]:
     except (OSError, ValueError) as error:
         raise ProjectError(
             f"--scheduler {scheduler}: no Dask scheduler answers there ({one_line(error)}): start one with "
-            "`dask scheduler`, and give the address that it prints"
+            "`python -m dask scheduler` in the project's folder, and give the address that it prints"
         ) from None
     with client:
         yield client
 
 
 def _check_workers(client: Client, scheduler: str, job_bytes: int) -> None:
-    """Check the workers that the cluster has by now, and say on stderr how many these are.
+    """Check the scheduler and the workers that it has by now, and say on stderr how many these are.
 
     Raises:
-        ProjectError: a worker has other versions of the code, or too little memory.
+        ProjectError: one of them has other versions of the code, or a worker has too little memory.
     """
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    for address, versions in client.run(code_versions, on_error="return").items():
-        if isinstance(versions, Exception):
-            raise ProjectError(
-                f"worker {address} cannot import the project ({one_line(versions)}): start it in the project's folder, "
-                "with the same Python environment"
-            )
-        _check_versions(f"worker {address}", versions, code_versions())
+    try:
+        found = {f"the scheduler at {scheduler}": client.run_on_scheduler(code_versions)}  # it unpickles jobs, too
+        found |= {f"worker {address}": versions for address, versions in client.run(code_versions).items()}
+    except ImportError as error:
+        raise ProjectError(
+            f"the scheduler at {scheduler}, or one of its workers, cannot import the project ({one_line(error)}): start "
+            "them by `python -m dask` in the project's folder, with the same Python environment"
+        ) from None
+    for where, versions in found.items():
+        _check_versions(where, versions, code_versions())
     for address, worker in workers.items():
         limit, needed = worker["memory_limit"], job_bytes * worker["nthreads"]
         if limit and limit < needed:
