@@ -25,7 +25,7 @@ from coding import codecs
 from datasets.base import SceneInfo
 from utils.errors import CheckpointError, ProjectError, UsageError, one_line
 from utils.files import locked, name_in_errors, remove_leftovers
-from utils.processes import num_cores
+from utils.processes import num_cores, share_of_cores
 from utils.workers import Job, Outcome, Value, fitting_workers, interrupted, print_errors, run_with_bar
 
 MANIFEST = "manifest.csv"
@@ -323,13 +323,18 @@ class Workers(NamedTuple):
     def run(self, function: Callable[..., Value], jobs: Sequence[Job], unit: str) -> Iterator[Outcome[Job, Value]]:
         """Return the outcomes of `function(job, num_threads=...)`, with a progress bar over `unit`s."""
         return run_with_bar(
-            functools.partial(function, num_threads=self.num_threads),
+            functools.partial(_in_share, function, num_threads=self.num_threads),
             jobs,
             unit,
             num_workers=self.num_workers,
             scheduler=self.scheduler,
             job_bytes=self.worker_bytes,
         )
+
+
+def _in_share(function: Callable[..., Value], job: Job, num_threads: int) -> Value:
+    with share_of_cores(num_threads):  # or each worker would compute with as many threads as there are cores
+        return function(job, num_threads=num_threads)
 
 
 def run_batch(

@@ -135,6 +135,13 @@ def test_failures_are_listed_and_the_rest_is_made(compress, scenes, capsys):
     assert not [path for path in Path("archive").iterdir() if path.name.startswith(".")]
 
 
+def test_workers_share_the_cores(compress, scenes, monkeypatch):
+    counts = []
+    monkeypatch.setattr("utils.processes.limit_threads", counts.append)
+    assert compress(*scenes, "-n", "3") == 0
+    assert counts == [1, 1, 1]
+
+
 def test_notes_of_workers_are_shown(compress, scenes, capsys):
     np.save("scenes/wide.npy", np.full((30, 8, 40), 7, np.int16))
     assert compress("scenes/wide.npy") == 0

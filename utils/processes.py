@@ -32,6 +32,8 @@ FRESH_PROCESS_MEMORY_SHARE = 0.9
 MEMINFO = Path("/proc/meminfo")
 CGROUPS = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
+_share: list[int] = []
+"""The counts of the blocks of `share_of_cores` that this process is in."""
 
 
 # -- cores --------------------------------------------------------------------------------------
@@ -40,7 +42,17 @@ PROCESS = Path("/proc/self")
 def num_cores() -> int:
     """Return the number of cores that this process may use; batch systems and containers may restrict it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *map(math.ceil, _cpu_quotas())]))
+    return max(1, min([cores, *_share, *map(math.ceil, _cpu_quotas())]))
+
+
+@contextlib.contextmanager
+def share_of_cores(count: int) -> Iterator[None]:
+    """Let `num_cores` return at most `count` in the block, for a process that shares the cores with others."""
+    _share.append(count)
+    try:
+        yield
+    finally:
+        _share.pop()
 
 
 def _cpu_quotas() -> Iterator[float]:
