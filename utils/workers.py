@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import metadata
@@ -277,24 +277,30 @@ def _run_on_cluster(
                 in_flight[future.key] = job
                 yield future
 
-        completed = distributed.as_completed(submit(JOBS_IN_FLIGHT))
-        for future in completed:
-            if future.cancelled():  # as all are when the connection is lost
-                raise ProjectError(
-                    f"the scheduler at {scheduler} went away: start it and its workers, and run the same command "
-                    "again; finished files are kept"
-                )
-            job = in_flight.pop(future.key)
-            error = future.exception()
-            if error is None:
-                outcome = Outcome(job, *future.result())
-            elif isinstance(error, distributed.KilledWorker):
-                lost = "its workers were killed again and again, most likely because memory ran out: give them more"
-                outcome = Outcome(job, error=lost)
-            else:
-                outcome = Outcome(job, error=one_line(error))
-            completed.update(submit(1))
-            yield outcome
+        # When the connection is lost, all futures are cancelled, and requests for results fail.
+        try:
+            completed = distributed.as_completed(submit(JOBS_IN_FLIGHT))
+            for future in completed:
+                outcome = _outcome_of(in_flight.pop(future.key), future, distributed.KilledWorker)
+                completed.update(submit(1))
+                yield outcome
+        except (OSError, CancelledError, distributed.client.ClosedClientError) as error:
+            raise ProjectError(
+                f"the scheduler at {scheduler} went away: start it and its workers, and run the same command again; "
+                "finished files are kept"
+            ) from error
+
+
+def _outcome_of(job: Job, future: Future, killed_worker: type[Exception]) -> Outcome:
+    if future.cancelled():
+        raise CancelledError
+    error = future.exception()
+    if error is None:
+        return Outcome(job, *future.result())
+    if isinstance(error, killed_worker):
+        lost = "its workers were killed again and again, most likely because memory ran out: give them more"
+        return Outcome(job, error=lost)
+    return Outcome(job, error=one_line(error))
 
 
 def _import_distributed() -> ModuleType:
