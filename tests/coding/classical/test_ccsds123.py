@@ -2,21 +2,24 @@
 
 import hashlib
 import itertools
+import math
 from dataclasses import fields, replace
+from fractions import Fraction
 
 import imagecodecs
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coding.base import CodingError, DamagedError
-from coding.classical.ccsds123.hybrid_codes import SYMBOL_LIMITS, TREES
+from coding.classical.ccsds123.hybrid_codes import SYMBOL_LIMITS, THRESHOLDS, TREES, load_codes
 from coding.classical.ccsds123.image import LOCAL_SUMS, Ccsds123, decode
 from coding.classical.ccsds123.tuning import encode_tuned, search
 from tests.coding.classical.ccsds123_plain import Limits, Options, PlainImage, code_words, filled, plain_encode
 
 SAMPLE_ADAPTIVE = Ccsds123(entropy_coder="sample-adaptive")
+SIGNED_BIT = 56  # of the header, after a byte of the user and the sides
 
 
 def smooth(shape, dtype="int16", seed=0, noise=3.0):
@@ -98,6 +101,18 @@ def test_bytes_match_the_equations_in_every_mode(
     data, decoded = plain_encode(cube, codec)
     assert codec.encode(cube) == data
     assert np.array_equal(decode(data), decoded)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cube=cubes(), codec=codecs())
+def test_signed_and_unsigned_images_differ_in_one_bit(cube, codec):
+    """In the sample type of the header, if both have a dynamic range of 16 bits."""
+    assume(cube.size > 1)
+    signed = cube.view(np.int16).copy()
+    signed.flat[[0, -1]] = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+    images = [codec.encode(samples) for samples in (signed, signed.view(np.uint16) ^ 0x8000)]
+    first, second = (np.unpackbits(np.frombuffer(image, np.uint8)) for image in images)
+    assert np.array_equal(np.flatnonzero(first != second), [SIGNED_BIT])
 
 
 # -- images of other encoders ---------------------------------------------------------------------
@@ -197,12 +212,63 @@ def test_zeros_at_the_end_of_blocks_may_stand_for_more_than_the_image_has():
 
 
 @pytest.mark.parametrize("code", range(16))
+def test_words_of_symbols_are_complete(code):
+    """Every sequence of symbols is cut into words in one way, and has a flush word wherever it ends."""
+    codewords, flush_words = code_words(TREES[code], SYMBOL_LIMITS[code])
+    assert not any(second.startswith(first) for first, second in itertools.pairwise(sorted(codewords)))
+    assert sum(Fraction(1, (SYMBOL_LIMITS[code] + 2) ** len(word)) for word in codewords) == 1
+    assert set(flush_words) == {word[:end] for word in codewords for end in range(len(word))}
+
+
+@pytest.mark.parametrize("code", range(16))
 def test_codes_are_complete_and_decodable_from_the_end(code):
     """The codewords of a code fill the tree of reversed bits, and so do its flush words."""
     for words in code_words(TREES[code], SYMBOL_LIMITS[code]):
         bits = sorted(word[::-1] for word in words.values())
         assert not any(second.startswith(first) for first, second in itertools.pairwise(bits))
         assert sum(2.0 ** -len(word) for word in bits) == 1
+
+
+@pytest.mark.parametrize("code", range(16))
+def test_arrays_of_a_code_hold_its_words(code):
+    codes, found = load_codes(), ({}, {})
+    pending = [(codes.roots[code], "")]
+    while pending:
+        node, word = pending.pop()
+        children = codes.children[node, : SYMBOL_LIMITS[code] + 2]
+        kind, bits = int(children.any()), f"{codes.words[node]:0{codes.lengths[node]}b}"
+        found[kind][word] = bits
+        place = codes.starts[kind, code, len(bits)] + int(bits[::-1], 2) - codes.firsts[kind, code, len(bits)]
+        assert codes.ordered[place] == node
+        if kind:
+            pending += zip(children, (word + symbol for symbol in symbols_of(code)), strict=True)
+    assert found == code_words(TREES[code], SYMBOL_LIMITS[code])
+
+
+def symbols_of(code):
+    return "0123456789ABC"[: SYMBOL_LIMITS[code] + 1] + "Z"
+
+
+def rate_of(code, mean):
+    """Return the bits that a code takes for an index if these are geometrically distributed with this mean."""
+    ratio, limit = mean / (1 + mean), SYMBOL_LIMITS[code]
+    shares = [(1 - ratio) * ratio**index for index in range(limit + 1)] + [ratio ** (limit + 1)]
+    shares = dict(zip(symbols_of(code), shares, strict=True))
+    codewords, _ = code_words(TREES[code], limit)
+    chances = {word: math.prod(shares[symbol] for symbol in word) for word in codewords}
+    bits = sum(chance * len(codewords[word]) for word, chance in chances.items())
+    unary = shares["Z"] * (1 + mean)  # how much an escaped index exceeds the limit, and a bit that ends it
+    return bits / sum(chance * len(word) for word, chance in chances.items()) + unary
+
+
+@pytest.mark.parametrize("code", range(15))
+def test_each_code_is_the_best_at_the_threshold_to_the_next_one(code):
+    """An accumulator is four times the mean index, and a threshold has 14 more binary places."""
+    mean = THRESHOLDS[code + 1] / 2**16
+    entropy = (1 + mean) * math.log2(1 + mean) - mean * math.log2(mean)
+    rates = [rate_of(other, mean) for other in range(16)]
+    assert min(rates) == rates[code]
+    assert entropy < rates[code] < 1.11 * entropy
 
 
 def test_codes_are_those_of_the_standard():
