@@ -4,6 +4,7 @@
     python -m datasets.preprocess ./datasets/sample/                     # the bundled sample
     python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dry-run    # only list the files to make
     python -m datasets.preprocess ./datasets/hyspecnet-11k/ --dtype uint16    # 76 GB instead of 152, the same data
+    python -m datasets.preprocess ./datasets/hyspecnet-11k/ --scheduler tcp://node1:8786    # by a Dask cluster
 
 224 bands of int16 become float32 (202, H, W): water vapor bands dropped, clipped to [0, 10000], divided by
 10000. With `--dtype uint16` the reader divides instead, and gives the same values to the bit. With another number of
@@ -17,13 +18,11 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets import npy
 from datasets.base import SceneInfo, valid_mask, valid_samples
@@ -44,13 +43,13 @@ from datasets.scenes import create_scene, open_scene
 from utils.errors import BusyError, DatasetError, UsageError, run_script
 from utils.files import remove_leftovers
 from utils.options import positive_int
-from utils.processes import Terminated, num_cores, run_in_processes, sigterm_raises
-
-AnyJob = TypeVar("AnyJob")
-AnyOutcome = TypeVar("AnyOutcome")
+from utils.processes import Terminated, num_cores
+from utils.workers import Outcome, add_scheduler_option, print_errors, run_with_bar
 
 WINDOW_BYTES = 128 * 2**20
 """Largest window that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
+JOB_BYTES = 10**9
+"""Memory that a worker needs: samples of a window as int16, then as floats, and their masks."""
 
 
 class Job(NamedTuple):
@@ -65,19 +64,15 @@ class Job(NamedTuple):
     npy_path: Path
 
 
-class Outcome(NamedTuple):
-    """The result of a job.
+class Made(NamedTuple):
+    """What became of a job that did not fail.
 
     Attributes:
-        job: the job.
         nodata_share: share in [0, 1] of samples without data.
-        error: one-line message; None if there was no error.
         is_elsewhere: whether another process has made the file, or is making it.
     """
 
-    job: Job
     nodata_share: float = 0.0
-    error: str | None = None
     is_elsewhere: bool = False
 
 
@@ -203,16 +198,18 @@ def is_finished(npy_path: Path, num_channels: int = NUM_CHANNELS) -> bool:
         return False
 
 
-def process(job: Job, rule: Rule, overwrite: bool) -> Outcome:
-    """Run `preprocess_file` in a worker, and return errors so that a bad file does not stop the others."""
+def process(job: Job, rule: Rule, overwrite: bool) -> Made:
+    """Run `preprocess_file` in a worker, unless another process does.
+
+    Raises:
+        DatasetError, OSError: see `preprocess_file`.
+    """
+    if not overwrite and is_finished(job.npy_path, rule.num_channels):  # since this run began
+        return Made(is_elsewhere=True)
     try:
-        if not overwrite and is_finished(job.npy_path, rule.num_channels):  # since this run began
-            return Outcome(job, is_elsewhere=True)
-        return Outcome(job, nodata_share=preprocess_file(*job, rule))
+        return Made(preprocess_file(*job, rule))
     except BusyError:
-        return Outcome(job, is_elsewhere=True)
-    except (DatasetError, OSError) as error:
-        return Outcome(job, error=str(error))
+        return Made(is_elsewhere=True)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -229,6 +226,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=num_cores(),
         help="processes (default: all cores, %(default)s)",
     )
+    add_scheduler_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="make finished files again")
     parser.add_argument(
         "--dtype",
@@ -250,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit status."""
     args = parse_args(argv)
     rule = Rule(args.dtype, args.num_bands)
-    jobs = find_jobs(args.root)
+    jobs = find_jobs(args.root.absolute() if args.scheduler else args.root)  # workers have folders of their own
     todo = [job for job in jobs if args.overwrite or not is_finished(job.npy_path, rule.num_channels)]
     num_skipped = len(jobs) - len(todo)
     if args.dry_run:
@@ -262,11 +260,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for job in jobs:
         remove_leftovers(job.npy_path)  # of a run that was killed after it had finished the file
 
-    outcomes: list[Outcome] = []
+    outcomes: list[Outcome[Job, Made]] = []
     start = time.perf_counter()
     try:
         function = functools.partial(process, rule=rule, overwrite=args.overwrite)
-        for outcome in run_jobs(function, todo, min(args.num_workers, max(1, len(todo)))):
+        how = {"num_workers": args.num_workers, "scheduler": args.scheduler, "job_bytes": JOB_BYTES}
+        for outcome in run_with_bar(function, todo, "patch", **how):
             outcomes.append(outcome)
     except KeyboardInterrupt as interrupt:
         for job in todo:
@@ -274,36 +273,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         print(f"{name} after {len(outcomes)} of {len(todo)} files: the same command resumes", file=sys.stderr)
         return status
-    return report(sorted(outcomes), rule, num_skipped, time.perf_counter() - start)
+    return report(sorted(outcomes, key=lambda outcome: outcome.job), rule, num_skipped, time.perf_counter() - start)
 
 
-def run_jobs(
-    function: Callable[[AnyJob], AnyOutcome], jobs: Sequence[AnyJob], num_workers: int, unit: str = "patch"
-) -> Iterator[AnyOutcome]:
-    """Yield the outcomes of jobs as they finish, with a progress bar over `unit`s on a terminal."""
-    with (
-        sigterm_raises(),
-        closing(run_in_processes(function, jobs, num_workers)) as running,
-        tqdm(total=len(jobs), unit=unit, disable=None) as progress,  # None: only on a terminal
-    ):
-        for outcome in running:
-            yield outcome
-            progress.update()
-
-
-def report(outcomes: Sequence[Outcome], rule: Rule, num_skipped: int, seconds: float) -> int:
+def report(outcomes: Sequence[Outcome[Job, Made]], rule: Rule, num_skipped: int, seconds: float) -> int:
     """Print warnings, errors and a summary; return the exit status."""
-    for outcome in outcomes:
-        if outcome.nodata_share > 0:
+    done = [(outcome.job, outcome.value) for outcome in outcomes if outcome.value is not None]
+    for job, made in done:
+        if made.nodata_share > 0:
             print(
-                f"warning: {outcome.job.tif_path}: {outcome.nodata_share:.2%} of the values in kept bands are "
-                "nodata, written as 0",
+                f"warning: {job.tif_path}: {made.nodata_share:.2%} of the values in kept bands are nodata, "
+                "written as 0",
                 file=sys.stderr,
             )
-    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    elsewhere = [outcome.job.npy_path for outcome in outcomes if outcome.is_elsewhere]
+    num_errors = print_errors(outcomes)
+    elsewhere = [job.npy_path for job, made in done if made.is_elsewhere]
     unfinished = [path for path in elsewhere if not is_finished(path, rule.num_channels)]
     if unfinished:
         print(
@@ -311,13 +295,13 @@ def report(outcomes: Sequence[Outcome], rule: Rule, num_skipped: int, seconds: f
             "run the same command again when it has ended",
             file=sys.stderr,
         )
-    num_made = len(outcomes) - len(errors) - len(elsewhere)
+    num_made = len(done) - len(elsewhere)
     print(
-        f"{num_made} made, {num_skipped} skipped, {len(errors)} failed, {num_made / seconds:.1f} patches/s"
+        f"{num_made} made, {num_skipped} skipped, {num_errors} failed, {num_made / seconds:.1f} patches/s"
         + (f"; {len(elsewhere)} left to another process" if elsewhere else ""),
         flush=True,
     )
-    return 1 if errors or unfinished else 0
+    return 1 if num_errors or unfinished else 0
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ import pandas as pd
 
 from datasets.base import SceneReader, valid_samples, without_statistics
 from datasets.enmap import KEPT_INDICES, NODATA, NUM_BANDS, TIF_ENDING, TIF_SUFFIX, find_tifs, product_of
-from datasets.preprocess import row_windows, run_jobs
+from datasets.preprocess import row_windows
 from datasets.scenes import create_scene, open_scene
-from utils.errors import DatasetError, ProjectError, UsageError, run_script
+from utils.errors import DatasetError, UsageError, run_script
 from utils.files import atomic_write, locked
 from utils.options import positive_int
 from utils.processes import Terminated, num_cores
+from utils.workers import Outcome, print_errors, run_with_bar
 
 TILES_CSV = "tiles.csv"
 """The record of the tiles of a data set: a row for each scene, whose `patches` is empty until it is finished."""
@@ -67,25 +68,21 @@ class Job(NamedTuple):
     limits: dict[str, float]
 
 
-class Outcome(NamedTuple):
-    """The result of a job.
+class Cut(NamedTuple):
+    """What was made of a scene.
 
     Attributes:
-        job: the job.
         patches: number of patches.
         left_out: reasons, `NO_DATA` or one of `LAYERS`, and how many positions of the grid they left out.
         missing: the layers that are not there.
-        error: one-line message; None if there was no error.
     """
 
-    job: Job
     patches: int = 0
     left_out: tuple[tuple[str, int], ...] = ()
     missing: tuple[str, ...] = ()
-    error: str | None = None
 
 
-def cut(job: Job) -> Outcome:
+def cut(job: Job) -> Cut:
     """Write the patches of a scene. Those of an earlier run stay.
 
     Raises:
@@ -94,7 +91,7 @@ def cut(job: Job) -> Outcome:
     """
     with open_scene(job.path) as scene:
         if min(scene.info.height, scene.info.width) < job.size:
-            return Outcome(job, left_out=(("smaller than a patch", 1),))
+            return Cut(left_out=(("smaller than a patch", 1),))
         if scene.info.bands == NUM_BANDS and scene.info.nodata_of(0) is None:
             scene.info = replace(scene.info, nodata=NODATA)
         flags = {NO_DATA: ~valid_pixels(scene) | read_layer(scene, *BACKGROUND)}
@@ -107,7 +104,7 @@ def cut(job: Job) -> Outcome:
         for number, spot in enumerate(spots, 1):
             _write_patch(scene, job, number, *spot)
     counts = tuple((name, int(np.count_nonzero(grid == index))) for index, name in enumerate(flags))
-    return Outcome(job, len(spots), counts, tuple(name for name, path in layers.items() if not path))
+    return Cut(len(spots), counts, tuple(name for name, path in layers.items() if not path))
 
 
 def valid_pixels(scene: SceneReader) -> np.ndarray:
@@ -207,14 +204,6 @@ def _write_patch(scene: SceneReader, job: Job, number: int, row: int, column: in
         target.write(0, 0, scene.read(row, column, job.size, job.size))
 
 
-def process(job: Job) -> Outcome:
-    """Run `cut` in a worker, and return errors so that a bad scene does not stop the others."""
-    try:
-        return cut(job)
-    except (ProjectError, OSError) as error:
-        return Outcome(job, error=str(error))
-
-
 def find_scenes(products: Sequence[Path], output: Path) -> list[Path]:
     """Return the images that `products` name: files, or folders with EnMAP or DESIS products; each product once.
 
@@ -279,9 +268,9 @@ class Tiles:
         """Return whether all patches of a product are there."""
         return self.rows.get(product, {}).get("patches", "") != ""
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, path: Path, made: Cut) -> None:
         """Record the result of a job that had no error."""
-        self.rows[product_of(outcome.job.path)] |= {"patches": outcome.patches, **dict(outcome.left_out)}
+        self.rows[product_of(path)] |= {"patches": made.patches, **dict(made.left_out)}
         self.write()
 
     def write(self) -> None:
@@ -337,12 +326,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not tiles.is_finished(product_of(path))
         ]
         tiles.write()  # the numbers of the tiles, before there are any patches
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome[Job, Cut]] = []
         try:
-            for outcome in run_jobs(process, jobs, min(args.num_workers, max(1, len(jobs))), unit="scene"):
+            for outcome in run_with_bar(cut, jobs, "scene", num_workers=args.num_workers):
                 outcomes.append(outcome)
-                if outcome.error is None:
-                    tiles.finish(outcome)
+                if outcome.value is not None:
+                    tiles.finish(outcome.job.path, outcome.value)
         except KeyboardInterrupt as interrupt:
             name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
             print(f"{name} after {len(outcomes)} of {len(jobs)} scenes: the same command resumes", file=sys.stderr)
@@ -350,24 +339,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report(sorted(outcomes, key=lambda outcome: outcome.job.tile), len(paths) - len(jobs))
 
 
-def report(outcomes: Sequence[Outcome], num_skipped: int) -> int:
+def report(outcomes: Sequence[Outcome[Job, Cut]], num_skipped: int) -> int:
     """Print what was made and left out, notes and errors; return the exit status."""
-    made = [outcome for outcome in outcomes if outcome.error is None]
-    for outcome in made:
-        reasons = ", ".join(f"{name} {count}" for name, count in outcome.left_out if count)
+    made = [(outcome.job, outcome.value) for outcome in outcomes if outcome.value is not None]
+    for job, scene in made:
+        reasons = ", ".join(f"{name} {count}" for name, count in scene.left_out if count)
         left_out = f", left out: {reasons}" if reasons else ""
-        print(f"{outcome.job.tile}: {outcome.patches} patches{left_out}: {product_of(outcome.job.path)}")
-    for outcome in made:
-        if outcome.missing:
-            print(f"note: {outcome.job.path}: no layer of {', '.join(outcome.missing)}: not checked", file=sys.stderr)
-    errors = [f"error: {outcome.error}" for outcome in outcomes if outcome.error is not None]
-    for error in errors:
-        print(error, file=sys.stderr)
-    num_patches = sum(outcome.patches for outcome in made)
-    print(
-        f"{num_patches} patches of {len(made)} scenes, {num_skipped} scenes skipped, {len(errors)} failed", flush=True
-    )
-    return 1 if errors else 0
+        print(f"{job.tile}: {scene.patches} patches{left_out}: {product_of(job.path)}")
+    for job, scene in made:
+        if scene.missing:
+            print(f"note: {job.path}: no layer of {', '.join(scene.missing)}: not checked", file=sys.stderr)
+    num_errors = print_errors(outcomes)
+    num_patches = sum(scene.patches for _, scene in made)
+    print(f"{num_patches} patches of {len(made)} scenes, {num_skipped} scenes skipped, {num_errors} failed", flush=True)
+    return 1 if num_errors else 0
 
 
 if __name__ == "__main__":

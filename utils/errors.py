@@ -69,10 +69,10 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
         sys.stderr.close()
         status = 141
     except (OSError, RuntimeError, MemoryError) as error:
-        message = _resource_message(error)
-        if message is None and isinstance(error, RuntimeError):
+        message = user_message(error)
+        if message is None:
             raise
-        status = _fail(message or one_line(error))  # else a full disk, a read-only folder
+        status = _fail(message)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
@@ -85,8 +85,8 @@ def _fail(message: str, status: int = 1) -> int:
     return status
 
 
-def _resource_message(error: Exception) -> str | None:
-    """Return what to tell the user if memory ran out; None for any other error."""
+def user_message(error: BaseException) -> str | None:
+    """Return what to tell the user about an error in one line; None for an error that only a bug can cause."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
     if type(error).__name__ == "OutOfMemoryError":  # of a GPU
@@ -94,4 +94,5 @@ def _resource_message(error: Exception) -> str | None:
     if is_out_of_memory(error):
         detail = f" ({first.rstrip('.')})" if first else ""
         return f"memory ran out{detail}: give a smaller batch or tile size, or fewer --num-workers"
-    return None
+    is_expected = isinstance(error, ProjectError | OSError)  # OSError: a full disk, a read-only folder
+    return one_line(error) if is_expected else None

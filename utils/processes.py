@@ -1,4 +1,4 @@
-"""Processes: worker pools, functions in a process of their own, signals, and the cores that they share."""
+"""Processes: functions in a process of their own, memory, signals, and the cores that they share."""
 
 from __future__ import annotations
 
@@ -6,29 +6,22 @@ import contextlib
 import importlib
 import math
 import multiprocessing
-import multiprocessing.connection
 import os
 import re
 import resource
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from utils.errors import ProjectError, is_out_of_memory
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+from utils.errors import is_out_of_memory
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 SAME_SIGNAL_SECONDS = 5.0
@@ -91,73 +84,6 @@ def use_cores(num_workers: int) -> int:
     num_workers = num_workers or cores
     limit_threads(max(1, cores // num_workers))
     return num_workers
-
-
-# -- pools --------------------------------------------------------------------------------------
-
-
-def run_in_processes(
-    function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
-) -> Generator[Result, None, None]:
-    """Yield `function(job)` of every job in the order of completion, computed by `num_workers` processes.
-
-    Leaving the generator early, by an exception or by `close()`, stops the workers in the middle of their
-    jobs: SystemExit is raised in them, so that context managers clean up. Workers also end when this process
-    is killed.
-
-    Args:
-        function: importable by name; its exceptions are raised here.
-        jobs: arguments of the calls.
-        num_workers: number of processes.
-
-    Raises:
-        ProjectError: a worker was killed from outside, as the kernel does when memory runs out.
-    """
-    others = set(multiprocessing.active_children())
-    # Not fork: a forked worker inherits threads' locks and its siblings' pipes.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
-    try:
-        # Workers inherit the mask, so no signal hits them before `_start_worker` is ready for it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            futures = [executor.submit(_run, function, job) for job in jobs]
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ProjectError(
-            "a worker process was killed, most likely because memory ran out: run the same command again "
-            "with fewer --num-workers; finished files are kept"
-        ) from error
-    except BaseException:
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()
-        raise
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to workers too; the parent decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _run(function: Callable[[Job], Result], job: Job) -> Result:
-    try:
-        return function(job)
-    except SystemExit:
-        os._exit(1)  # the executor would hand SystemExit to the parent and start the next job
 
 
 # -- one function in a process of its own -------------------------------------------------------

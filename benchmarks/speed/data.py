@@ -22,7 +22,8 @@ from datasets.hyspecnet11k import HySpecNet11k
 from datasets.loading import ThreadLoader, batches_in_order
 from datasets.transforms import get_transform
 from utils.errors import DatasetError
-from utils.processes import num_cores, run_in_processes
+from utils.processes import num_cores
+from utils.workers import Outcome, run
 
 PATCH_SIDE = 128
 """Height and width in pixels of the generated patches that are loaded."""
@@ -61,11 +62,10 @@ def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[
                 path = Path(folder) / f"{workers}-{index:03}-SPECTRAL_IMAGE.TIF"
                 shutil.copyfile(sources[index % len(sources)], path)
                 jobs.append(preprocess.Job(path, npy_path_of(path)))
-            read_rate = steady_rate(run_in_processes(read_scene, [job.tif_path for job in jobs], workers), workers)
-            made = run_in_processes(
-                functools.partial(preprocess.process, rule=preprocess.ENMAP, overwrite=True), jobs, workers
-            )
-            rate = steady_rate(made, workers)
+            read = run(read_scene, [job.tif_path for job in jobs], num_workers=workers)
+            read_rate = steady_rate(read, workers)
+            process = functools.partial(preprocess.process, rule=preprocess.ENMAP, overwrite=True)
+            rate = steady_rate(run(process, jobs, num_workers=workers), workers)
             yield {
                 "processes": workers,
                 "patches": num_copies,
@@ -75,17 +75,17 @@ def measure_preprocessing(root: Path, scratch: Path, quick: bool, say: Callable[
             }
 
 
-def steady_rate(results: Iterable, skipped: int) -> float:
-    """Return the results per second after the first `skipped` of them.
+def steady_rate(outcomes: Iterable[Outcome], skipped: int) -> float:
+    """Return the outcomes per second after the first `skipped` of them.
 
     Raises:
-        DatasetError: a result whose `error` is set.
+        DatasetError: a job failed.
     """
     times = []
-    for result in results:
+    for outcome in outcomes:
         times.append(time.perf_counter())
-        if getattr(result, "error", None):
-            raise DatasetError(result.error)
+        if outcome.error is not None:
+            raise DatasetError(outcome.error)
     return (len(times) - skipped) / (times[-1] - times[skipped - 1])
 
 

@@ -6,8 +6,9 @@ import rasterio
 from datasets import HySpecNet11k, preprocess, split, tile
 from datasets.enmap import KEPT_INDICES
 from datasets.tile import best_offset, main, reasons_to_leave_out
-from utils.errors import BusyError, UsageError
+from utils.errors import BusyError, ProjectError, UsageError
 from utils.files import locked
+from utils.workers import Outcome
 
 NAME = "ENMAP01-____L2A-DT00000{:05}_20221103T162438Z_001_V010110_20221118T145147Z"
 LAYERS = ("CLOUD", "CLOUDSHADOW", "HAZE", "CIRRUS", "SNOW")
@@ -42,7 +43,15 @@ def _in_this_process(request, monkeypatch):
     """Run jobs in this process, as starting others takes a second, except where a test is for them."""
     if "processes" not in request.node.name:
         for module in (tile, preprocess):
-            monkeypatch.setattr(module, "run_jobs", lambda function, jobs, *args, **kwargs: map(function, jobs))
+            monkeypatch.setattr(module, "run_with_bar", in_this_process)
+
+
+def in_this_process(function, jobs, *_args, **_kwargs):
+    for job in jobs:
+        try:
+            yield Outcome(job, function(job))
+        except (ProjectError, OSError) as error:
+            yield Outcome(job, error=str(error))
 
 
 def patches(root):
