@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import importlib
 import os
 import random
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from benchmarks.rd.points import Bench, measured
 from benchmarks.rd.store import Point, Writer, points_of, read_rows
@@ -27,17 +31,13 @@ from coding.samples import Samples
 from utils.environment import device_name
 from utils.errors import ProjectError
 from utils.processes import OutOfMemory, in_fresh_process, limit_threads
-from utils.progress import job_bar
-from utils.workers import is_alone_on_host, run
+from utils.workers import is_alone_on_host, run_with_bar
 
 if TYPE_CHECKING:
     from benchmarks.rd.images import Image
 
-PRELOADED = (
-    *("models", "benchmarks.rd.jobs", "compressai.models"),
-    *sorted({entry.factory.partition(":")[0] for entry in codecs.values()}),
-)
-"""Modules that are imported before processes are forked. `models` comes first: it filters a warning of CompressAI."""
+PRELOADED = ("compressai.models", *sorted({entry.factory.partition(":")[0] for entry in codecs.values()}))
+"""Modules that a worker imports before it forks."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ def run_jobs(jobs: Sequence[Job], num_workers: int, scheduler: str | None = None
     start = random.randrange(len(waiting)) if waiting else 0
     waiting = waiting[start:] + waiting[:start]
     failures: dict[Path, str] = {}
-    alone = num_workers == 1
-    function = measure if scheduler else functools.partial(measure_in_fresh_process, alone=alone)
-    with (
-        _one_thread_for_libraries(),
-        job_bar("codecs x images", len(jobs), len(jobs) - len(waiting)) as bar,
-        contextlib.closing(run(function, waiting, num_workers=num_workers, scheduler=scheduler)) as outcomes,
-    ):
-        for outcome in outcomes:
-            bar.update()
+    function = measure if scheduler else functools.partial(measure_in_fresh_process, alone=num_workers == 1)
+    began = time.monotonic()
+    with _one_thread_for_libraries():
+        outcomes = run_with_bar(function, waiting, " codings", num_workers=num_workers, scheduler=scheduler)
+        for number, outcome in enumerate(outcomes, start=1):
             if outcome.error:
                 failures[outcome.job.folder] = outcome.error
-                bar.write(f"{outcome.job.codec}, {outcome.job.image}: {outcome.error}")
+            left = tqdm.format_interval((time.monotonic() - began) / number * (len(waiting) - number))
+            what = outcome.error or f"about {left} left"
+            if outcome.error or not sys.stderr.isatty():  # a log has no bar
+                job = outcome.job
+                tqdm.write(f"{number}/{len(waiting)} {job.codec}, {job.image}: {what}", file=sys.stderr)
     return [row for job in jobs for row in _rows_of(job, failures)]
 
 
@@ -117,8 +117,10 @@ def measure_in_fresh_process(job: Job, alone: bool) -> None:
         ProjectError: the process was killed, or ran out of memory.
         RuntimeError: the codec failed.
     """
+    for module in PRELOADED:
+        importlib.import_module(module)
     try:
-        in_fresh_process("benchmarks.rd.jobs:measure", job, alone, preload=PRELOADED)
+        in_fresh_process("benchmarks.rd.jobs:measure", job, alone, forks_this=True)
     except OutOfMemory:
         raise ProjectError("its process was killed or ran out of memory") from None
 

@@ -166,7 +166,8 @@ class Report:
     def _machine(self) -> str:
         settings = self.settings
         versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
-        return f"{settings['device']}, {settings['processes']} processes; {versions}; commit {settings['git_commit']}"
+        workers = f"{settings['processes']} processes" if settings["processes"] else "a cluster"
+        return f"{settings['device']}, {workers}; {versions}; commit {settings['git_commit']}"
 
     def _protocol(self) -> str:
         settings = self.settings
@@ -334,8 +335,10 @@ def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
         if row["known"]:
             single = f"{row['low']:+.1f} to {row['high']:+.1f} %"
             counts = f"{row['known']} of {row['total']}"
-            half = "" if math.isnan(row["half"]) else f" ± {row['half']:.1f}"
-            cells.append([codec, f"{row['rate']:+.1f}{half} %", single, f"{row['gain']:+.2f}", counts])
+            rate = f"{row['rate']:+.1f} %"
+            if row["known"] > 1:
+                rate = f"{row['rate']:+.1f} ± {row['half']:.1f} %"
+            cells.append([codec, rate, single, f"{row['gain']:+.2f}", counts])
         else:
             cells.append([codec, DASH, DASH, DASH, f"0 of {row['total']}: {row['reasons']}"])
     return markdown_table(("codec", "BD-rate", "of single images", "BD-PSNR dB", "images"), cells)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.rd.images import image_name, read_image, split_paths
 from benchmarks.rd.jobs import Job, run_jobs
@@ -29,7 +30,6 @@ from utils.devices import get_device
 from utils.environment import device_name, provenance
 from utils.errors import UsageError
 from utils.processes import num_cores
-from utils.progress import job_bar
 
 DEFAULT_ANCHOR = "klt-jpeg2000"
 POINTS_FOLDER = ".points"
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         for path, image in zip(paths, hashes, strict=True)
         for entry in sorted(entries, key=lambda entry: entry.codec in args.codecs)
     ]
-    rows = run_jobs(jobs, settings["processes"], args.scheduler)
+    rows = run_jobs(jobs, args.num_workers or num_cores(), args.scheduler)
     settings["device"] = "; ".join(sorted({row["device"] for row in rows if "device" in row})) or settings["device"]
     return publish(write_report(folder, rows, settings, anchors, args.band_rate, names), folder, args)
 
@@ -112,7 +112,7 @@ def settings_of(args: argparse.Namespace, paths: Sequence[Path], entries: Sequen
         "rates": args.rates,
         "bounds": args.bounds,
         "curves": {entry.codec: entry.curve for entry in entries},
-        "processes": args.num_workers or num_cores(),
+        "processes": None if args.scheduler else args.num_workers or num_cores(),
         "command": command_line(args.argv),
         "learned_device": device_name(get_device(args.device, "--device")),
         **provenance(torch.device("cpu")),
@@ -171,17 +171,13 @@ def image_hashes(paths: Sequence[Path], args: argparse.Namespace) -> list[str]:
     def image_hash(path: Path) -> str:
         return image_sha256(read_image(path, args.int16, args.peak))
 
-    with ThreadPoolExecutor(args.num_workers or num_cores()) as executor, job_bar("images", len(paths)) as bar:
-        futures = [executor.submit(image_hash, path) for path in paths]
+    with ThreadPoolExecutor(args.num_workers or num_cores()) as executor:
+        hashes = executor.map(image_hash, paths)
         try:
-            hashes = []
-            for future in futures:
-                hashes.append(future.result())
-                bar.update()
+            return list(tqdm(hashes, "reading", len(paths), unit=" images", leave=False, disable=None))
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    return hashes
 
 
 def codec_entries(args: argparse.Namespace) -> list[Entry]:

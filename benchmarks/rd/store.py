@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -44,8 +44,8 @@ def image_sha256(image: Image) -> str:
     """Return the SHA-256 of an image's type, shape, peak, samples and mask."""
     shape = "x".join(map(str, image.cube.shape))
     digest = hashlib.sha256(f"{image.cube.dtype} {shape} {image.peak:g}\n".encode())
-    digest.update(np.ascontiguousarray(image.cube).astype(image.cube.dtype.newbyteorder("<"), copy=False))
-    digest.update(np.packbits(image.valid))
+    digest.update(image.cube.astype(image.cube.dtype.newbyteorder("<"), order="C", copy=False).data)
+    digest.update(np.packbits(image.valid).data)
     return digest.hexdigest()
 
 
@@ -70,6 +70,11 @@ def read_rows(folder: Path) -> list[dict]:
             row = json.loads(line)
             rows.setdefault((row["kind"], row["target"]), row)
     return list(rows.values())
+
+
+def points_of(rows: Iterable[Mapping]) -> set[Point]:
+    """Return kind and target of each row."""
+    return {(row["kind"], row["target"]) for row in rows}
 
 
 class Writer:
