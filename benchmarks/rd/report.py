@@ -301,10 +301,10 @@ def _table(frame: pd.DataFrame, *columns: str) -> str:
 
 
 def _with_interval(frame: pd.DataFrame, column: str, form: Callable[[float], str]) -> pd.Series:
-    """Return the texts of a column, with half the interval after means of several images."""
+    """Return the texts of a column, with half the interval after means of several images that differ."""
     halves = frame.get(f"{column}_interval", pd.Series(math.nan, frame.index))
     texts = [
-        form(value) if math.isnan(half) else f"{form(value)} ± {form(half)}"
+        f"{form(value)} ± {form(half)}" if float(form(half)) > 0 else form(value)  # not for NaN
         for value, half in zip(frame[column], halves, strict=True)
     ]
     return pd.Series(texts, frame.index, dtype=object)  # not `map`: there may be none
