@@ -143,12 +143,13 @@ def measure(job: Job, alone: bool | None = None) -> None:
     image, writer = job.load(), Writer(job.folder)
     bench = Bench(image.cube, image.valid, image.peak)
     device = device_name(torch.device("cpu"))
-    was_alone = is_alone_on_host() if alone is None else alone
+    was_alone, began = is_alone_on_host() if alone is None else alone, time.monotonic()
     for kind, target, point in measured(job.make_factory, bench, missing):
-        is_alone = is_alone_on_host() if alone is None else alone
+        is_alone, ended = is_alone_on_host() if alone is None else alone, time.monotonic()
         figures = point if isinstance(point, dict) else {"note": point}
-        writer.add({"kind": kind, "target": target, **figures, "alone": was_alone and is_alone, "device": device})
-        was_alone = is_alone
+        provenance = {"seconds": ended - began, "alone": was_alone and is_alone, "device": device}
+        writer.add({"kind": kind, "target": target, **figures, **provenance})
+        was_alone, began = is_alone, ended
 
 
 @contextlib.contextmanager

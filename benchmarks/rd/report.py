@@ -167,6 +167,8 @@ class Report:
         settings = self.settings
         versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
         workers = f"{settings['processes']} processes" if settings["processes"] else "a cluster"
+        if "core_hours" in settings:
+            workers += f", {settings['core_hours']:.3g} core-hours in total"
         return f"{settings['device']}, {workers}; {versions}; commit {settings['git_commit']}"
 
     def _protocol(self) -> str:

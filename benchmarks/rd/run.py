@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         for entry in sorted(entries, key=lambda entry: entry.codec in args.codecs)
     ]
     rows = run_jobs(jobs, args.num_workers or num_cores(), args.scheduler)
+    settings["core_hours"] = round(sum(row.get("seconds", 0) for row in rows) / 3600, 3)
     settings["device"] = "; ".join(sorted({row["device"] for row in rows if "device" in row})) or settings["device"]
     return publish(write_report(folder, rows, settings, anchors, args.band_rate, names), folder, args)
 
