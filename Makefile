@@ -16,13 +16,14 @@ help: ## show this list
 
 venv: $(VENV)/.complete ## create .venv with all dependencies (a few minutes, 6 GB)
 
-$(VENV)/.complete: requirements.txt constraints.txt
+$(VENV)/.complete: requirements.txt requirements-cluster.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 on the PATH: install one, or give its path: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { echo "error: PYTHON must be Python 3.11 or 3.12, got $(PYTHON), which is `$(PYTHON) --version 2>&1`"; exit 1; }
 	@test ! -L $(VENV) || { echo "error: $(VENV) is a link, and creating the environment would delete what lies behind it: remove the link, or use that environment as it is after touch $(VENV)/.complete"; exit 1; }
 	@echo "Creating $(VENV) with all dependencies: a few minutes, 6 GB"
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -r requirements-cluster.txt -c constraints.txt
 	@touch $@
 
 demo: venv ## train cae1d on the bundled sample for one or two minutes, and test it

@@ -7,6 +7,8 @@ a PSNR, or a rate           python compress.py SCENE.TIF SCENE.hsc --target-psnr
 by a learned model          python compress.py SCENE.TIF SCENE.hsc --checkpoint RUN/final.pth.tar
 by another codec            python compress.py SCENE.TIF SCENE.hsc --codec jpegls --max-error 10
 a bare CCSDS 123 stream     python compress.py SCENE.TIF SCENE.bin --codec ccsds123 --raw
+many scenes                 python compress.py SCENES/*.TIF --output-dir ARCHIVE
+by a Dask cluster           python compress.py --list SCENES.txt --output-dir ARCHIVE --scheduler tcp://node1:8786
 what is in a file           python compress.py --info SCENE.hsc
 
 SCENE is a GeoTIFF, an ENVI file, a .npy cube (bands, rows, columns), or any other raster that GDAL opens. What is
@@ -29,7 +31,15 @@ from collections.abc import Sequence
 from coding import MODEL_CODER, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
 from utils.errors import UsageError, run_script
-from utils.options import HelpFormatter, natural_number, non_negative_float, positive_float, positive_int
+from utils.options import (
+    HelpFormatter,
+    add_batch_options,
+    natural_number,
+    non_negative_float,
+    positive_float,
+    positive_int,
+)
+from utils.workers import add_scheduler_option
 
 MAX_ERROR_LIMIT = 2.0**24
 """Integer samples and bounds in files are smaller."""
@@ -41,9 +51,37 @@ def build_parser() -> argparse.ArgumentParser:
         prog="compress.py", description=__doc__, formatter_class=HelpFormatter, epilog=names_for_help()
     )
     add = parser.add_argument
-    add("scene", nargs="?", metavar="SCENE", help=".tif, .npy or another scene to compress")
-    add("output", nargs="?", metavar="OUTPUT", help=".hsc to write")
+    add(
+        "scenes",
+        nargs="*",
+        metavar="SCENE",
+        help="a .tif, .npy or other scene to compress, and the .hsc to write; with --output-dir, any number of scenes",
+    )
+    add_batch_options(parser)
     add("--info", default=None, metavar="FILE", help="print what a .hsc file holds, and do nothing else")
+    add_codec_options(parser)
+    add_targets(parser.add_mutually_exclusive_group())
+    add(
+        "--max-error",
+        type=non_negative_float,
+        default=None,
+        help="bound on the error of every sample, in its units; 0: lossless, the default without a model",
+    )
+    text = "entropy coder of a model's latents; None: context, or that of the model if it has an entropy model"
+    add("--coder", default=None, choices=[*PLANE_CODERS, MODEL_CODER], help=text)
+    add("--tile-size", type=positive_int, default=128, help="height and width of the tiles in pixels")
+    add_scene_options(parser)
+    add("--raw", action="store_true", help="write the bare stream of ccsds123 or ccsds123-tuned, without a container")
+    add("--device", default="cpu", help="cpu, or the number of a GPU, for a model")
+    add("-n", "--num-workers", type=natural_number, default=0, help="tiles coded at a time; 0: one per core")
+    add_scheduler_option(parser)
+    add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    return parser
+
+
+def add_codec_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a codec and its weights."""
+    add = parser.add_argument
     add(
         "--codec",
         default=None,
@@ -60,16 +98,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--checkpoint", default=None, help="weights of the model; of cae1d those of the bundled sample if not given")
     add("--num-channels", type=positive_int, default=202, help="bands that the model takes")
-    add_targets(parser.add_mutually_exclusive_group())
-    add(
-        "--max-error",
-        type=non_negative_float,
-        default=None,
-        help="bound on the error of every sample, in its units; 0: lossless, the default without a model",
-    )
-    text = "entropy coder of a model's latents; None: context, or that of the model if it has an entropy model"
-    add("--coder", default=None, choices=[*PLANE_CODERS, MODEL_CODER], help=text)
-    add("--tile-size", type=positive_int, default=128, help="height and width of the tiles in pixels")
+
+
+def add_scene_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how to read a scene, and what of it may be lost."""
+    add = parser.add_argument
     add(
         "--axes",
         default=None,
@@ -94,11 +127,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="sample value that is the peak of PSNRs; if not given, --scale",
     )
     add("--drop", nargs="+", default=[], metavar="NAME", help="lose what an error names, such as a coordinate epoch")
-    add("--raw", action="store_true", help="write the bare stream of ccsds123 or ccsds123-tuned, without a container")
-    add("--device", default="cpu", help="cpu, or the number of a GPU, for a model")
-    add("-n", "--num-workers", type=natural_number, default=0, help="tiles coded at a time; 0: one per core")
-    add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
-    return parser
 
 
 def add_targets(group: argparse._MutuallyExclusiveGroup) -> None:
@@ -145,8 +173,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not has_weights and (args.checkpoint or args.model):
         raise UsageError(f"--codec {args.codec} has no model: leave --model and --checkpoint out")
     args.model = aliases.get(args.model, args.model) or "cae1d"
-    if args.info is None and not (args.scene and args.output):
-        raise UsageError("give a SCENE and an OUTPUT, such as scene.tif scene.hsc, or --info FILE")
+    check_files(args)
     if args.raw and not codecs[args.codec].stream_reader:
         names = " or ".join(name for name, entry in codecs.items() if entry.stream_reader)
         raise UsageError(f"--raw is for --codec {names}, not {args.codec}")
@@ -160,6 +187,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.max_error is None and not (has_step or has_target or has_weights):
         args.max_error = 0.0
     return args
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Set `scene` and `output` of a single scene.
+
+    Raises:
+        UsageError: files are missing or too many.
+    """
+    if args.output_dir is not None or args.info is not None:
+        return
+    if args.list is not None or len(args.scenes) != 2:
+        raise UsageError(
+            "give a SCENE and an OUTPUT, such as scene.tif scene.hsc, many scenes and --output-dir DIR, or --info FILE"
+        )
+    args.scene, args.output = args.scenes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

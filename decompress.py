@@ -5,6 +5,8 @@ coded by a model        python decompress.py SCENE.hsc SCENE.TIF --checkpoint re
 a window, some bands    python decompress.py SCENE.hsc WINDOW.TIF --window 512 0 256 256 --bands 44 29 11
 from a damaged file     python decompress.py SCENE.hsc SCENE.TIF --keep-going
 a bare CCSDS 123 stream python decompress.py SCENE.bin SCENE.npy --raw
+many files              python decompress.py ARCHIVE/*.hsc --output-dir SCENES
+compare, write nothing  python decompress.py SCENE.hsc SCENE.TIF --verify, or a whole folder: ARCHIVE --verify
 what is in a file       python decompress.py --info SCENE.hsc
 
 If a model coded the file, decoding needs the same weights; others are refused. The output is a GeoTIFF with the
@@ -18,17 +20,31 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from utils.errors import UsageError, run_script
-from utils.options import HelpFormatter, natural_number, positive_int
+from utils.options import HelpFormatter, add_batch_options, natural_number, positive_int
+from utils.workers import add_scheduler_option
+
+VERIFY_HELP = (
+    "write nothing: compare a .hsc with the scene that it was made of, given in place of the output, or all files of "
+    "a folder with the scenes in its manifest.csv"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="decompress.py", description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("input", nargs="?", metavar="INPUT", help=".hsc to decompress")
-    add("output", nargs="?", metavar="OUTPUT", help=".tif, .npy or an ENVI file to write")
+    add(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="a .hsc to decompress, and the .tif, .npy or ENVI file to write; with --output-dir, any number of .hsc",
+    )
+    add_batch_options(parser)
+    add("--suffix", default=".tif", help="with --output-dir: suffix of the scenes, which selects their format")
+    add("--verify", action="store_true", help=VERIFY_HELP)
     add("--info", default=None, metavar="FILE", help="print what a .hsc file holds, and do nothing else")
     add(
         "--checkpoint",
@@ -60,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--device", default="cpu", help="cpu, or the number of a GPU, for a model")
     add("-n", "--num-workers", type=natural_number, default=0, help="tiles decoded at a time; 0: one per core")
+    add_scheduler_option(parser)
     add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     return parser
 
@@ -68,11 +85,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, by default the command line.
 
     Raises:
-        UsageError: INPUT or OUTPUT is missing.
+        UsageError: files are missing or too many, or flags contradict each other.
     """
     args = build_parser().parse_args(argv)
-    if args.info is None and not (args.input and args.output):
-        raise UsageError("give an INPUT and an OUTPUT, such as scene.hsc scene.tif, or --info FILE")
+    if args.info is not None:
+        return args
+    if args.verify:
+        is_folder = len(args.files) == 1 and Path(args.files[0]).is_dir()
+        if args.output_dir or args.list or args.raw or args.window or args.bands or args.keep_going:
+            raise UsageError("--verify writes nothing and compares whole scenes: leave the other flags out")
+        if not (is_folder or len(args.files) == 2):
+            raise UsageError("--verify: give a .hsc and its scene, or a folder that compress.py --output-dir filled")
+        return args
+    if args.output_dir is None:
+        if args.list is not None or len(args.files) != 2:
+            raise UsageError(
+                "give an INPUT and an OUTPUT, such as scene.hsc scene.tif, many inputs and --output-dir DIR, or "
+                "--info FILE"
+            )
+        args.input, args.output = args.files
     return args
 
 
@@ -84,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from coding.hsc.container import print_info  # late, so that --help and --info are quick
 
         return print_info(args.info)
+
+    if args.verify:
+        from coding.verifying import verify
+
+        return verify(args)
 
     from coding.decompressing import decompress
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import math
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +19,8 @@ import numpy as np
 
 from coding import codecs
 from coding.base import Codec, CodecFactory, CodingError
-from coding.hsc.distortion import Distortion, measure, psnr_text
+from coding.batch import Figures, Task, collected_notes, file_sha256, memory_of, run_batch, sources_of, tasks_of
+from coding.hsc.distortion import Distortion, largest_allowed, measure, psnr_text
 from coding.hsc.fills import count_fills, fill_hint
 from coding.hsc.header import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
 from coding.hsc.records import Parts
@@ -38,27 +42,51 @@ MAX_PEAK_TILES = 4
 DROPPED_FOR = "not among the model's bands"
 MAX_ERROR_SHARE = 0.5
 """Share of squared errors in squared samples from which on a note says that little is left."""
+SETTINGS = (
+    *("codec", "quality", "step", "target_psnr", "target_bpppc", "max_error"),
+    *("tile_size", "axes", "nodata", "scale", "peak", "drop", "raw"),
+)
+"""Arguments that the content of a file depends on, besides the scene."""
+MODEL_SETTINGS = ("model", "num_channels", "coder", "device")
+"""The same of a model, besides its weights."""
 STEP_AT_QUALITY_0 = 2.0**-8
 """Step of --quality 0, as a fraction of the scale."""
 
 
 def compress(args: argparse.Namespace) -> int:
-    """Compress a scene into a file, and print its rate and quality.
+    """Compress a scene into a file, and print its rate and quality; or compress many, see `compress_many`.
 
     Args:
         args: arguments of compress.py.
 
     Returns:
-        0, the exit code.
+        The exit code: 0 for a single scene.
 
     Raises:
         UsageError: a flag does not fit the scene or the codec.
         ProjectError: the scene cannot be read, or cannot be coded as requested.
     """
+    if args.output_dir is not None:
+        return compress_many(args)
+    with sigterm_raises():
+        written, source_bytes, seconds = compress_file(args)
+    print(report(args, written, source_bytes, seconds))
+    return 0
+
+
+def compress_file(args: argparse.Namespace) -> tuple[Written, int, float]:
+    """Compress a scene into a file, and print notes on stderr.
+
+    Returns:
+        What was written, the size in bytes of the file that was read, and the time in seconds.
+
+    Raises:
+        UsageError, ProjectError: see `compress`.
+    """
     output = check_output(args.output, args.scene, args.overwrite)
     started = time.monotonic()
     num_workers = args.num_workers or num_cores()
-    with sigterm_raises(), open_scene(args.scene, args.nodata, args.axes) as scene:
+    with open_scene(args.scene, args.nodata, args.axes) as scene:
         check_output(args.output, str(scene.path), args.overwrite)  # an ENVI header names another file
         settle_losses(args.scene, [*scene.losses, *losses_of_coding(args, scene.info)], args.drop)
         hint = axes_hint(args, scene.info)
@@ -71,11 +99,10 @@ def compress(args: argparse.Namespace) -> int:
             hint = fill_hint(sum((count_fills(parts) for _, parts in tiles_of(scene, header)), Counter[float]()))
             raise CodingError(f"{args.scene}: {error}{hint and '; ' + hint}") from error
         source_bytes = scene.path.stat().st_size
-    print(report(args, written, source_bytes, time.monotonic() - started))
     for text in (note, fill_hint(written.fills), emptiness(written.distortion)):
         if text:
             print(f"note: {text}", file=sys.stderr)
-    return 0
+    return written, source_bytes, time.monotonic() - started
 
 
 def write_scene(
@@ -288,18 +315,15 @@ def bounded_codec(args: argparse.Namespace, factory: CodecFactory, step: float |
 
 
 def check_bound(args: argparse.Namespace, written: Written) -> None:
-    """Check that the decoded samples keep the bound, if there is one; floats may exceed it by their rounding.
+    """Check that the decoded samples keep the bound, if there is one.
 
     Raises:
         ProjectError: an error exceeds the bound, which is a bug of the codec.
     """
     if args.max_error is None:
         return
-    distortion, dtype = written.distortion, np.dtype(written.header.scene.dtype)
-    most = args.max_error
-    if most and dtype.kind == "f":
-        most += 1e-6 * most + 2 * float(np.finfo(dtype).eps) * distortion.largest_sample
-    if distortion.largest_error > most:
+    distortion = written.distortion
+    if distortion.largest_error > largest_allowed(args.max_error, distortion, written.header.scene.dtype):
         raise ProjectError(
             f"{args.scene}: errors must be at most {args.max_error:g} (--max-error), got {distortion.largest_error:g}"
         )
@@ -329,6 +353,64 @@ def report(args: argparse.Namespace, written: Written, source_bytes: int, second
         f"{np.dtype(info.dtype).itemsize * num_samples / 1e6 / seconds:.2f} MB/s",
     ]
     return "\n".join([*lines, f"{args.output}: " + ", ".join(figures)])
+
+
+# -- many scenes ----------------------------------------------------------------------------------
+
+
+def compress_many(args: argparse.Namespace) -> int:
+    """Compress scenes into files of a folder; those that are finished are skipped, see `coding.batch`.
+
+    Args:
+        args: arguments of compress.py, with `scenes` and `output_dir`.
+
+    Returns:
+        The exit code: 1 if a scene failed.
+
+    Raises:
+        UsageError, ProjectError, OSError: see `coding.batch.run_batch`.
+    """
+    tasks = tasks_of(sources_of(args.scenes, args.list), Path(args.output_dir), ".bin" if args.raw else ".hsc")
+    if args.checkpoint is not None:
+        args.checkpoint = os.path.abspath(args.checkpoint)
+    names = (*SETTINGS, *(MODEL_SETTINGS if codecs[args.codec].has_weights else ()))
+    memory = functools.partial(worker_bytes, args, [task.source for task in tasks])
+    return run_batch(args, names, tasks, functools.partial(compress_task, args), memory)
+
+
+def compress_task(args: argparse.Namespace, task: Task, num_threads: int) -> Figures:
+    """Compress one of many scenes in a worker.
+
+    Raises:
+        UsageError, ProjectError: see `compress`.
+    """
+    changes = {"scene": task.source, "output": task.output, "num_workers": num_threads, "overwrite": True}
+    args = argparse.Namespace(**{**vars(args), **changes})
+    with collected_notes() as notes:
+        written, _, seconds = compress_file(args)
+    return Figures(
+        num_bytes=written.num_bytes,
+        sha256=file_sha256(task.output),
+        seconds=seconds,
+        rate=written.rate,
+        psnr=written.distortion.psnr + 20 * math.log10(peak_of(args, written.header.scale)),
+        largest_error=written.distortion.largest_error,
+        notes=tuple(notes),
+    )
+
+
+def worker_bytes(args: argparse.Namespace, sources: Sequence[str], num_threads: int) -> int:
+    """Return the memory that coding the largest of the scenes takes; the largest in bytes that can be read.
+
+    Args:
+        args: arguments of compress.py.
+        sources: the scenes.
+        num_threads: tiles coded at a time.
+    """
+    for source in sorted(sources, key=lambda path: os.path.getsize(path) if os.path.isfile(path) else 0, reverse=True):
+        with contextlib.suppress(ProjectError), open_scene(source, args.nodata, args.axes) as scene:
+            return memory_of(scene.info, args.tile_size, num_threads, args.codec, is_whole=args.raw)
+    return memory_of(None, args.tile_size, num_threads, args.codec)
 
 
 # -- bare streams ---------------------------------------------------------------------------------

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from coding import codecs
 from coding.base import Codec, CodingError, DamagedError
+from coding.batch import (
+    Figures,
+    Task,
+    collected_notes,
+    file_sha256,
+    memory_of,
+    run_batch,
+    sources_of,
+    tasks_of,
+)
 from coding.hsc.container import Reader, open_file
 from coding.hsc.tiling import Window, decompress_scene
 from datasets.base import SceneInfo
 from datasets.scenes import create_scene, losses_of_writing, settle_losses
-from utils.errors import UsageError
+from utils.errors import ProjectError, UsageError
 from utils.files import check_output
 from utils.processes import sigterm_raises, use_cores
 from utils.progress import pixel_bar
 
+SETTINGS = ("window", "bands", "drop", "raw", "device")
+"""Arguments that the content of a scene depends on, besides the file and the weights."""
+
 
 def decompress(args: argparse.Namespace) -> int:
-    """Decode a file, or a window of its scene, into a scene file.
+    """Decode a file, or a window of its scene, into a scene file; or decode many, see `decompress_many`.
 
     Args:
         args: arguments of decompress.py.
@@ -34,6 +50,8 @@ def decompress(args: argparse.Namespace) -> int:
         UsageError: the scene does not have the window or the bands.
         ProjectError: the file is damaged, or the scene cannot be written.
     """
+    if args.output_dir is not None:
+        return decompress_many(args)
     output = check_output(args.output, args.input, args.overwrite)
     started = time.monotonic()
     with sigterm_raises():
@@ -121,3 +139,55 @@ def window_of(args: argparse.Namespace, info: SceneInfo) -> Window:
     if wrong:
         raise UsageError(f"--bands {wrong[0]}: the scene has bands 1 to {info.bands}")
     return Window(row, column, height, width, tuple(band - 1 for band in bands))
+
+
+# -- many files -----------------------------------------------------------------------------------
+
+
+def decompress_many(args: argparse.Namespace) -> int:
+    """Decode files into scenes of a folder; those that are finished are skipped, see `coding.batch`.
+
+    Args:
+        args: arguments of decompress.py, with `files`, `output_dir` and `suffix`.
+
+    Returns:
+        The exit code: 1 if a file failed.
+
+    Raises:
+        UsageError, ProjectError, OSError: see `coding.batch.run_batch`.
+    """
+    tasks = tasks_of(sources_of(args.files, args.list), Path(args.output_dir), args.suffix)
+    if args.checkpoint is not None:
+        args.checkpoint = os.path.abspath(args.checkpoint)
+    memory = functools.partial(memory_of_files, [task.source for task in tasks])
+    return run_batch(args, SETTINGS, tasks, functools.partial(decompress_task, args), memory)
+
+
+def decompress_task(args: argparse.Namespace, task: Task, num_threads: int) -> Figures:
+    """Decode one of many files in a worker.
+
+    Raises:
+        UsageError, ProjectError: see `decompress`.
+        DamagedError: a tile is damaged or its bound is not guaranteed; with `--keep-going` the scene is written.
+    """
+    args = argparse.Namespace(**{**vars(args), "input": task.source, "output": task.output, "num_workers": num_threads})
+    started = time.monotonic()
+    with collected_notes() as notes:
+        _, messages, _ = (decompress_raw if args.raw else decompress_file)(args, Path(task.output))
+    if messages:
+        raise DamagedError(f"{task.source}: {'; '.join(messages)}")
+    seconds = time.monotonic() - started
+    return Figures(os.path.getsize(task.output), file_sha256(task.output), seconds, notes=tuple(notes))
+
+
+def memory_of_files(paths: Sequence[str], num_threads: int) -> int:
+    """Return the memory that decoding the largest of `.hsc` files takes; the largest in bytes that can be read."""
+    for path in sorted(paths, key=lambda path: os.path.getsize(path) if os.path.isfile(path) else 0, reverse=True):
+        try:
+            with open_file(path) as reader:
+                header = reader.header
+        except ProjectError:
+            continue
+        codec = header.codec if header.codec in codecs else "klt-cm"
+        return memory_of(header.scene, header.tile_size, num_threads, codec)
+    return memory_of(None, 0, num_threads, "klt-cm")

@@ -61,8 +61,9 @@ TEST = {
     "--allow-overlap": False,
 }
 COMPRESS: dict[str, object] = {
-    "scene": "?",
-    "output": "?",
+    "scenes": "*",
+    "--output-dir": None,
+    "--list": None,
     "--info": None,
     "--codec": None,
     "-m/--model": None,
@@ -83,11 +84,15 @@ COMPRESS: dict[str, object] = {
     "--raw": False,
     "--device": "cpu",
     "-n/--num-workers": 0,
+    "--scheduler": None,
     "--overwrite": False,
 }
 DECOMPRESS: dict[str, object] = {
-    "input": "?",
-    "output": "?",
+    "files": "*",
+    "--output-dir": None,
+    "--list": None,
+    "--suffix": ".tif",
+    "--verify": False,
     "--info": None,
     "--checkpoint": None,
     "--window": None,
@@ -97,6 +102,7 @@ DECOMPRESS: dict[str, object] = {
     "--raw": False,
     "--device": "cpu",
     "-n/--num-workers": 0,
+    "--scheduler": None,
     "--overwrite": False,
 }
 SPEED = {
@@ -150,6 +156,7 @@ RD = {
 PREPROCESS = {
     "root": None,
     "--num-workers": num_cores(),
+    "--scheduler": None,
     "--overwrite": False,
     "--dtype": "float32",
     "--num-bands": 224,

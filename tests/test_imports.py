@@ -9,7 +9,7 @@ LEVELS = {"utils": 0, "models": 1, "datasets": 1, "training": 2, "coding": 2, "b
 SCRIPT_LEVEL = 4
 LAZY = "datasets"  # its __getattr__ imports on demand (PEP 562)
 OPTIONAL = {"utils.workers": "_import_distributed"}  # imports what may be missing
-COMMANDS = {"benchmark": 3, "compress": 2, "decompress": 2}  # of which main imports each late; --info is one
+COMMANDS = {"benchmark": 3, "compress": 2, "decompress": 3}  # of which main imports each late; --info is one
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -17,6 +17,20 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     """Keep the line breaks of a script's docstring and add each flag's default."""
 
 
+def add_batch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name many files, see `coding.batch`."""
+    add = parser.add_argument
+    add(
+        "--output-dir",
+        default=None,
+        metavar="DIR",
+        help="write an output for each input into this folder, and manifest.csv",
+    )
+    add(
+        "--list", default=None, metavar="FILE", help="with --output-dir: a text file that names more inputs, one a line"
+    )
+
+
 def positive_int(text: str) -> int:
     """Parse an integer of at least 1."""
     value = int(text)

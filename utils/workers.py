@@ -94,7 +94,7 @@ def run(
         jobs: arguments of the calls.
         num_workers: number of processes, unless there is a scheduler.
         scheduler: address of a Dask scheduler, or path of its scheduler file.
-        job_bytes: memory that a job needs, which each thread of the cluster's workers must have.
+        job_bytes: memory that a job needs, which each of the cluster's workers must have.
 
     Raises:
         ProjectError: a local worker was killed from outside, as the kernel does when memory runs out; or the cluster
@@ -301,7 +301,8 @@ def _import_distributed() -> ModuleType:
         raise ProjectError(
             f"--scheduler needs Dask, which is not installed ({error}): pip install -r requirements-cluster.txt"
         ) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a lost connection is one message here, no traceback
+    for name in ("distributed", "distributed.client"):  # a lost connection is one message here, no traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
 
 
@@ -318,36 +319,44 @@ def _connected(distributed: ModuleType, scheduler: str) -> Iterator[Client]:
     except (OSError, ValueError) as error:
         raise ProjectError(
             f"--scheduler {scheduler}: no Dask scheduler answers there ({one_line(error)}): start one with "
-            "`dask scheduler`, and give the address that it prints"
+            "`python -m dask scheduler` in the project's folder, and give the address that it prints"
         ) from None
     with client:
         yield client
 
 
 def _check_workers(client: Client, scheduler: str, job_bytes: int) -> None:
-    """Check the workers that the cluster has by now, and say on stderr how many these are.
+    """Check the scheduler and the workers that it has by now, and say on stderr how many these are.
 
     Raises:
-        ProjectError: a worker has other versions of the code, or too little memory.
+        ProjectError: one of them has other versions of the code, or a worker has too little memory or many threads.
     """
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    for address, versions in client.run(code_versions, on_error="return").items():
-        if isinstance(versions, Exception):
-            raise ProjectError(
-                f"worker {address} cannot import the project ({one_line(versions)}): start it in the project's folder, "
-                "with the same Python environment"
-            )
-        _check_versions(f"worker {address}", versions, code_versions())
+    try:
+        found = {f"the scheduler at {scheduler}": client.run_on_scheduler(code_versions)}  # it unpickles jobs, too
+        found |= {f"worker {address}": versions for address, versions in client.run(code_versions).items()}
+    except ImportError as error:
+        raise ProjectError(
+            f"the scheduler at {scheduler}, or one of its workers, cannot import the project ({one_line(error)}): "
+            "start them by `python -m dask` in the project's folder, with the same Python environment"
+        ) from None
+    for where, versions in found.items():
+        _check_versions(where, versions, code_versions())
     for address, worker in workers.items():
-        limit, needed = worker["memory_limit"], job_bytes * worker["nthreads"]
-        if limit and limit < needed:
+        limit, threads = worker["memory_limit"], worker["nthreads"]
+        if threads != 1:
             raise ProjectError(
-                f"worker {address} may take {limit / 1e9:.1f} GB of memory for {worker['nthreads']} threads, but needs "
-                f"{needed / 1e9:.1f} GB: start it with --nthreads 1 --memory-limit {job_bytes / 1e9:.1f}GB or more"
+                f"worker {address} has {threads} threads, but jobs change settings of their process: start it with "
+                "--nthreads 1, as many workers as the memory holds"
             )
-    threads = sum(worker["nthreads"] for worker in workers.values())
-    state = f"{len(workers)} workers, {threads} threads" if workers else "no worker yet, waiting for the first"
-    print(f"cluster at {scheduler}: {state}", file=sys.stderr)
+        if limit and limit < job_bytes:
+            raise ProjectError(
+                f"worker {address} may take {limit / 1e9:.1f} GB of memory, but needs up to {job_bytes / 1e9:.1f} GB: "
+                f"start fewer workers, with --memory-limit {job_bytes / 1e9:.1f}GB or more"
+            )
+    state = f"{len(workers)} workers" if workers else "no worker yet, waiting for the first"
+    each = f", each needs up to {job_bytes / 1e9:.1f} GB" if job_bytes else ""
+    print(f"cluster at {scheduler}: {state}{each}", file=sys.stderr)
 
 
 def _check_versions(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:

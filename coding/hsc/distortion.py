@@ -58,6 +58,19 @@ class Distortion:
         return self.angles / max(self.spectra, 1)
 
 
+def largest_allowed(max_error: float, distortion: Distortion, dtype: str) -> float:
+    """Return the largest error that keeps a bound; floats may exceed it by their rounding.
+
+    Args:
+        max_error: the bound.
+        distortion: of the decoded samples.
+        dtype: type of the samples.
+    """
+    if not max_error or np.dtype(dtype).kind != "f":
+        return max_error
+    return max_error + 1e-6 * max_error + 2 * float(np.finfo(dtype).eps) * distortion.largest_sample
+
+
 def measure(samples: np.ndarray, decoded: np.ndarray, valid: np.ndarray, scale: float, clips: bool) -> Distortion:
     """Measure one tile. Two zero spectra have an angle of 0 degrees, a zero and another spectrum one of 90.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -163,7 +164,7 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def load_network(name: str, checkpoint: str | None, num_channels: int, device: str) -> Network:
-    """Load a model of the registry with the weights of a file.
+    """Load a model of the registry with the weights of a file; a process that codes many scenes loads it once.
 
     Args:
         name: name of the model.
@@ -180,6 +181,14 @@ def load_network(name: str, checkpoint: str | None, num_channels: int, device: s
         raise UsageError(
             f"--checkpoint is needed: sample weights are for cae1d with 202 bands, not {name} with {num_channels}"
         )
+    state = Path(path).stat() if Path(path).is_file() else None
+    return _load_network(name, path, num_channels, device, state and (state.st_mtime_ns, state.st_size))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_network(
+    name: str, path: str | Path, num_channels: int, device: str, _state: tuple[int, int] | None
+) -> Network:
     # No TF32: a file may be decoded on a device that computes in float32.
     configure_backends(deterministic=False, tf32=False)
     used = use_device(device, "--device")
