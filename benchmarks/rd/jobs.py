@@ -65,13 +65,16 @@ class Job:
         return [point for point in self.wanted if point not in stored]
 
 
-def run_jobs(jobs: Sequence[Job], num_workers: int, scheduler: str | None = None) -> list[dict]:
+def run_jobs(
+    jobs: Sequence[Job], num_workers: int | None, scheduler: str | None = None, job_bytes: int = 0
+) -> list[dict]:
     """Measure the points that jobs still lack, and return all points and notes.
 
     Args:
         jobs: to measure.
-        num_workers: local processes at a time, unless there is a scheduler.
-        scheduler: see `utils.workers.run`.
+        num_workers: local processes at a time; None if there is a scheduler.
+        scheduler: address of a cluster, see `utils.workers.run`.
+        job_bytes: memory that a worker of the cluster must have.
     """
     waiting = [job for job in jobs if job.missing()]
     # Machines that share a folder but no scheduler begin at different places, so that they rarely meet.
@@ -81,7 +84,9 @@ def run_jobs(jobs: Sequence[Job], num_workers: int, scheduler: str | None = None
     function = measure if scheduler else functools.partial(measure_in_fresh_process, alone=num_workers == 1)
     began = time.monotonic()
     with _one_thread_for_libraries():
-        outcomes = run_with_bar(function, waiting, " codings", num_workers=num_workers, scheduler=scheduler)
+        outcomes = run_with_bar(
+            function, waiting, " codings", num_workers=num_workers or 1, scheduler=scheduler, job_bytes=job_bytes
+        )
         for number, outcome in enumerate(outcomes, start=1):
             if outcome.error:
                 failures[outcome.job.folder] = outcome.error

@@ -30,8 +30,13 @@ from utils.devices import get_device
 from utils.environment import device_name, provenance
 from utils.errors import UsageError
 from utils.processes import num_cores
+from utils.workers import fitting_workers
 
 DEFAULT_ANCHOR = "klt-jpeg2000"
+LIBRARY_BYTES = 1_100_000_000
+"""Memory of a worker without an image: libraries, and what a model needs for any."""
+MAX_PEAK_PER_BYTE = 50
+"""Bytes that the hungriest codecs take for each byte of an image."""
 POINTS_FOLDER = ".points"
 """Subfolder of a report that stores the points of its runs."""
 KINDS = ("fixed", "quantized", "trained", "lossy", "bounded", "lossless")
@@ -75,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
     entries = codec_entries(args)
     names = [entry.codec for entry in entries]
     anchors = check_anchors(args.anchor, list(dict.fromkeys([*names, *(entry.curve for entry in entries)])))
-    hashes = image_hashes(paths, args)
+    hashes, largest = read_images(paths, args)
+    job_bytes = LIBRARY_BYTES + MAX_PEAK_PER_BYTE * largest
+    if not args.num_workers and not args.scheduler:
+        args.num_workers = fitting_workers(num_cores(), job_bytes)
     settings = settings_of(args, paths, entries)
     folder = report_folder(args, settings["git_commit"])
     settings = {"name": folder.name, **settings}
@@ -93,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         for path, image in zip(paths, hashes, strict=True)
         for entry in sorted(entries, key=lambda entry: entry.codec in args.codecs)
     ]
-    rows = run_jobs(jobs, args.num_workers or num_cores(), args.scheduler)
+    rows = run_jobs(jobs, args.num_workers, args.scheduler, job_bytes)
     settings["core_hours"] = round(sum(row.get("seconds", 0) for row in rows) / 3600, 3)
     settings["device"] = "; ".join(sorted({row["device"] for row in rows if "device" in row})) or settings["device"]
     return publish(write_report(folder, rows, settings, anchors, args.band_rate, names), folder, args)
@@ -113,7 +121,7 @@ def settings_of(args: argparse.Namespace, paths: Sequence[Path], entries: Sequen
         "rates": args.rates,
         "bounds": args.bounds,
         "curves": {entry.codec: entry.curve for entry in entries},
-        "processes": None if args.scheduler else args.num_workers or num_cores(),
+        "processes": None if args.scheduler else args.num_workers,
         "command": command_line(args.argv),
         "learned_device": device_name(get_device(args.device, "--device")),
         **provenance(torch.device("cpu")),
@@ -161,24 +169,30 @@ def random_part(paths: Sequence[Path], count: int, seed: int) -> list[Path]:
     return [path for index, path in enumerate(paths) if index in chosen]
 
 
-def image_hashes(paths: Sequence[Path], args: argparse.Namespace) -> list[str]:
-    """Read all images, which also checks them, and return their hashes.
+def read_images(paths: Sequence[Path], args: argparse.Namespace) -> tuple[list[str], int]:
+    """Read all images, which also checks them.
+
+    Returns:
+        The hash of each image, and the bytes of the largest.
 
     Raises:
         UsageError: a file of unknown format.
         DatasetError: a file that is no image, or has no sample to measure.
     """
 
-    def image_hash(path: Path) -> str:
-        return image_sha256(read_image(path, args.int16, args.peak))
+    def hash_and_size(path: Path) -> tuple[str, int]:
+        image = read_image(path, args.int16, args.peak)
+        return image_sha256(image), image.cube.nbytes
 
     with ThreadPoolExecutor(args.num_workers or num_cores()) as executor:
-        hashes = executor.map(image_hash, paths)
+        found = executor.map(hash_and_size, paths)
         try:
-            return list(tqdm(hashes, "reading", len(paths), unit=" images", leave=False, disable=None))
+            images = list(tqdm(found, "reading", len(paths), unit=" images", leave=False, disable=None))
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
+    hashes, sizes = zip(*images, strict=True)
+    return list(hashes), max(sizes)
 
 
 def codec_entries(args: argparse.Namespace) -> list[Entry]:
