@@ -25,8 +25,8 @@ from coding import codecs
 from datasets.base import SceneInfo
 from utils.errors import CheckpointError, ProjectError, UsageError, one_line
 from utils.files import locked, name_in_errors, remove_leftovers
-from utils.processes import Terminated, num_cores
-from utils.workers import Job, Outcome, Value, fitting_workers, print_errors, run_with_bar
+from utils.processes import num_cores
+from utils.workers import Job, Outcome, Value, fitting_workers, interrupted, print_errors, run_with_bar
 
 MANIFEST = "manifest.csv"
 WORKER_BYTES = 400_000_000
@@ -156,7 +156,7 @@ def read_manifest(folder: Path) -> list[Row]:
     """
     path = folder / MANIFEST
     text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-    lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
     if lines and lines[0] != COLUMNS:
         raise ProjectError(f"{path}: not a manifest of this program: give another folder, or move the file away")
     return [Row(*line) for line in lines[1:] if len(line) == len(COLUMNS)]
@@ -321,8 +321,8 @@ class Workers(NamedTuple):
         return cls(fitting_workers(wanted, memory(num_threads)), num_threads, memory(num_threads), None)
 
     def run(self, function: Callable[..., Value], jobs: Sequence[Job], unit: str) -> Iterator[Outcome[Job, Value]]:
-        """Yield the outcomes of `function(job, num_threads=...)`, with a progress bar over `unit`s."""
-        yield from run_with_bar(
+        """Return the outcomes of `function(job, num_threads=...)`, with a progress bar over `unit`s."""
+        return run_with_bar(
             functools.partial(function, num_threads=self.num_threads),
             jobs,
             unit,
@@ -365,29 +365,23 @@ def run_batch(
         todo = tasks_to_do(tasks, manifest, settings, args.overwrite)
         manifest.open()
         outcomes: list[Outcome[Task, Figures]] = []
-        started = time.monotonic()
+        started, shown = time.monotonic(), set[str]()
         try:
             for outcome in Workers.of(args, len(todo), memory).run(make, todo, "scene") if todo else ():
                 outcomes.append(outcome)
                 if outcome.value is not None:
                     manifest.add(Row.of(outcome.job, outcome.value, settings))
-                    for note in outcome.value.notes:
+                    for note in [note for note in outcome.value.notes if note not in shown]:
                         tqdm.write(note, file=sys.stderr)
+                    shown |= set(outcome.value.notes)
         except KeyboardInterrupt as interrupt:
-            return _interrupted(interrupt, todo, len(outcomes))
+            for task in todo:
+                remove_leftovers(Path(task.output))  # of a worker that was stopped just as it began
+            return interrupted(interrupt, f"after {len(outcomes)} of {len(todo)} files: the same command resumes")
     num_failed = print_errors(sorted(outcomes, key=lambda outcome: outcome.job))
     counts = f"{len(outcomes) - num_failed} made, {len(tasks) - len(todo)} skipped, {num_failed} failed"
     print(f"{args.output_dir}: {counts}, {time.monotonic() - started:.1f} s")
     return 1 if num_failed else 0
-
-
-def _interrupted(interrupt: KeyboardInterrupt, todo: Sequence[Task], num_done: int) -> int:
-    """Tidy up after a signal, say how to resume, and return the exit status."""
-    for task in todo:
-        remove_leftovers(Path(task.output))  # of a worker that was stopped just as it began
-    name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
-    print(f"{name} after {num_done} of {len(todo)} files: the same command resumes", file=sys.stderr)
-    return status
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from coding.batch import (
 from coding.hsc.container import Reader, open_file
 from coding.hsc.tiling import Window, decompress_scene
 from datasets.base import SceneInfo
-from datasets.scenes import create_scene, losses_of_writing, settle_losses
+from datasets.scenes import FORMATS, create_scene, losses_of_writing, settle_losses
 from utils.errors import ProjectError, UsageError
 from utils.files import check_output
 from utils.processes import sigterm_raises, use_cores
@@ -156,6 +156,8 @@ def decompress_many(args: argparse.Namespace) -> int:
     Raises:
         UsageError, ProjectError, OSError: see `coding.batch.run_batch`.
     """
+    if args.suffix.lower() not in FORMATS:
+        raise UsageError(f"--suffix must be one of {', '.join(filter(None, FORMATS))}, got {args.suffix}")
     tasks = tasks_of(sources_of(args.files, args.list), Path(args.output_dir), args.suffix)
     if args.checkpoint is not None:
         args.checkpoint = os.path.abspath(args.checkpoint)

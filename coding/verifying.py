@@ -7,7 +7,6 @@ import functools
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from datasets.scenes import open_scene
 from utils.errors import DatasetError, UsageError
 from utils.processes import sigterm_raises, use_cores
 from utils.progress import pixel_bar
-from utils.workers import print_errors
+from utils.workers import interrupted, print_errors
 
 PSNR_TOLERANCE = 0.01
 """Difference in dB from the PSNR of the manifest that another machine may make, whose networks round differently."""
@@ -118,9 +117,8 @@ def verify_folder(args: argparse.Namespace, folder: Path) -> int:
     try:
         workers = Workers.of(args, len(rows), memory)
         outcomes = list(workers.run(functools.partial(verify_row, args, folder), rows, "file"))
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return interrupted(interrupt, "before the end: run the same command again")
     num_failed = print_errors(sorted(outcomes, key=lambda outcome: outcome.job.output))
     print(f"{folder}: {len(outcomes) - num_failed} verified, {num_failed} failed")
     return 1 if num_failed else 0

@@ -43,8 +43,8 @@ from datasets.scenes import create_scene, open_scene
 from utils.errors import BusyError, DatasetError, UsageError, run_script
 from utils.files import remove_leftovers
 from utils.options import positive_int
-from utils.processes import Terminated, num_cores
-from utils.workers import Outcome, add_scheduler_option, print_errors, run_with_bar
+from utils.processes import num_cores
+from utils.workers import Outcome, add_scheduler_option, interrupted, print_errors, run_with_bar
 
 WINDOW_BYTES = 128 * 2**20
 """Largest window that is held at once: a HySpecNet-11k patch (7 MB) is read whole, a scene in rows."""
@@ -270,9 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         for job in todo:
             remove_leftovers(job.npy_path)  # of a worker that was stopped just as it made its file
-        name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
-        print(f"{name} after {len(outcomes)} of {len(todo)} files: the same command resumes", file=sys.stderr)
-        return status
+        return interrupted(interrupt, f"after {len(outcomes)} of {len(todo)} files: the same command resumes")
     return report(sorted(outcomes, key=lambda outcome: outcome.job), rule, num_skipped, time.perf_counter() - start)
 
 

@@ -30,8 +30,8 @@ from datasets.scenes import create_scene, open_scene
 from utils.errors import DatasetError, UsageError, run_script
 from utils.files import atomic_write, locked
 from utils.options import positive_int
-from utils.processes import Terminated, num_cores
-from utils.workers import Outcome, print_errors, run_with_bar
+from utils.processes import num_cores
+from utils.workers import Outcome, interrupted, print_errors, run_with_bar
 
 TILES_CSV = "tiles.csv"
 """The record of the tiles of a data set: a row for each scene, whose `patches` is empty until it is finished."""
@@ -333,9 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if outcome.value is not None:
                     tiles.finish(outcome.job.path, outcome.value)
         except KeyboardInterrupt as interrupt:
-            name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
-            print(f"{name} after {len(outcomes)} of {len(jobs)} scenes: the same command resumes", file=sys.stderr)
-            return status
+            return interrupted(interrupt, f"after {len(outcomes)} of {len(jobs)} scenes: the same command resumes")
     return report(sorted(outcomes, key=lambda outcome: outcome.job.tile), len(paths) - len(jobs))
 
 

@@ -157,6 +157,8 @@ def test_what_cannot_work_is_refused_before_anything_is_written(compress, decomp
             scripts.compress.main(args)
     with pytest.raises(UsageError, match="leave the other flags out"):
         decompress("a.hsc", "a.npy", "--verify", "--output-dir", "b")
+    with pytest.raises(UsageError, match=r"--suffix must be one of .*\.npy"):
+        decompress("a.hsc", "--output-dir", "archive", "--suffix", "npy")
     assert not Path("archive").exists()
 
 

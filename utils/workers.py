@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from tqdm import tqdm
 
 from utils.errors import ProjectError, one_line, user_message
-from utils.processes import STOP_SIGNALS, available_memory, sigterm_raises
+from utils.processes import STOP_SIGNALS, Terminated, available_memory, sigterm_raises
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -145,6 +145,18 @@ def print_errors(outcomes: Iterable[Outcome]) -> int:
     for outcome in failed:
         print(f"{outcome.traceback}error: {outcome.error}", file=sys.stderr)
     return len(failed)
+
+
+def interrupted(interrupt: KeyboardInterrupt, state: str) -> int:
+    """Say on stderr what a signal stopped, and return the exit status.
+
+    Args:
+        interrupt: the exception that the signal raised.
+        state: how far the work is, and how to resume it.
+    """
+    name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+    print(f"{name} {state}", file=sys.stderr)
+    return status
 
 
 def fitting_workers(wanted: int, worker_bytes: int) -> int:
@@ -354,9 +366,9 @@ def _check_workers(client: Client, scheduler: str, job_bytes: int) -> None:
                 f"worker {address} may take {limit / 1e9:.1f} GB of memory, but needs up to {job_bytes / 1e9:.1f} GB: "
                 f"start fewer workers, with --memory-limit {job_bytes / 1e9:.1f}GB or more"
             )
-    state = f"{len(workers)} workers" if workers else "no worker yet, waiting for the first"
     each = f", each needs up to {job_bytes / 1e9:.1f} GB" if job_bytes else ""
-    print(f"cluster at {scheduler}: {state}{each}", file=sys.stderr)
+    state = f"{len(workers)}{each}" if workers else "none yet, waiting for the first"
+    print(f"workers of the cluster at {scheduler}: {state}", file=sys.stderr)
 
 
 def _check_versions(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
