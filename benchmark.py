@@ -29,6 +29,7 @@ from coding import COMPARED, MODEL_CODER, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
 from utils.errors import UsageError, run_script
 from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_float, positive_int
+from utils.workers import add_scheduler_option
 
 SPEED = """Time and memory compared with the models' textbook form and with the machine's limits.
 
@@ -112,7 +113,7 @@ def build_parser(quick: bool = False) -> argparse.ArgumentParser:
     add_report(curves.add_argument)
     summary = "rate and distortion of learned and classical codecs"
     rd = add_parser("rd", help=summary, description=RD, epilog=names_for_help())
-    add_rd(rd.add_argument)
+    add_rd(rd)
     return parser
 
 
@@ -140,13 +141,17 @@ def add_speed(add: Callable, defaults: Mapping) -> None:
     add_provenance(add)
 
 
-def add_rd(add: Callable) -> None:
+def add_rd(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rd`."""
+    add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE", help="scenes, such as .tif or .npy files, instead of a data set")
     add("-d", "--dataset", default="./datasets/sample/", help="folder in HySpecNet-11k's layout")
     add("--mode", default="easy", help="folder under splits/ of the data set")
     add("--split", default="test", help="train, val or test")
     add("--limit", type=positive_int, default=None, help="largest number of images, from the first")
+    text = "number of images to take at random, the same on every machine; a larger number only adds images"
+    add("--sample", type=positive_int, default=None, help=text)
+    add("--seed", type=natural_number, default=0, help="of the random images of --sample")
     add("--codecs", nargs="*", default=list(COMPARED), metavar="CODEC", help="codecs of the table above; none if empty")
     text = "weights of learned models, with MODEL if they fit several; if not given, those of the bundled sample"
     add("--checkpoints", nargs="*", default=None, metavar="[MODEL=]PATH", help=text)
@@ -170,7 +175,7 @@ def add_rd(add: Callable) -> None:
         help="target of the detailed table and the figure by band, in bpppc",
     )
     add("--num-workers", type=positive_int, default=None, help="parallel processes; if not given, one per core")
-    add("--resume", action="store_true", help="resume the run of that --name: finished points are kept")
+    add_scheduler_option(parser)
     add("--per-image", action="store_true", help="also list the points of each image in rd.md")
     text = "write the means of each codec into this folder, for `python -m compressai.utils.plot`"
     add("--export-compressai", default=None, metavar="DIR", help=text)
@@ -206,8 +211,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         check_words("--codecs", args.codecs, [name for name, entry in codecs.items() if not entry.has_weights])
         if args.coder:
             check_words("--coder", args.coder, [*PLANE_CODERS, MODEL_CODER], least=1)
-        if args.resume and not args.name:
-            raise UsageError("--resume needs the --name of the run to continue")
+        if args.limit and args.sample:
+            raise UsageError("--limit and --sample: give one of them")
     if args.command != "speed":
         return args
     if args.quick:

@@ -16,18 +16,27 @@ import pandas as pd
 from benchmarks.ablation import tables as ablation_tables
 from benchmarks.curves import curves_table
 from benchmarks.rd.report import Report
-from benchmarks.report import DASH, NAMED_REPORTS, markdown_table, read_report
+from benchmarks.rd.results import FLOAT32_SUFFIX
+from benchmarks.report import DASH, NAMED_REPORTS, markdown_table, read_report, short
 from utils.errors import ProjectError, run_script
 from utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/results.md", "docs/klt-cm.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/results.md", "docs/klt-cm.md")
 LAND, SCENES, GPU = "rd-land", "rd-seven-scenes", "speed-h100"
 README_RATES = (0.1, 0.5, 2.0)  # bpppc
 README_CODECS = ("klt-cm", "klt-jpeg2000", "sperr", "cae1d")
 STANDARD, TUNED_STANDARD = "ccsds123", "ccsds123-tuned"
 SCENE_LABELS = ("water 1", "water 2", "land 1", "land 2", "land 3", "Indian Pines", "ABU urban-4")
 """Column headings of the images of `SCENES`, in order."""
+TEST_PATCHES, PATCH_MEGABYTES = 1148, 2 * 202 * 128 * 128 / 1e6
+SEARCH_ENCODINGS = 3
+"""Encodings that the search for a rate takes: 1.8 to 3.0 for each of six rates, counted on a land patch."""
+REPEATED_SECONDS = 2.0
+"""Encoding and decoding that are not longer are timed three times, see `benchmarks.rd.points`."""
+METRIC_SECONDS = 0.4
+"""CPU time of the metrics of a patch on a core of the same machine."""
+CLUSTERS = {"one core": 1, "64 cores": 64, "16 nodes of 64 cores": 1024}
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -177,6 +186,38 @@ def ablation() -> str:
     return ablation_tables(content_of("ablation-klt-cm")["rows"], SCENE_LABELS)
 
 
+# -- docs/benchmarks.md ---------------------------------------------------------------------------
+
+
+def cluster() -> str:
+    """Return how long the test set would take on more and more workers, from the seconds of the land report."""
+    points = point_costs(read_rd(LAND).points)
+    means = points.groupby(["codec", "point"])["seconds"].mean().reset_index()
+    costs = means.groupby(means["codec"].str.removesuffix(FLOAT32_SUFFIX))["seconds"].agg(["size", "sum"])
+    costs = costs.sort_values("sum", ascending=False)
+    rows = [[f"`{codec}`", f"{count}", f"{seconds:.1f}"] for codec, count, seconds in costs.itertuples()]
+    total, longest = costs["sum"].sum(), costs["sum"].max()
+    rows.append(["all", f"{costs['size'].sum()}", f"{total:.1f}"])
+    times = [
+        [name, short((TEST_PATCHES * total / workers + (longest if workers > 1 else 0)) / 3600)]
+        for name, workers in CLUSTERS.items()
+    ]
+    return "\n\n".join(
+        [
+            markdown_table(["codec", "points", "s for a patch"], rows),
+            markdown_table([f"{TEST_PATCHES:,} patches, all codecs", "hours"], times),
+        ]
+    )
+
+
+def point_costs(points: pd.DataFrame) -> pd.DataFrame:
+    """Return points with the column `seconds`, which one worker would take for the point of a patch of 128 x 128."""
+    encoding, decoding = (PATCH_MEGABYTES / points[f"{name}_mbps"] for name in ("encoding", "decoding"))
+    calls = points["kind"].map({"lossy": SEARCH_ENCODINGS}).fillna(1) + 2 * (encoding <= REPEATED_SECONDS)
+    seconds = calls * encoding + (1 + 2 * (decoding <= REPEATED_SECONDS)) * decoding + METRIC_SECONDS
+    return points.assign(seconds=seconds)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "codecs": codecs,
@@ -186,6 +227,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "curves": curves,
     "ablation": ablation,
+    "cluster": cluster,
 }
 """What a page can show, by the name in its markers."""
 

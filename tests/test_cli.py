@@ -127,6 +127,8 @@ RD = {
     "--mode": "easy",
     "--split": "test",
     "--limit": None,
+    "--sample": None,
+    "--seed": 0,
     "--codecs": [
         *("jpeg2000", "jpeg2000-mc", "htj2k", "jpegxl", "jpegls"),
         *("klt-jpeg2000", "klt-jpegxl", "klt-sperr", "klt-cm", "pca-float32"),
@@ -143,7 +145,7 @@ RD = {
     "--anchor": None,
     "--band-rate": 0.5,
     "--num-workers": None,
-    "--resume": False,
+    "--scheduler": None,
     "--per-image": False,
     "--export-compressai": None,
     "--name": None,

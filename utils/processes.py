@@ -105,7 +105,7 @@ class OutOfMemory(Exception):
     """A function in a process of its own needs more memory than is available."""
 
 
-def in_fresh_process(target: str, *args: object, preload: Iterable[str] = ()) -> Any:
+def in_fresh_process(target: str, *args: object, preload: Iterable[str] = (), forks_this: bool = False) -> Any:
     """Call a function in a process of its own and return its result.
 
     The process is forked from a server that has imported `preload` and done nothing else. It may take
@@ -115,12 +115,14 @@ def in_fresh_process(target: str, *args: object, preload: Iterable[str] = ()) ->
         target: "module:function".
         args: its arguments.
         preload: modules that the server imports; only the first call in this process sets them.
+        forks_this: whether to fork this process instead of a server. It must have computed nothing yet, as forked
+            threads of libraries do not work.
 
     Raises:
         OutOfMemory: the function needs more memory, or its process was killed.
         RuntimeError: the function raised another exception; the message is its traceback.
     """
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("fork") if forks_this else multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, target, args), daemon=True)
@@ -130,6 +132,9 @@ def in_fresh_process(target: str, *args: object, preload: Iterable[str] = ()) ->
         kind, value = receiver.recv()
     except EOFError:
         kind, value = "memory", None
+    except BaseException:  # a signal: do not wait until the function ends
+        process.kill()
+        raise
     finally:
         receiver.close()
         process.join()

@@ -131,7 +131,8 @@ def run_with_bar(
         contextlib.closing(
             run(function, jobs, num_workers=num_workers, scheduler=scheduler, job_bytes=job_bytes)
         ) as running,
-        tqdm(total=len(jobs), unit=unit, disable=None) as progress,  # None: only on a terminal
+        # disable=None: only on a terminal; smoothing=0: the mean over all jobs, which differ in length
+        tqdm(total=len(jobs), unit=unit, disable=None, smoothing=0) as progress,
     ):
         for outcome in running:
             yield outcome
@@ -301,6 +302,14 @@ def _outcome_of(job: Job, future: Future, killed_worker: type[Exception]) -> Out
         lost = "its workers were killed again and again, most likely because memory ran out: give them more"
         return Outcome(job, error=lost)
     return Outcome(job, error=one_line(error))
+
+
+def is_alone_on_host() -> bool:
+    """Return whether the worker of a cluster that runs this job is the only one on its host, and runs nothing else."""
+    distributed = sys.modules["distributed"]  # imported, as this is a worker
+    workers = distributed.get_client().scheduler_info(n_workers=-1)["workers"]
+    host = workers[distributed.get_worker().address]["host"]
+    return sum(worker["nthreads"] for worker in workers.values() if worker["host"] == host) == 1
 
 
 def _import_distributed() -> ModuleType:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from benchmarks.rd.results import FLOAT32_SUFFIX
+from benchmarks.rd.results import CURVE_KINDS, FLOAT32_SUFFIX
 from benchmarks.report import save_png
 
 
@@ -52,7 +52,7 @@ DPI = 150
 BANDS_PER_MARKER = 24
 MARKER_SHIFT = 5
 """Bands by which the markers of neighboring lines are shifted, so that they do not hide each other."""
-CURVE_KINDS = ("lossy", "fixed")
+DRAWN_KINDS = (*CURVE_KINDS, "fixed")
 
 QUALITIES = {
     "psnr": ("psnr", "PSNR (dB)"),
@@ -191,7 +191,7 @@ def _along_bands(bands: Mapping[str, Sequence[float | None]], styles: Mapping[st
 
 def _curves(means: pd.DataFrame, x: pd.Series, y: pd.Series) -> dict[str, pd.DataFrame]:
     """Return the points (x, y) of each codec that have a y, in the order of `means`."""
-    points = pd.DataFrame({"codec": means["codec"], "x": x, "y": y})[means["kind"].isin(CURVE_KINDS)].dropna()
+    points = pd.DataFrame({"codec": means["codec"], "x": x, "y": y})[means["kind"].isin(DRAWN_KINDS)].dropna()
     return dict(iter(points.groupby("codec", sort=False)))
 
 

@@ -1,43 +1,31 @@
-"""Rate and distortion of codecs on images: points at target rates, each with its time and memory.
+"""Points of one codec on one image: rate, distortion, time and memory, at target rates and in every other mode.
 
-Each codec codes each image in a process of its own, which stores every point as soon as it is measured, so that a
-killed run can be resumed. An image is coded as one tile, and its rate counts what a `.hsc` file would hold for it: the
-tile's record with the mask, the codec's side information and its parameters. Samples without data count in no metric.
+An image is coded as one tile, and its rate counts what a `.hsc` file would hold for it: the tile's record with the
+mask, the codec's side information and its parameters. Samples without data count in no metric.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import gc
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from benchmarks.speed.measure import peak_bytes, release_memory, reset_peak, resident_bytes
-from coding import codecs
 from coding.base import Codec, CodecFactory, CodingError
 from coding.hsc.records import Tile
 from coding.samples import CubeSamples, Samples
 from coding.step_search import StepSearch
 from utils.errors import one_line
 from utils.evaluation import timed
-from utils.files import name_in_errors
 from utils.metrics import psnr_from_mse, valid_metrics
-from utils.processes import OutOfMemory, in_fresh_process
-
-if TYPE_CHECKING:
-    from benchmarks.rd.images import Image
 
 Result = TypeVar("Result")
 
@@ -48,139 +36,6 @@ MAX_RATE_ERROR = 0.15
 MAX_TRIALS = 12  # encodings for one rate
 WARM_UP_SIDE = 16  # pixels
 TIMED_ONCE_SECONDS = 2.0  # work that takes longer is timed once
-PRELOADED = (
-    *("models", "benchmarks.rd.points", "compressai.models"),
-    *sorted({entry.factory.partition(":")[0] for entry in codecs.values()}),
-)
-"""Modules that are imported before processes are forked. `models` comes first: it filters a warning of CompressAI."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One codec and one image.
-
-    Attributes:
-        codec, image: names.
-        make_factory: returns the codec's factory for samples.
-        load: returns the image.
-        rates: in bpppc, of lossy points.
-        bounds: on the error, in units of the samples, of bounded points.
-        path: of the file that stores the points, one line of JSON each.
-        num_threads: of torch.
-    """
-
-    codec: str
-    image: str
-    make_factory: Callable[[Samples], CodecFactory]
-    load: Callable[[], Image]
-    rates: Sequence[float]
-    bounds: Sequence[int]
-    path: Path
-    num_threads: int
-
-
-def run_jobs(jobs: Sequence[Job], num_workers: int, say: Callable[[str], None]) -> list[dict]:
-    """Measure the points that jobs still lack, and return all points and notes.
-
-    Args:
-        jobs: to measure.
-        num_workers: processes at a time.
-        say: called with a line of text after each job.
-    """
-
-    def run(job: Job) -> str:
-        try:
-            in_fresh_process("benchmarks.rd.points:run_job", job, preload=PRELOADED)
-        except OutOfMemory:
-            return "its process was killed or ran out of memory"
-        except RuntimeError as error:
-            return one_line(error)
-        return ""
-
-    rows = []
-    with (
-        _threads_of_libraries(max((job.num_threads for job in jobs), default=1)),
-        ThreadPoolExecutor(num_workers) as executor,
-    ):
-        futures = [executor.submit(run, job) for job in jobs]
-        try:
-            for number, (job, future) in enumerate(zip(jobs, futures, strict=True), start=1):
-                failure = future.result()
-                found = read_rows(job.path)
-                if failure:
-                    kind, target = next(
-                        key for key in [*wanted_points(job), ("job", None)] if key not in keys_of(found)
-                    )
-                    row = {"codec": job.codec, "image": job.image, "kind": kind, "target": target, "note": failure}
-                    found.append(row)
-                rows += found
-                count = sum("bpppc" in row for row in found)
-                say(f"{number}/{len(jobs)} {job.codec}, {job.image}: {count} points{failure and ', ' + failure}")
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-    return rows
-
-
-@contextlib.contextmanager
-def _threads_of_libraries(count: int) -> Iterator[None]:
-    """Limit linear algebra to `count` threads in processes that start meanwhile: by default each takes all cores."""
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, str(count)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def run_job(job: Job) -> None:
-    """Measure the points of a job that are not yet in its file.
-
-    A line is a point, or the `kind` and `target` of a missing point with `note`, the reason.
-    """
-    torch.set_num_threads(job.num_threads)
-    gc.freeze()  # else each collection before a measurement would search all imported libraries, for 0.2 s
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    with name_in_errors(job.path), open(job.path, "a", encoding="utf-8") as file:
-        # A process of a killed run may still be writing.
-        fcntl.flock(file, fcntl.LOCK_EX)
-        done = keys_of(read_rows(job.path))
-        wanted = [key for key in wanted_points(job) if key not in done]
-        if not wanted:
-            return
-        image = job.load()
-        bench = Bench(image.cube, image.valid, image.peak)
-        for kind, target, point in measured(job.make_factory, bench, wanted):
-            row = {"codec": job.codec, "image": job.image, "kind": kind, "target": target}
-            file.write(json.dumps({**row, **(point if isinstance(point, dict) else {"note": point})}) + "\n")
-            file.flush()
-
-
-def keys_of(rows: Sequence[dict]) -> set[tuple[str, float | None]]:
-    """Return kind and target of each row."""
-    return {(row["kind"], row["target"]) for row in rows}
-
-
-def wanted_points(job: Job) -> list[tuple[str, float | None]]:
-    """Return kind and target of every point that the job's codec might have."""
-    lossy = [("lossy", rate) for rate in sorted(job.rates)]
-    bounded = [("bounded", bound) for bound in sorted(job.bounds)]
-    return [("fixed", None), ("quantized", None), *lossy, *bounded, ("lossless", None)]
-
-
-def read_rows(path: Path) -> list[dict]:
-    """Return the rows in a job's file, from which an incomplete last line of a killed run is removed."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def measured(
@@ -193,7 +48,7 @@ def measured(
     factory = make_factory(bench.samples())
     curve = Curve(make_factory, factory, bench) if factory.lossy else None
     for kind, target in wanted:
-        if getattr(factory, kind) is None:
+        if _mode(factory, kind) is None:
             yield kind, target, ""
             continue
         try:
@@ -211,7 +66,22 @@ def _make(
     make_factory: Callable[[Samples], CodecFactory], kind: str, arguments: Sequence[float], samples: Samples
 ) -> Codec:
     """Return a codec of a kind for samples, from a new factory, which has nothing cached."""
-    return getattr(make_factory(samples), kind)(*arguments)
+    make = _mode(make_factory(samples), kind)
+    assert make is not None  # `measured` has looked
+    return make(*arguments)
+
+
+def _mode(factory: CodecFactory, kind: str) -> Callable[..., Codec] | None:
+    """Return what makes the codecs of a kind; None if the factory lacks it.
+
+    Models that have learned their steps have no lossy mode. The rate of their quantized latents is that of their
+    training: such points are of the kind `trained`.
+    """
+    if kind == "trained":
+        return None if factory.lossy else factory.quantized
+    if kind == "quantized":
+        return factory.quantized if factory.lossy else None
+    return getattr(factory, kind)
 
 
 @dataclass

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.rd.figures import CAPTIONS, write_figures
 from benchmarks.rd.results import (
+    CONFIDENCE,
     NOTES,
     by_psnr,
     deltas_of,
+    half_interval,
     incomplete_points,
     mean_bands,
     mean_points,
@@ -21,6 +23,7 @@ from benchmarks.rd.results import (
     points_of,
     sortable_psnr,
     targets_of,
+    with_curves,
     with_names,
 )
 from benchmarks.report import DASH, Columns, markdown_table, short, table
@@ -30,6 +33,8 @@ from utils.results import write_json
 # Nothing here imports torch: drawing a report again must not wait for it.
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "models" / "published.csv"
+SHARED = "~"
+"""Mark of speeds that were measured while other workers shared the machine."""
 NEAR = 0.03
 """Relative distance to the target beyond which the rates table names a point's own rate."""
 
@@ -44,15 +49,15 @@ _CELLS: Columns = {
     "method": ("method", str),
     "reference": ("method's source", str),
     "point": ("point", str),
-    "bpppc": ("bpppc", "{:.3f}".format),
+    "bpppc": ("bpppc", str),
     "published_bpppc": ("bpppc", "{:.2f}".format),
-    "psnr": ("PSNR dB", _psnr),
+    "psnr": ("PSNR dB", str),
     "ssim": ("SSIM", "{:.4f}".format),
     "sa": ("spectral angle", "{:.3f}".format),
     "largest_error": ("largest error", "{:g}".format),
     "ratio_to_16_bits": ("16 / bpppc", "{:.2f}".format),
-    "encoding_mbps": ("encode MB/s", short),
-    "decoding_mbps": ("decode MB/s", short),
+    "encoding_mbps": ("encode MB/s", str),
+    "decoding_mbps": ("decode MB/s", str),
     "encoding_peak_mb": ("encode MB", short),
     "decoding_peak_mb": ("decode MB", short),
 }
@@ -81,7 +86,7 @@ def write_report(
         "rate": rate,
         "points": points.to_dict("split", index=False),
         "notes": notes_of(rows).to_dict("records"),
-        "deltas": deltas_of(points, anchors).to_dict("split", index=False),
+        "deltas": deltas_of(points, anchors, settings["curves"]).to_dict("split", index=False),
         "bands": mean_bands(rows, rate, len(settings["images"])),
     }
     write_json(folder / "rd.json", content)
@@ -98,7 +103,10 @@ class Report:
     def __init__(self, content: dict) -> None:
         self.name, self.settings, self.rate = content["name"], content["settings"], content["rate"]
         self.num_images = len(self.settings["images"])
-        self.points = with_names(pd.DataFrame(**content["points"]))
+        points = pd.DataFrame(**content["points"])
+        if "alone" not in points:  # an earlier report
+            points["alone"] = self.settings["processes"] == 1
+        self.points = with_names(points)
         self.notes = with_names(pd.DataFrame(content["notes"], columns=list(NOTES)))
         self.deltas = pd.DataFrame(**content["deltas"])
         self.bands = content["bands"]
@@ -113,7 +121,9 @@ class Report:
             folder: of the report; old figures that now have no points are deleted.
             per_image: whether the text lists the points of each image, too.
         """
-        figures = write_figures(folder, self.means, self.codecs, self.bands, self.rate, self.published)
+        means = with_curves(self.means, self.settings.get("curves", {}))
+        codecs = list(dict.fromkeys([*self.codecs, *means["codec"]]))
+        figures = write_figures(folder, means, codecs, self.bands, self.rate, self.published)
         text = self.text(figures, per_image)
         with atomic_write(folder / "rd.md", "w") as file:
             file.write(text)
@@ -142,6 +152,7 @@ class Report:
             per_image: whether to list the points of each image, too.
         """
         parts = [f"# Rate and distortion: {self.name}", self._machine(), self._protocol(), *self._lossy()]
+        parts += self._deltas()
         for title, frame, columns in self._sections(per_image):
             if len(frame):
                 parts += [title, _table(frame, *columns)]
@@ -155,21 +166,28 @@ class Report:
     def _machine(self) -> str:
         settings = self.settings
         versions = ", ".join(f"{name} {version}" for name, version in settings["versions"].items())
-        return f"{settings['device']}, {settings['processes']} processes; {versions}; commit {settings['git_commit']}"
+        workers = f"{settings['processes']} processes" if settings["processes"] else "a cluster"
+        if "core_hours" in settings:
+            workers += f", {settings['core_hours']:.3g} core-hours in total"
+        return f"{settings['device']}, {workers}; {versions}; commit {settings['git_commit']}"
 
     def _protocol(self) -> str:
         settings = self.settings
         source = "files"
         if settings["dataset"]:
             source = f"{settings['dataset']}, {settings['mode']} {settings['split']} split"
+        if settings.get("sample_seed") is not None:
+            source += f", a random part by seed {settings['sample_seed']}"
         samples = f"Original integers; peak {settings['peak']:g}"
         if settings["is_reflectance"]:
             samples = "Reflectances in [0, 1], given to the codecs as digital numbers"
         return (
             f"{self.num_images} images ({source}). {samples}. Rates are 8 * bytes / samples, the mask and all side "
             "information included. Every metric is computed for each image and averaged over the images; samples "
-            "without data count in none. MB/s count the samples as given (two bytes each, four for floats), while the "
-            "stated number of processes share the cores. Memory is that of the codec, without the image."
+            f"without data count in none. ±: half the {100 * CONFIDENCE:.0f} % confidence interval of the mean over "
+            "images (Student's t). MB/s count the samples as given (two bytes each, four for floats). "
+            f"{SHARED}: measured while others shared the machine; other speeds are from images measured alone. Memory "
+            "is that of the codec, without the image."
         )
 
     def _lossy(self) -> list[str]:
@@ -178,7 +196,7 @@ class Report:
         if not codecs:
             return []
         at_rate = self._means("lossy", self.rate).set_index("codec", drop=False)
-        parts = [
+        return [
             "## PSNR at target rates",
             f"In dB. A rate more than {100 * NEAR:g} % off its target is given after the PSNR; the best of the others "
             "is bold. ∞: at least one image is decoded exactly. –: on at least one image no rate is within 15 % of the "
@@ -191,18 +209,27 @@ class Report:
                 *_SPEEDS,
                 *("encoding_peak_mb", "decoding_peak_mb"),
             ),
+        ]
+
+    def _deltas(self) -> list[str]:
+        found = self.deltas["codec"].unique()
+        curves = [codec for codec in dict.fromkeys([*self.codecs, *found]) if codec in found]
+        if not curves:
+            return []
+        parts = [
             "## Bjontegaard deltas",
             "Means over the images, over the range of PSNR that both curves share (Akima splines). A curve has the "
-            "points whose PSNR is finite and above the PSNR of all lower rates.",
+            "points whose PSNR is finite and above the PSNR of all lower rates; that of a model with an entropy model "
+            "has a point for each of its weights.",
         ]
         anchors = list(self.deltas["anchor"].unique())
         for anchor in anchors:
-            parts += [f"### Against {anchor}", _deltas_table(self.deltas[self.deltas["anchor"] == anchor], codecs)]
+            parts += [f"### Against {anchor}", _deltas_table(self.deltas[self.deltas["anchor"] == anchor], curves)]
         if len(anchors) > 1:
             best = self.deltas.sort_values("bd_rate", ascending=False, kind="stable")
             best = best.drop_duplicates(["codec", "image"])
             title = f"### On each image against the best of {', '.join(anchors)}"
-            parts += [title, _deltas_table(best, codecs)]
+            parts += [title, _deltas_table(best, curves)]
         return parts
 
     def _rates_table(self, codecs: Sequence[str]) -> str:
@@ -212,7 +239,7 @@ class Report:
         # More bits buy more decibels: points off their target rate do not compete.
         is_best = near & (psnr == psnr.where(near).groupby(means["target"]).transform("max"))
         rates = pd.Series([f"{rate:.3g}" for rate in means["bpppc"]], means.index, dtype=object)
-        text = pd.Series([_psnr(value) for value in psnr], means.index, dtype=object)  # not `map`: there may be none
+        text = _with_interval(means.assign(psnr=psnr), "psnr", _psnr)
         text = text.where(near, text + " at " + rates)
         text = text.where(~is_best, "**" + text + "**")
         cells = means.assign(text=text).pivot(index="codec", columns="target", values="text")
@@ -227,6 +254,8 @@ class Report:
             yield title, self._means("bounded", bound), ("codec", "bpppc", "largest_error", "psnr", *_SPEEDS)
         title = "## Latents as float32, as published models count them"
         yield title, self._means("fixed"), ("codec", "bpppc", "psnr", "sa", *_SPEEDS)
+        title = "## Learned steps: each weights at the rate of their training"
+        yield title, self._means("trained"), ("codec", "bpppc", "psnr", "sa", "largest_error", *_SPEEDS)
         title = "## Latents quantized, with a PSNR up to 0.1 dB lower"
         yield title, self._means("quantized"), ("codec", "bpppc", "psnr", "sa", "largest_error", *_SPEEDS)
         if per_image:
@@ -266,8 +295,29 @@ def published_points() -> pd.DataFrame:
 
 
 def _table(frame: pd.DataFrame, *columns: str) -> str:
-    frame = frame.assign(psnr=sortable_psnr(frame["psnr"]), ratio_to_16_bits=16 / frame["bpppc"])
+    texts = {name: _speed_text(frame, name) for name in _SPEEDS if name in frame}
+    texts["psnr"] = _with_interval(frame.assign(psnr=sortable_psnr(frame["psnr"])), "psnr", _psnr)
+    texts["bpppc"] = _with_interval(frame, "bpppc", "{:.3f}".format)
+    frame = frame.assign(ratio_to_16_bits=16 / frame["bpppc"]).assign(**texts)
     return table(frame, {column: _CELLS[column] for column in columns})
+
+
+def _with_interval(frame: pd.DataFrame, column: str, form: Callable[[float], str]) -> pd.Series:
+    """Return the texts of a column, with half the interval after means of several images that differ."""
+    halves = frame.get(f"{column}_interval", pd.Series(math.nan, frame.index))
+    texts = [
+        f"{form(value)} ± {form(half)}" if float(form(half)) > 0 else form(value)  # not for NaN
+        for value, half in zip(frame[column], halves, strict=True)
+    ]
+    return pd.Series(texts, frame.index, dtype=object)  # not `map`: there may be none
+
+
+def _speed_text(frame: pd.DataFrame, column: str) -> pd.Series:
+    texts = [
+        ("" if alone else SHARED) + short(value) if math.isfinite(value) else DASH
+        for value, alone in zip(frame[column], frame["alone"], strict=True)
+    ]
+    return pd.Series(texts, frame.index, dtype=object)
 
 
 def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
@@ -275,6 +325,7 @@ def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
         rate=("bd_rate", "mean"),
         low=("bd_rate", "min"),
         high=("bd_rate", "max"),
+        half=("bd_rate", half_interval),
         gain=("bd_psnr", "mean"),
         known=("bd_rate", "count"),
         total=("bd_rate", "size"),
@@ -286,7 +337,10 @@ def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
         if row["known"]:
             single = f"{row['low']:+.1f} to {row['high']:+.1f} %"
             counts = f"{row['known']} of {row['total']}"
-            cells.append([codec, f"{row['rate']:+.1f} %", single, f"{row['gain']:+.2f}", counts])
+            rate = f"{row['rate']:+.1f} %"
+            if row["known"] > 1:
+                rate = f"{row['rate']:+.1f} ± {row['half']:.1f} %"
+            cells.append([codec, rate, single, f"{row['gain']:+.2f}", counts])
         else:
             cells.append([codec, DASH, DASH, DASH, f"0 of {row['total']}: {row['reasons']}"])
     return markdown_table(("codec", "BD-rate", "of single images", "BD-PSNR dB", "images"), cells)

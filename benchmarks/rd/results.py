@@ -1,16 +1,17 @@
 """Results of `benchmark.py rd` as tables: points, means over the images, Bjontegaard deltas, PSNR along the bands.
 
-A row is what `benchmarks.rd.points` stores: a point of one codec on one image, or a note why there is none.
+A row is what `benchmarks.rd.jobs` stores: a point of one codec on one image, or a note why there is none.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from benchmarks.rd.bjontegaard import bjontegaard_deltas
 
@@ -20,10 +21,15 @@ COSTS = (
     *("encoding_peak_mb", "decoding_peak_mb"),
 )
 POINT = ("kind", "target")
-COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", *METRICS, *COSTS)
+CURVE_KINDS = ("lossy", "trained")
+"""Kinds of the points that make rate-distortion curves."""
+COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", *METRICS, *COSTS, "alone")
 NOTES = ("codec", "image", *POINT, "note")
 DELTAS = ("anchor", "codec", "image", "bd_rate", "bd_psnr", "overlap", "reason")
 DECIMAL = re.compile(r"\d+\.\d+")
+INTERVALS = ("bpppc", "psnr")
+"""Metrics whose means have confidence intervals."""
+CONFIDENCE = 0.95
 FLOAT32_SUFFIX = " float32"
 """Appended to the name of a model with float32 latents, which are not a point of the model's curve."""
 
@@ -64,14 +70,36 @@ def mean_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
 
     Returns:
         A row for each codec, kind and target, by rate. A metric that some image does not have is NaN;
-        `largest_error` is the largest of all images. `bpp` and `psnr-rgb` are the names by which
-        `python -m compressai.utils.plot` finds rate and PSNR.
+        `largest_error` is the largest of all images. Costs are means over the images that were measured alone on their
+        machine; if none was, over all, and `alone` is False. The columns `<metric>_interval` are those of
+        `half_interval`. `bpp` and `psnr-rgb` are the names by which `python -m compressai.utils.plot` finds rate and
+        PSNR.
     """
-    groups = points.assign(bpp=points["bpppc"] * points["bands"]).groupby(["codec", *POINT], dropna=False, sort=False)
-    means = groups[[*METRICS, *COSTS, "bpp"]].sum(min_count=num_images) / num_images
+    key = ["codec", *POINT]
+    points = points.assign(bpp=points["bpppc"] * points["bands"], alone=points["alone"].astype(bool))
+    groups = points.groupby(key, dropna=False, sort=False)
+    is_counted = points["alone"] | ~groups["alone"].transform("any")
+    costs = points.assign(**{name: points[name].where(is_counted) for name in COSTS})
+    means = groups[[*METRICS, "bpp"]].sum(min_count=num_images) / num_images
+    means = means.join(costs.groupby(key, dropna=False, sort=False)[list(COSTS)].mean())
+    means["alone"] = groups["alone"].any()
     means["largest_error"] = groups["largest_error"].max()
+    for name in INTERVALS:
+        means[f"{name}_interval"] = groups[name].agg(half_interval).where(means[name].notna())
     means["psnr-rgb"] = means["psnr"]
     return means[groups.size() == num_images].reset_index().sort_values("bpppc", kind="stable", ignore_index=True)
+
+
+def half_interval(values: pd.Series) -> float:
+    """Return half the width of the 95 % confidence interval of the mean of values, by Student's t; NaN for one value.
+
+    The values are taken as a random sample of images: the interval says how far the mean over all such images may be
+    from the mean of these.
+    """
+    values = values.dropna()
+    if len(values) < 2:
+        return math.nan
+    return float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2) * values.std() / math.sqrt(len(values)))
 
 
 def with_names(frame: pd.DataFrame) -> pd.DataFrame:
@@ -117,21 +145,39 @@ def by_psnr(means: pd.DataFrame, codecs: Sequence[str], rate: float | None) -> l
     return sorted(codecs, key=lambda codec: -psnr.get(codec, -math.inf))
 
 
-def deltas_of(points: pd.DataFrame, anchors: Sequence[str]) -> pd.DataFrame:
-    """Compute Bjontegaard's deltas of every codec against every anchor on each image, over the lossy points.
+def with_curves(frame: pd.DataFrame, curves: Mapping[str, str]) -> pd.DataFrame:
+    """Replace the codecs of the kind `trained` by the curves that they are points of.
+
+    Args:
+        frame: with columns `codec` and `kind`.
+        curves: name of the curve of a codec.
+    """
+    is_trained = frame["kind"] == "trained"
+    return frame.assign(codec=frame["codec"].where(~is_trained, frame["codec"].replace(dict(curves))))
+
+
+def deltas_of(points: pd.DataFrame, anchors: Sequence[str], curves: Mapping[str, str]) -> pd.DataFrame:
+    """Compute Bjontegaard's deltas of every curve against every anchor on each image.
+
+    A curve has the lossy points of a codec, or the points of all weights of a model, each at the rate of its training.
+
+    Args:
+        points: of `points_of`.
+        anchors: names of curves.
+        curves: see `with_curves`.
 
     Returns:
-        Columns `DELTAS`: anchor, codec, image, and the result of `bjontegaard_deltas`.
+        Columns `DELTAS`: anchor, codec (or curve), image, and the result of `bjontegaard_deltas`.
     """
-    lossy = points[points["kind"] == "lossy"]
-    curves = {
+    on_curves = with_curves(points[points["kind"].isin(CURVE_KINDS)], curves)
+    found = {
         key: list(curve.dropna(subset="psnr")[["bpppc", "psnr"]].itertuples(index=False, name=None))
-        for key, curve in lossy.groupby(["codec", "image"], sort=False)
+        for key, curve in on_curves.groupby(["codec", "image"], sort=False)
     }
     deltas = [
-        {"anchor": anchor, "codec": codec, "image": image} | bjontegaard_deltas(curves.get((anchor, image), ()), curve)
+        {"anchor": anchor, "codec": codec, "image": image} | bjontegaard_deltas(found.get((anchor, image), ()), curve)
         for anchor in anchors
-        for (codec, image), curve in curves.items()
+        for (codec, image), curve in found.items()
     ]
     return pd.DataFrame(deltas, columns=list(DELTAS)).astype(dict.fromkeys(("bd_rate", "bd_psnr", "overlap"), float))
 

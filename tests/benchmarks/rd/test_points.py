@@ -1,16 +1,12 @@
-"""Points of codecs on images: target rates, gaps, stored points, and failures."""
+"""Points of codecs on images: target rates, gaps, and modes."""
 
-import functools
 import math
-import operator
-import os
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.rd import points as rd
-from benchmarks.rd.images import read_image
 from coding import codecs
 from coding.base import Codec, CodecFactory, CodingError
 from coding.hsc.masks import encode_mask
@@ -148,78 +144,3 @@ def test_every_mode_of_a_factory_is_measured(cube):
     assert found["lossy", 1.0]["bpppc"] == pytest.approx(1, rel=rd.RATE_TOLERANCE + 1e-9)
     assert found["fixed", None]["setting"] is None
     assert found["bounded", 5] == "" and found["lossless", None] == "takes no cube"
-
-
-# -- jobs, each in a process of its own -----------------------------------------------------------
-
-
-@pytest.fixture
-def make_job(cube, tmp_path):
-    np.save(tmp_path / "cube.npy", cube)
-
-    def make(codec="jpegls", **changes):
-        settings = {
-            "make_factory": codecs[codec].make_factory,
-            "load": functools.partial(read_image, tmp_path / "cube.npy", True),
-            "rates": (3.0, 5.0),
-            "bounds": (3,),
-            "path": tmp_path / "kept" / f"{codec}.jsonl",
-            "num_threads": 1,
-        }
-        return rd.Job(codec=codec, image="cube", **{**settings, **changes})
-
-    return make
-
-
-@pytest.mark.slow
-def test_jobs_are_measured_and_stored(make_job):
-    said = []
-    jobs = [make_job("jpegls"), make_job("aec")]
-    rows = rd.run_jobs(jobs, 2, said.append)
-    points = {(row["codec"], row["kind"], row["target"]): row for row in rows if "bpppc" in row}
-    assert set(points) == {
-        ("jpegls", "lossy", 3.0),
-        ("jpegls", "lossy", 5.0),
-        ("jpegls", "bounded", 3),
-        ("jpegls", "lossless", None),
-        ("aec", "lossless", None),
-    }
-    assert points["jpegls", "bounded", 3]["largest_error"] == 3
-    assert points["jpegls", "bounded", 3]["encoding_peak_mb"] > 0
-    assert said[0].startswith("1/2 jpegls, cube: 4 points") and said[1].startswith("2/2 aec, cube: 1 points")
-    # Nothing is measured twice: the image is not even read again.
-    again = rd.run_jobs([make_job("jpegls", load=functools.partial(os._exit, 1))], 1, said.append)
-    assert again == [row for row in rows if row["codec"] == "jpegls"]
-
-
-def test_a_killed_run_resumes_after_its_last_complete_line(make_job):
-    job = make_job()
-    rows = rd.run_jobs([job], 1, print)
-    lines = job.path.read_bytes().splitlines(keepends=True)
-    job.path.write_bytes(b"".join(lines[:3]) + lines[3][:30])
-    again = rd.run_jobs([job], 1, print)
-    assert again[:3] == rows[:3]  # times included: they were not measured again
-    assert [row["kind"] for row in again] == [row["kind"] for row in rows]
-    assert again[3]["bpppc"] == pytest.approx(5, rel=rd.RATE_TOLERANCE)
-
-
-def test_rates_can_be_added_later(make_job):
-    rd.run_jobs([make_job()], 1, print)
-    rows = rd.run_jobs([make_job(rates=(3.0, 5.0, 4.0))], 1, print)
-    assert [row["target"] for row in rows if row["kind"] == "lossy"] == [3.0, 5.0, 4.0]
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"load": functools.partial(os._exit, 1)}, "killed"),
-        ({"make_factory": functools.partial(operator.getitem, {})}, "CubeSamples object"),
-    ],
-)
-def test_a_codec_that_fails_is_noted_and_tried_again(make_job, changes, text):
-    said = []
-    rows = rd.run_jobs([make_job(**changes), make_job("aec")], 1, said.append)
-    (note,) = [row["note"] for row in rows if row["codec"] == "jpegls"]
-    assert text in note and text in said[0]
-    assert any("bpppc" in row for row in rows)  # the other codec's
-    assert sum("bpppc" in row for row in rd.run_jobs([make_job()], 1, said.append)) == 4

@@ -23,6 +23,7 @@ SETTINGS = {
     "peak": 10000,
     "device": "a processor",
     "processes": 2,
+    "curves": {},
     "versions": {"python": "3.11"},
     "git_commit": "0123",
 }
@@ -34,7 +35,7 @@ def point(codec, image, kind, target, bpppc, psnr):
         **{"num_bytes": 100, "bpppc": bpppc, "psnr": psnr, "mse": 0.0 if psnr is None else 10 ** (-psnr / 10)},
         **{"ssim": 0.9, "sa": 1.0, "largest_error": 7.0 if image == "one" else 9.0},
         **{"encoding_time": 1.0, "decoding_time": 0.5, "encoding_mbps": 10.0, "decoding_mbps": 20.0},
-        **{"encoding_peak_mb": 5.0, "decoding_peak_mb": 6.0, "band_psnr": [psnr, psnr, None]},
+        **{"encoding_peak_mb": 5.0, "decoding_peak_mb": 6.0, "band_psnr": [psnr, psnr, None], "alone": True},
     }
 
 
@@ -124,8 +125,8 @@ def test_latents_as_float32_are_a_codec_of_their_own(made):
     }
     assert read_json(codecs / "net-float32.json")["psnr"] == [51.0]
     float32, quantized = text.split("## Latents as float32")[1].split("## Latents quantized")
-    assert "| net float32 | 8.080 |   51.00 |" in float32
-    assert "| net   | 0.700 |   50.90 |" in quantized.split("##")[0]
+    assert "| net float32 | 8.080 | 51.00 ± 12.71 |" in float32
+    assert "| net   | 0.700 | 50.90 ± 12.71 |" in quantized.split("##")[0]
 
 
 def test_compressai_draws_the_exported_files(made, tmp_path):
@@ -284,3 +285,43 @@ def test_an_image_that_no_codec_takes_is_named(without_figures, tmp_path):
     rows = [point("good", "one", "lossy", 1, 1.0, 40.0), *notes]
     _, text = make_report(tmp_path, rows, ["good"], 1, ["good"])
     assert "two.npy: no sample holds data" in text and "good, lossy 1: on 1 of 2 images only" in text
+
+
+def test_means_have_confidence_intervals(without_figures, tmp_path):
+    """Of 40, 41 and 43: Student's t of two degrees of freedom is 4.303."""
+    images = ["one", "two", "three"]
+    rows = [point("good", image, "lossy", 1, 1.0, psnr) for image, psnr in zip(images, (40.0, 41.0, 43.0), strict=True)]
+    report, text = make_report(tmp_path, rows, ["good"], 1, ["good"], images=images)
+    (mean,) = report.means.to_dict("records")
+    half = 4.303 * math.sqrt((1.333**2 + 0.333**2 + 1.667**2) / 2) / math.sqrt(3)
+    assert mean["psnr_interval"] == pytest.approx(half, rel=1e-3) and mean["bpppc_interval"] == 0
+    assert rates_of(text, "good") == [f"**41.33 ± {half:.2f}**"]
+    _, text = make_report(tmp_path, rows[:1], ["good"], 1, ["good"], images=["one"])
+    assert rates_of(text, "good") == ["**40.00**"]
+
+
+def test_speeds_are_of_images_that_were_measured_alone(without_figures, tmp_path):
+    rows = [point(codec, image, "lossless", None, 4.0, None) for codec in ("some", "none") for image in IMAGES]
+    for row, alone, speed in zip(rows, (True, False, False, False), (10.0, 2.0, 3.0, 5.0), strict=True):
+        row |= {"alone": alone, "encoding_mbps": speed}
+    report, text = make_report(tmp_path, rows, ["some"], 1, ["some", "none"])
+    assert dict(zip(report.means["codec"], report.means["encoding_mbps"], strict=True)) == {"some": 10, "none": 4}
+    cells = {line.split()[1]: line.split() for line in text.splitlines() if line.startswith(("| some", "| none"))}
+    assert "10.0" in cells["some"] and "~4.00" in cells["none"]
+
+
+def test_weights_of_a_model_make_a_curve(without_figures, tmp_path):
+    """Models with an entropy model have a point for each of their weights, a table, and deltas of all of them."""
+    names, rows = [f"ours_klt-{number}" for number in range(4)], []
+    for image in IMAGES:
+        for rate, name in zip((0.5, 1, 2, 3), names, strict=True):
+            rows.append(point("plain", image, "lossy", rate, rate, 40 + 6 * math.log2(rate)))
+            rows.append(point(name, image, "trained", None, rate / 2, 40 + 6 * math.log2(rate)))
+    curves = {"plain": "plain", **dict.fromkeys(names, "ours_klt")}
+    report, text = make_report(tmp_path, rows, ["plain"], 1, ["plain", *names], curves=curves)
+    assert set(report.deltas["codec"]) == {"plain", "ours_klt"}
+    against = text.split("### Against plain")[1].split("##")[0]
+    (line,) = [line for line in against.splitlines() if line.startswith("| ours_klt ")]
+    assert "-50.0 ± 0.0 %" in line and "2 of 2" in line
+    table = text.split("## Learned steps")[1].split("\n## ")[0]
+    assert all(f"| {name} " in table for name in names) and "0.1 dB lower" not in text

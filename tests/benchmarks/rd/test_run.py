@@ -1,4 +1,4 @@
-"""Runs of `benchmark.py rd`: what they write, when they resume, and what they refuse. No time is asserted."""
+"""Runs of `benchmark.py rd`: what they write, what they measure again, and what they refuse. No time is asserted."""
 
 import json
 
@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from compressai.utils.plot.__main__ import parse_json_file
+from distributed import LocalCluster
 
 import benchmark
+from benchmarks.rd import jobs
+from benchmarks.rd.results import COSTS
+from benchmarks.rd.run import random_part
+from benchmarks.rd.store import read_rows
+from utils import workers
 from utils.errors import DatasetError, UsageError
 
 
@@ -38,7 +44,7 @@ def points_of(folder):
 
 
 @pytest.mark.slow
-def test_rd_writes_a_report(cubes, tmp_path, capsys, monkeypatch):
+def test_rd_writes_a_report(cubes, without_workers, tmp_path, capsys, monkeypatch):
     """Points of every image, means that CompressAI reads, figures, and no path of this machine."""
     monkeypatch.setattr("benchmarks.rd.figures.DPI", 30)
     names = ["jpegls", "klt-jpegxl", "sperr", "aec"]
@@ -73,41 +79,83 @@ def test_rd_writes_a_report(cubes, tmp_path, capsys, monkeypatch):
         assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
 
 
-@pytest.mark.slow
-def test_rd_resumes_only_when_asked_to(cubes, without_figures, tmp_path):
-    flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "--rates", 4, "--bounds")
-    assert benchmark.main(flags) == 0
+def figures_of(folder):
+    """Return the points of a report without what differs from run to run: times and memory."""
+    points = points_of(folder).drop(columns=[*COSTS, "alone"])
+    return points.sort_values(["codec", "image", "kind", "target"], ignore_index=True)
+
+
+def test_points_are_stored_by_content(cubes, without_figures, without_workers, tmp_path):
+    """The same points are not measured again, whatever the images are called; those of other content are."""
+    names = ["--codecs", "aec", "jpegls", "--bounds", 3, "--rates", 4]
+    assert benchmark.main(rd_flags(tmp_path, *cubes, *names)) == 0
     folder = tmp_path / "out" / "tiny"
-    kept = sorted((folder / ".points").rglob("*.jsonl"))
-    before = [path.read_text() for path in kept]
-    with pytest.raises(UsageError, match="--resume"):
-        benchmark.main(flags)
-    with pytest.raises(UsageError, match="another --name"):
-        benchmark.main([*flags, "--resume", "--int16"])
-    assert benchmark.main([*flags, "--resume"]) == 0
-    assert [path.read_text() for path in kept] == before
-    assert benchmark.main(rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "aec", "--rates", 4, "--resume")) == 0
-    assert set(points_of(folder)["codec"]) == {"jpegls", "aec"}
+    before, stored = points_of(folder), set((folder / ".points").rglob("*.jsonl"))
+    assert benchmark.main(rd_flags(tmp_path, *cubes, *names)) == 0
+    pd.testing.assert_frame_equal(points_of(folder), before)
+    cubes[0].rename(tmp_path / "renamed.npy")
+    cubes[0] = tmp_path / "renamed.npy"
+    assert benchmark.main(rd_flags(tmp_path, *cubes, *names)) == 0
+    assert list(points_of(folder)["encoding_time"]) == list(before["encoding_time"])
+    assert set(points_of(folder)["image"]) == {"renamed", "b"}
+    assert set((folder / ".points").rglob("*.jsonl")) == stored
+    # Another peak changes all points, other samples those of their image.
+    np.save(cubes[1], np.load(cubes[1])[:, ::-1])
+    assert benchmark.main(rd_flags(tmp_path, *cubes, *names)) == 0
+    after = points_of(folder)
+    assert len(set((folder / ".points").rglob("*.jsonl")) - stored) == 2
+    assert list(after.loc[after["image"] == "renamed", "encoding_time"]) == list(
+        before.loc[before["image"] == "a", "encoding_time"]
+    )
+    assert benchmark.main(rd_flags(tmp_path, *cubes, *names, "--int16", "--peak", 5000)) == 0
+    assert len(set((folder / ".points").rglob("*.jsonl")) - stored) == 6
 
 
 @pytest.mark.slow
-def test_a_killed_rd_keeps_its_points(cubes, without_figures, tmp_path, start, wait_for):
+def test_a_killed_rd_keeps_its_points(cubes, without_figures, without_workers, tmp_path, start, wait_for):
     flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "jpegxl", "--rates", 4, "--bounds")
-    kept = tmp_path / "out" / "tiny" / ".points"
-    process = start("benchmark.py", *flags)
-    wait_for(lambda: any(path.stat().st_size for path in kept.rglob("*.jsonl")), process)
+    stored = tmp_path / "out" / "tiny" / ".points"
+    process = start("benchmark.py", *flags, "--num-workers", "1")
+    wait_for(lambda: list(stored.rglob("[!.]*.jsonl")), process)
     process.kill()
     process.wait()
-    before = {path: path.read_text().splitlines() for path in kept.rglob("*.jsonl")}
-    assert benchmark.main([*flags, "--resume"]) == 0
-    for path, lines in before.items():
-        whole = [line for line in lines if line.endswith("}")]
-        assert path.read_text().splitlines()[: len(whole)] == whole
-    assert len(points_of(tmp_path / "out" / "tiny")) == 8
+    rows = [row for folder in stored.glob("*/*") for row in read_rows(folder) if "bpppc" in row]
+    assert benchmark.main(flags) == 0
+    points = points_of(tmp_path / "out" / "tiny").set_index("bpppc")
+    assert len(points) == 8
+    assert all(points.loc[row["bpppc"], "encoding_time"] == row["encoding_time"] for row in rows)
 
 
 @pytest.mark.slow
-def test_rd_of_a_learned_model(make_dataset, without_figures, tmp_path):
+def test_two_workers_of_a_cluster_equal_a_serial_run(without_figures, without_workers, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.npy" for number in range(12)]
+    for path in paths:
+        np.save(path, rng.integers(0, 4000, (5, 16, 16), dtype=np.uint16))
+    flags = ["--codecs", "aec", "jpegls", "--rates", 8, "--bounds", 10]
+    assert benchmark.main(rd_flags(tmp_path / "serial", *paths, *flags)) == 0
+    monkeypatch.setattr(jobs, "run_with_bar", workers.run_with_bar)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = ["--scheduler", cluster.scheduler_address]
+        assert benchmark.main(rd_flags(tmp_path / "cluster", *paths, *flags, *address)) == 0
+    serial, parallel = (tmp_path / name / "out" / "tiny" for name in ("serial", "cluster"))
+    assert len(points_of(serial)) == 12 * (1 + 3)
+    pd.testing.assert_frame_equal(figures_of(parallel), figures_of(serial))
+    assert points_of(serial)["alone"].all() and not points_of(parallel)["alone"].any()
+
+
+def test_a_random_part_is_the_same_everywhere(tmp_path):
+    paths = [tmp_path / f"{number}.npy" for number in range(50)]
+    parts = [random_part(paths, count, seed=1) for count in (5, 10)]
+    assert [len(part) for part in parts] == [5, 10] and set(parts[0]) < set(parts[1])
+    assert parts[1] == [path for path in paths if path in parts[1]]  # in order
+    assert set(random_part(paths[::-1], 5, seed=1)) == set(parts[0])
+    assert set(random_part(paths, 5, seed=2)) != set(parts[0])
+    assert [path.stem for path in random_part(paths, 3, seed=0)] == ["6", "38", "44"]
+
+
+@pytest.mark.slow
+def test_rd_of_a_learned_model(make_dataset, without_figures, without_workers, tmp_path):
     """Use the bundled weights with two coders of latents, on floats, which codecs of integers refuse."""
     root = make_dataset(test=1, bands=202, side=8)
     flags = ["--codecs", "jpegls", "--rates", "0.5", "--bounds", "--coder", "context,jpegxl", "--name", "tiny"]
@@ -130,7 +178,7 @@ def test_rd_of_a_learned_model(make_dataset, without_figures, tmp_path):
         (["--codecs", "jpeg"], ["--codecs jpeg", "jpeg2000-mc"]),
         (["--codecs"], ["nothing to compare"]),
         (["--codecs", "aec", "--anchor", "sz3"], ["--anchor sz3", "aec"]),
-        (["--resume"], ["--name"]),
+        (["--limit", "1", "--sample", "1"], ["--limit", "--sample"]),
         (["--checkpoints", "vgg=x.pth.tar"], ["vgg", "cae1d"]),
         (["--coder", "huffman"], ["--coder huffman", "factorized"]),
         (["--redraw", "tiny"], ["rd.json", "no such file"]),
@@ -150,17 +198,6 @@ def test_rd_refuses_a_dirty_tree_before_it_measures(cubes, tmp_path, monkeypatch
     with pytest.raises(UsageError, match="--allow-dirty"):
         benchmark.main(rd_flags(tmp_path, *cubes, "--codecs", "aec"))
     assert not (tmp_path / "out").exists()
-
-
-def test_points_of_a_dirty_tree_are_not_resumed(cubes, without_figures, tmp_path, monkeypatch):
-    flags = rd_flags(tmp_path, *cubes, "--codecs", "aec")
-    monkeypatch.setattr("benchmarks.report.NAMED_REPORTS", tmp_path)
-    monkeypatch.setattr("utils.environment.git_commit", lambda: "0123-dirty")
-    assert benchmark.main([*flags, "--allow-dirty"]) == 0
-    monkeypatch.setattr("utils.environment.git_commit", lambda: "4567")
-    with pytest.raises(UsageError, match="0123-dirty"):
-        benchmark.main([*flags, "--resume"])
-    assert benchmark.main([*flags, "--resume", "--allow-dirty"]) == 0
 
 
 def test_rd_names_a_file_that_is_no_image_before_it_measures(cubes, tmp_path):

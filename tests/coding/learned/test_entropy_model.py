@@ -148,8 +148,9 @@ def test_rd_measures_the_modes_that_these_models_have(make_model, make_cube, tmp
     torch.save(make_model("ours_factorized_s0").state_dict(), tmp_path / "final.pth.tar")
     cube = make_cube((BANDS, 16, 24))
     bench = Bench(cube, np.ones(cube.shape, bool), 10000.0)
-    wanted = [("fixed", None), ("quantized", None), ("lossy", 1.0), ("bounded", 5), ("lossless", None)]
+    modes = [(kind, None) for kind in ("fixed", "quantized", "trained")]
+    wanted = [*modes, ("lossy", 1.0), ("bounded", 5), ("lossless", None)]
     rows = measured(ModelFactory("ours_factorized_s0", str(tmp_path / "final.pth.tar"), BANDS), bench, wanted)
     rates = {kind: point["bpppc"] for kind, _, point in rows if point}
-    assert list(rates) == ["quantized", "bounded", "lossless"]
-    assert 0 < rates["quantized"] < rates["bounded"] < rates["lossless"]
+    assert list(rates) == ["trained", "bounded", "lossless"]
+    assert 0 < rates["trained"] < rates["bounded"] < rates["lossless"]
