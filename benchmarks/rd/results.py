@@ -20,7 +20,7 @@ COSTS = (
     *("encoding_peak_mb", "decoding_peak_mb"),
 )
 POINT = ("kind", "target")
-COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", *METRICS, *COSTS)
+COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", "side_bytes", *METRICS, *COSTS)
 NOTES = ("codec", "image", *POINT, "note")
 DELTAS = ("anchor", "codec", "image", "bd_rate", "bd_psnr", "overlap", "reason")
 DECIMAL = re.compile(r"\d+\.\d+")
