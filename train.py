@@ -22,7 +22,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from datasets.transforms import TRANSFORMS
@@ -62,7 +62,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         epilog=names_for_help(),
     )
-    add = parser.add_argument
+    for add_group in (add_basics, add_method, add_execution):
+        add_group(parser.add_argument)
+    return parser
+
+
+def add_basics(add: Callable) -> None:
+    """Add the arguments that every run has: devices, data, model, steps and folders."""
     add("--devices", default="0", help="cpu, or the numbers of the GPUs, such as 0 or 0,2,5,7")
     add("--train-batch-size", type=positive_int, default=2, help="patches per step, total over all devices")
     add("--val-batch-size", type=positive_int, default=4, help="patches validated at once, total over all devices")
@@ -76,6 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=seed_number, default=10587, help="seed of initial weights, shuffling and random transforms")
     add("--clip-max-norm", type=non_negative_float, default=1.0, help="largest norm of the gradient; 0: no clipping")
     add("--checkpoint", default=None, help="last or best.pth.tar of a run to resume, or weights to start from")
+
+
+def add_method(add: Callable) -> None:
+    """Add the arguments of the method: loss, rate, pixels to train on and learning rate."""
     add(
         "--loss",
         default="mse",
@@ -120,24 +130,41 @@ def build_parser() -> argparse.ArgumentParser:
         help="plateau: halve the learning rate after 21 epochs without a lower validation loss; "
         "cosine: decrease it to 0 over all epochs",
     )
-    switch = argparse.BooleanOptionalAction
+
+
+def add_execution(add: Callable) -> None:
+    """Add the arguments of precision, speed and loading."""
     add(
         "--precision",
         default="fp32",
         choices=PRECISIONS,
         help="autocast of the network; weights, loss and metrics stay float32; fp16 is for GPUs only",
     )
-    add("--compile", action=switch, default=False, help="compile the network for training: the first steps are slow")
+    add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="compile the network for training: the first steps are slow",
+    )
     add(
         "--deterministic",
-        action=switch,
+        action=argparse.BooleanOptionalAction,
         default=False,
         help="bit-identical runs on the same GPU; slower, without TF32",
     )
     add("--prefetch", type=positive_int, default=2, help="batches that each thread loads ahead")
-    add("--pin-memory", action=switch, default=True, help="load into pinned memory, which GPUs copy faster")
-    add("--allow-overlap", action=switch, default=False, help="allow patches that are in two of train, val and test")
-    return parser
+    add(
+        "--pin-memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="load into pinned memory, which GPUs copy faster",
+    )
+    add(
+        "--allow-overlap",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="allow patches that are in two of train, val and test",
+    )
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -176,7 +203,7 @@ def train(run: Run) -> None:
     while not progress.is_done(args.epochs, args.early_stopping):
         train_metrics = train_one_epoch(run, stepper)
         val_metrics, example = validate(run)
-        learning_rate = state.learning_rate
+        learning_rate = state.optimizers.learning_rate
         is_best = state.end_epoch(val_metrics["loss"])
         run.reporter.log_epoch(progress, learning_rate, train_metrics, val_metrics, example)
         # best before last: killed in between, a run resumes from the old last and writes best again.
@@ -201,7 +228,7 @@ def train_one_epoch(run: Run, stepper: Stepper) -> dict[str, float]:
     """
     args, state, progress = run.args, run.state, run.state.progress
     if args.scheduler == "cosine":
-        state.learning_rate = args.learning_rate * (1 + math.cos(math.pi * progress.epoch / args.epochs)) / 2
+        state.optimizers.learning_rate = args.learning_rate * (1 + math.cos(math.pi * progress.epoch / args.epochs)) / 2
     state.network.train()
     started = time.monotonic() - progress.seconds
     title = f"train {progress.epoch + 1}/{args.epochs}"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from benchmarks.ablation import tables as ablation_tables
 from benchmarks.curves import curves_table
+from benchmarks.learned import tables as learned_tables
 from benchmarks.rd.report import Report
 from benchmarks.rd.results import FLOAT32_SUFFIX
 from benchmarks.report import DASH, NAMED_REPORTS, markdown_table, read_report, short
@@ -23,7 +24,7 @@ from utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/benchmarks.md", "docs/results.md", "docs/klt-cm.md")
-LAND, SCENES, GPU = "rd-land", "rd-seven-scenes", "speed-h100"
+LAND, SCENES, LEARNED, GPU = "rd-land", "rd-seven-scenes", "rd-learned", "speed-h100"
 README_RATES = (0.1, 0.5, 2.0)  # bpppc
 README_CODECS = ("klt-cm", "klt-jpeg2000", "sperr", "cae1d")
 STANDARD, TUNED_STANDARD = "ccsds123", "ccsds123-tuned"
@@ -181,6 +182,11 @@ def curves() -> str:
     return curves_table(pd.DataFrame(**content_of("training-random-pixels")["curves"]))
 
 
+def learned() -> str:
+    """Return learned codecs next to classical ones at their rates."""
+    return learned_tables(read_rd(LEARNED))
+
+
 def ablation() -> str:
     """Return what each part of klt-cm is worth."""
     return ablation_tables(content_of("ablation-klt-cm")["rows"], SCENE_LABELS)
@@ -226,6 +232,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scenes": scenes,
     "speed": speed,
     "curves": curves,
+    "learned": learned,
     "ablation": ablation,
     "cluster": cluster,
 }

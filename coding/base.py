@@ -94,6 +94,13 @@ class Codec(ABC):
         data = self.encode(cube, valid)
         return data, self.decode(data, valid)
 
+    def side_bytes(self, data: bytes) -> int | None:
+        """Return how many bytes of `data` and `shared` are side information, for reports; None if that is unknown.
+
+        Side information describes a transform, steps, or the distribution of what else is coded.
+        """
+        return None
+
     def tiles_at_once(self, tile_size: int) -> int:
         """Return how many tiles of `tile_size` x `tile_size` pixels are coded together: see `coding.groups`."""
         return 1

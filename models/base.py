@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from models.fused import fast_layers
-from models.latent_codecs import (
-    SCALE_TABLE,
-    EntropyLatentCodec,
-    FactorizedLatentCodec,
-    FloatLatentCodec,
-    LatentCodec,
-)
-from models.weights import LoadableModel
+from models.latent_codecs import SCALE_TABLE, FloatLatentCodec
+from models.trainable import TrainableModel
 
 FLOAT_BITS = 32  # the published rates count every latent value as one float32
 
 
-class HSICompressionModel(LoadableModel):
+class HSICompressionModel(TrainableModel):
     r"""Autoencoder for hyperspectral images.
 
     ::
@@ -52,19 +45,14 @@ class HSICompressionModel(LoadableModel):
             `pixels_per_chunk(device)` pixels, so no layer may depend on the rest of the batch.
         chunk_sizes: pixels in such a chunk, by device type; those of "cpu" for other devices.
         verified: whether the architecture was confirmed against published code.
-        latent_codec: how latents become bytes.
-        is_extended: whether `latent_codec` was attached to a model that has none of its own.
+        latent_codec, is_extended: see `TrainableModel`.
         compression_ratio: number of input values divided by number of latent values.
         bpppc: bits per pixel per channel of latents in float32, 32 / compression_ratio.
     """
 
-    encoder: torch.nn.Sequential
     decoder: torch.nn.Sequential
     pixelwise = False
     chunk_sizes: Mapping[str, int] | None = None
-    is_extended = False
-    is_encoder_frozen = False
-    latent_codec: LatentCodec
 
     # Pixels that go through the network at once outside training, by device type; at least one image. Fixed
     # numbers, never timed, so that results do not change from run to run.
@@ -80,39 +68,6 @@ class HSICompressionModel(LoadableModel):
         self.compression_ratio = spatial_stride**2 * src_channels / math.prod(latent_shape)
         self.bpppc = FLOAT_BITS / self.compression_ratio
         self.latent_codec = FloatLatentCodec(latent_shape)
-
-    def attach_entropy_model(self) -> None:
-        """Let the range coder code the latents, by a learned density and a learned step for each latent channel."""
-        self.latent_codec = FactorizedLatentCodec(self.latent_shape)
-        self.is_extended = True
-
-    def start_latent_codec(self, y: Tensor, step: float) -> None:
-        """Start the entropy model from latents of training images and the first step of their quantization."""
-        assert isinstance(self.latent_codec, EntropyLatentCodec)
-        self.latent_codec.initialize(y, step)
-
-    def start_from(self, images: Iterable[Tensor]) -> bool:
-        """Start weights from training images (C, H, W); return whether the model now reconstructs images.
-
-        Most models start at random instead.
-        """
-        return False
-
-    def freeze_encoder(self) -> None:
-        """Keep the encoder as it is in training, without stochastic depth or new statistics of batch norm."""
-        self.is_encoder_frozen = True
-        for parameter in self.encoder_parameters():
-            parameter.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.is_encoder_frozen and "encoder" in self._modules:
-            self.encoder.eval()
-        return self
-
-    def encoder_parameters(self) -> list[torch.nn.Parameter]:
-        """Return the parameters of the encoder."""
-        return list(self.encoder.parameters())
 
     def pixels_per_chunk(self, device: torch.device) -> int | None:
         """Return how many pixels go through the network at once on a device; None for whole images."""
@@ -201,10 +156,6 @@ class HSICompressionModel(LoadableModel):
         return out
 
     # -- CompressAI's contract ------------------------------------------------------------------
-
-    @property
-    def has_entropy_model(self) -> bool:
-        return isinstance(self.latent_codec, EntropyLatentCodec)
 
     def forward(self, x: Tensor) -> dict:
         """Reconstruct images (N, C, H, W) in [0, 1] as `{"x_hat": (N, C, H, W), "likelihoods": {name: (N, ...)}}`."""

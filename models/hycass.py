@@ -7,8 +7,9 @@ of Selected Topics in Applied Earth Observations and Remote Sensing 2025, doi 10
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import partial
+from typing import Self
 
 from compressai.registry import register_model
 from torch import Tensor, nn
@@ -76,37 +77,30 @@ def _attention(stage: int) -> ResidualSwin:
     return ResidualSwin(SPATIAL_WIDTH, HEADS[stage], drops, PATCH_SIZE >> stage)
 
 
-class HyCASS(HSICompressionModel):
-    r"""Spectral 1 x 1 layers around S spatial stages of windowed attention and strided convolution.
-
-    ::
-
-                           ┌──── S times ────┐
-        x ─► conv 1 LReLU ─│ Swin conv 3 LReLU /2 │─► conv 1 sigmoid ─► y (N, L, H / 2^S, W / 2^S)
-        y ─► conv 1 LReLU ─│ x2 tconv 3 LReLU Swin │─► conv 1 sigmoid ─► x_hat
-                           └──── S times ────┘
+class SpectralSpatialModel(HSICompressionModel):
+    """Spectral 1 x 1 layers around S spatial stages of windowed attention and strided convolution.
 
     The layers have 128 channels, or 1024 for S = 0, which is a perceptron of each pixel. Maps that are no multiples
     of the attention's window (8 x 8) are padded there, and cut again.
 
     Args:
         src_channels: number of bands C.
-        latent_channels: L; the rate is 32 L / (4^S C) bpppc.
+        latent_channels: L.
         stages: S, from 0 to 3.
     """
 
-    def __init__(self, src_channels: int = 202, latent_channels: int = 50, stages: int = 0) -> None:
+    def __init__(self, src_channels: int, latent_channels: int, stages: int) -> None:
         if not 0 <= stages <= len(DEPTHS) - 1:
             raise ValueError(f"stages must be from 0 to {len(DEPTHS) - 1}, got {stages}")
         super().__init__(src_channels, (latent_channels,), spatial_stride=2**stages)
         self.pixelwise = stages == 0
         if self.pixelwise:
             self.chunk_sizes = {"cpu": 1024, "cuda": 4 * PATCH_SIZE**2}
-        self.encoder = spectral_encoder(src_channels, latent_channels, stages).append(nn.Sigmoid())
+        self.encoder = spectral_encoder(src_channels, latent_channels, stages)
         self.decoder = spectral_decoder(src_channels, latent_channels, stages)
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int | None = None) -> HyCASS:
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int | None = None) -> Self:
         """Build a model as in the base class; the weights also determine the number of bands and stages.
 
         Raises:
@@ -115,9 +109,39 @@ class HyCASS(HSICompressionModel):
         in_weights = cls.bands_of(state_dict, "encoder.0.weight", src_channels, dim=1)
         latent_channels = cls.width_of(state_dict, "encoder.3.weight")
         stages = sum(f"encoder.2.{stage}.1.weight" in state_dict for stage in range(len(DEPTHS)))
-        net = cls(in_weights, latent_channels, stages)
+        net = cls.of_sizes(in_weights, latent_channels, stages, state_dict.keys())
         net.load_state_dict(state_dict)
         return net
+
+    @classmethod
+    def of_sizes(cls, src_channels: int, latent_channels: int, stages: int, keys: Set[str]) -> Self:
+        """Build a model with fresh weights; `keys` are those of the weights that it will load."""
+        raise NotImplementedError
+
+
+class HyCASS(SpectralSpatialModel):
+    r"""The published autoencoder.
+
+    ::
+
+                           ┌──── S times ────┐
+        x ─► conv 1 LReLU ─│ Swin conv 3 LReLU /2 │─► conv 1 sigmoid ─► y (N, L, H / 2^S, W / 2^S)
+        y ─► conv 1 LReLU ─│ x2 tconv 3 LReLU Swin │─► conv 1 sigmoid ─► x_hat
+                           └──── S times ────┘
+
+    Args:
+        src_channels: number of bands C.
+        latent_channels: L; the rate is 32 L / (4^S C) bpppc.
+        stages: S, from 0 to 3.
+    """
+
+    def __init__(self, src_channels: int = 202, latent_channels: int = 50, stages: int = 0) -> None:
+        super().__init__(src_channels, latent_channels, stages)
+        self.encoder.append(nn.Sigmoid())
+
+    @classmethod
+    def of_sizes(cls, src_channels: int, latent_channels: int, stages: int, keys: Set[str]) -> Self:
+        return cls(src_channels, latent_channels, stages)
 
 
 def latent_channels(ratio: str, stages: int, src_channels: int) -> int:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 Strings = list[list[bytes]]
 Shape = tuple[int, int]
 
-MIN_TABLE_SCALE = 0.02
-SCALE_TABLE = torch.exp(torch.linspace(math.log(MIN_TABLE_SCALE), math.log(1024), 84))
+MIN_TABLE_SCALE, MAX_TABLE_SCALE = 0.02, 1024
+SCALE_TABLE = torch.exp(torch.linspace(math.log(MIN_TABLE_SCALE), math.log(MAX_TABLE_SCALE), 84))
 """Scales that have a table of the range coder.
 
 CompressAI's are from 0.11 to 256. Larger ones are for fine steps; smaller ones are for training, where noise makes each
@@ -231,7 +231,7 @@ class HyperpriorLatentCodec(EntropyLatentCodec):
             u = self._as_planes(y.float() / steps)
             z_hat, of_z = self.entropy_bottleneck(self._analyze(u))
             means, log_scales = self._synthesize(z_hat, u.shape)
-            u_hat, of_y = self.gaussian_conditional(u, torch.exp(log_scales).float(), means)
+            u_hat, of_y = self.gaussian_conditional(u, torch.exp(_bounded(log_scales)).float(), means)
             if self.training:
                 u_hat = rounded_around(u, means)
             return {"y_hat": self._as_latents(u_hat) * steps, "likelihoods": {"y": of_y, "z": of_z}}
@@ -327,6 +327,14 @@ def _checked(values: Tensor) -> Tensor:
     if values.numel() and not values.abs().amax() < MAX_SYMBOL:  # NaN, too
         raise ValueError("latents are not finite, or too large for their steps: the weights do not suit such images")
     return values
+
+
+def _bounded(log_scales: Tensor) -> Tensor:
+    """Return logarithms of scales, at most that of the largest table, with the gradient of the identity.
+
+    Early in training a hyperprior may ask for more than float32 can hold, and gradients would be NaN.
+    """
+    return log_scales - (log_scales - math.log(MAX_TABLE_SCALE)).clamp(min=0).detach()
 
 
 def rounded_around(u: Tensor, center: Tensor) -> Tensor:

@@ -7,20 +7,19 @@ The entropy models are the factorized prior (Balle et al., ICLR 2018, arXiv 1802
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Set
 from functools import partial
+from typing import Self
 
 from compressai.registry import register_model
-from torch import Tensor
 
-from models.base import HSICompressionModel
-from models.hycass import PATCH_SIZE, spectral_decoder, spectral_encoder
+from models.hycass import SpectralSpatialModel
 from models.latent_codecs import FactorizedLatentCodec, HyperpriorLatentCodec
 
 LATENT_CHANNELS = (32, 64, 128)  # for 0, 1, 2 spatial stages
 
 
-class VariationalHyCASS(HSICompressionModel):
+class VariationalHyCASS(SpectralSpatialModel):
     r"""Ours: encoder and decoder of HyCASS with S stages, without the encoder's sigmoid, and an entropy model.
 
     ::
@@ -37,28 +36,15 @@ class VariationalHyCASS(HSICompressionModel):
 
     def __init__(self, src_channels: int = 202, stages: int = 0, has_hyperprior: bool = False) -> None:
         channels = LATENT_CHANNELS[stages]
-        super().__init__(src_channels, (channels,), spatial_stride=2**stages)
+        super().__init__(src_channels, channels, stages)
         self.bpppc = self.compression_ratio = math.nan
-        self.pixelwise = stages == 0 and not has_hyperprior
-        if self.pixelwise:
-            self.chunk_sizes = {"cpu": 1024, "cuda": 4 * PATCH_SIZE**2}
-        self.encoder = spectral_encoder(src_channels, channels, stages)
-        self.decoder = spectral_decoder(src_channels, channels, stages)
         self.latent_codec = HyperpriorLatentCodec(channels) if has_hyperprior else FactorizedLatentCodec((channels,))
+        if has_hyperprior:  # which sees neighboring pixels
+            self.pixelwise, self.chunk_sizes = False, None
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], src_channels: int | None = None) -> VariationalHyCASS:
-        """Build a model as in the base class; the weights also determine the number of bands and stages.
-
-        Raises:
-            ValueError: `src_channels` differs from the number of bands of the weights.
-        """
-        in_weights = cls.bands_of(state_dict, "encoder.0.weight", src_channels, dim=1)
-        channels = cls.width_of(state_dict, "encoder.3.weight")
-        stages = LATENT_CHANNELS.index(channels) if channels in LATENT_CHANNELS else 0
-        net = cls(in_weights, stages, "latent_codec.log_scales" in state_dict)
-        net.load_state_dict(state_dict)
-        return net
+    def of_sizes(cls, src_channels: int, latent_channels: int, stages: int, keys: Set[str]) -> Self:
+        return cls(src_channels, min(stages, len(LATENT_CHANNELS) - 1), "latent_codec.log_scales" in keys)
 
 
 def build(stages: int, has_hyperprior: bool, src_channels: int = 202) -> VariationalHyCASS:

@@ -13,7 +13,7 @@ import torch
 from datasets import HySpecNet11k
 from datasets.loading import ThreadLoader
 from models import models
-from training import state
+from training import optimizers
 from training.distributed import join
 from utils.errors import DatasetError, ProjectError, UsageError
 
@@ -163,7 +163,7 @@ def test_schedulers_lower_the_learning_rate(train, resume, data_flags, set_val_l
     rates = learning_rates(train(*flags, "-e", 4, "--scheduler", "cosine"))
     assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)])
 
-    monkeypatch.setattr(state, "PLATEAU_PATIENCE", 0)
+    monkeypatch.setattr(optimizers, "PLATEAU_PATIENCE", 0)
     set_val_losses([1.0] * 9)
     run = train(*flags, "-e", 3, "--scheduler", "plateau", name="plateau")
     assert learning_rates(run) == [0.001, 0.001, 0.0005]

@@ -114,7 +114,7 @@ class Stepper:
         return self._receive(keep=0)
 
     def _run(self, x: Tensor, weight: float) -> Tensor:
-        self.state.send_learning_rate()
+        self.state.optimizers.send_learning_rate()
         if not self._may_capture:
             return self._compute(x, weight)
         if self._x is None:
@@ -133,12 +133,12 @@ class Stepper:
     def _compute(self, x: Tensor, weight: float) -> Tensor:
         """Take a step and return `Totals`, the norm of the gradient and the scale of the loss, in float64."""
         state = self.state
-        state.zero_grad()
+        state.optimizers.zero_grad()
         outcome = state.backward(self.criterion, x, weight)
         sums = sum_metrics(outcome, x, self.process, self._metrics)
-        norm = state.clip_gradients(self.max_norm)
-        state.step(sums[1].isfinite() & norm.isfinite())
-        return torch.cat([sums, torch.stack([norm.double(), state.scale])])
+        norm = state.optimizers.clip_gradients(self.max_norm)
+        state.optimizers.step(sums[1].isfinite() & norm.isfinite())
+        return torch.cat([sums, torch.stack([norm.double(), state.optimizers.scale])])
 
     def _capture(self, x: Tensor, weight: float) -> _Graph | None:
         """Capture a step on `x`; if it waits for the device, return None and never try again."""
@@ -180,6 +180,6 @@ class Stepper:
         loss = totals.loss / totals.images
         if not math.isfinite(loss):
             raise self._diverged("training loss", loss)
-        is_fp16 = self.state.scaler.is_enabled()
+        is_fp16 = self.state.optimizers.scaler.is_enabled()
         if (is_fp16 and scale < 1) or (not is_fp16 and not math.isfinite(norm)):
             raise self._diverged("norm of the gradient", norm)

@@ -170,6 +170,7 @@ class Bench:
             "bands": len(self.cube),
             "setting": trial.setting,
             "num_bytes": trial.num_bytes,
+            "side_bytes": trial.codec.side_bytes(trial.data),
             "bpppc": trial.rate,
             **{key: _plain(value) for key, value in metrics.items()},
             "largest_error": float(np.abs(errors).max()),

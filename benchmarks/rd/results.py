@@ -23,7 +23,7 @@ COSTS = (
 POINT = ("kind", "target")
 CURVE_KINDS = ("lossy", "trained")
 """Kinds of the points that make rate-distortion curves."""
-COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", *METRICS, *COSTS, "alone")
+COLUMNS = ("codec", "image", *POINT, "bands", "setting", "num_bytes", "side_bytes", *METRICS, *COSTS, "alone")
 NOTES = ("codec", "image", *POINT, "note")
 DELTAS = ("anchor", "codec", "image", "bd_rate", "bd_psnr", "overlap", "reason")
 DECIMAL = re.compile(r"\d+\.\d+")

@@ -202,6 +202,7 @@ def _deviation(model: HSICompressionModel, task: Task, form: Form, x: Tensor) ->
             return _coding(model, task, form, x)().float()
         owner = model if form.is_ours else net
         owner.zero_grad()
+        torch.manual_seed(SEED)  # blocks that are skipped at random must be the same in both forms
         if form.is_ours:
             scaler = torch.amp.GradScaler(x.device.type, enabled=False)
             loss_and_gradients(model, model, losses["mse"](), x, 1.0, scaler, form.precision)

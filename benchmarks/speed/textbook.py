@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.speed.textbook_hycass import decoder_layers, encoder_layers
+
 if TYPE_CHECKING:
     from models.base import HSICompressionModel
     from models.spectral import SpectralAutoencoder
@@ -222,6 +224,11 @@ def _hycot(model: HSICompressionModel) -> Textbook:
     return Textbook(encoder, decoder, bands, rows=True)
 
 
+def _hycass(model: HSICompressionModel) -> Textbook:
+    sizes = model.src_channels, model.latent_shape[0], model.size_multiple.bit_length() - 1
+    return Textbook(encoder_layers(*sizes), decoder_layers(*sizes), model.src_channels)
+
+
 # In this order: the first prefix that fits a model's name decides.
 _BUILDERS: Mapping[str, Callable[..., Textbook]] = {
     "cae1da": lambda model: _transposed(model, lambda: nn.LeakyReLU(0.01)),
@@ -230,4 +237,5 @@ _BUILDERS: Mapping[str, Callable[..., Textbook]] = {
     "sscnet": _sscnet,
     "cae3d": _cae3d,
     "hycot": _hycot,
+    "hycass": _hycass,
 }

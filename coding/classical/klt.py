@@ -58,6 +58,10 @@ class _KltCodec(ClassicalCodec):
             raise DamagedError(f"components must be of shape {planes}, got {components.shape}")
         return klt.inverse(components)
 
+    def side_bytes(self, data: bytes) -> int:
+        """See `Codec.side_bytes`: mean and basis."""
+        return len(split_blocks(data, 2)[0])
+
     @abstractmethod
     def _encode(self, components: np.ndarray) -> bytes:
         """Encode components (K, H, W), float64, in steps; may raise errors of libraries."""

@@ -119,6 +119,10 @@ class KltCm(Codec):
         coded, components = encode_coefficients(components) if len(components) else (b"", components)
         return join_blocks([transform, coded]), to_dtype(klt.inverse(components), self.dtype)
 
+    def side_bytes(self, data: bytes) -> int | None:
+        """See `Codec.side_bytes`: mean and basis; unknown with a bound, where predictors adapt to decoded samples."""
+        return len(split_blocks(data, 2)[0]) if self.numbers.bound is None else None
+
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
         if self.numbers.divisor == 0:
             return decode_floats(data, valid, self.dtype)

@@ -164,6 +164,10 @@ class LearnedCodec(Codec):
             return self.encode_and_decode(cube, valid)[1]
         return self.to_samples(self.restore(self.levels(self.latents(cube, valid)), cube.shape[1:]))
 
+    def side_bytes(self, data: bytes) -> int | None:
+        """See `Codec.side_bytes`: the units of the steps."""
+        return len(self.shared) if self.settings.numbers.bound is None else None
+
     def decode(self, data: bytes, valid: np.ndarray) -> np.ndarray:
         size = valid.shape[1:]
         if self.settings.numbers.bound is None:
@@ -215,6 +219,12 @@ class EntropyModelCodec(LearnedCodec):
 
     def reconstruct(self, cube: np.ndarray, valid: np.ndarray) -> np.ndarray:
         return self.encode_and_decode(cube, valid)[1]
+
+    def side_bytes(self, data: bytes) -> int | None:
+        """See `Codec.side_bytes`: the latents of the hyperprior."""
+        if self.settings.numbers.bound is not None:
+            return None
+        return sum(map(len, split_blocks(data, self.network.num_strings)[1:]))
 
     def _code_latents(self, y: np.ndarray, size: Sequence[int]) -> tuple[bytes, np.ndarray]:
         strings = self.network.compress(y)

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from benchmarks.speed.textbook import textbook
 from models import HYCASS_NAMES, models
 from models.hycass import HyCASS
 from models.swin import Grid, WindowAttention, relative_positions
@@ -102,6 +103,57 @@ def test_attention_is_the_plain_one_within_each_window(size, is_shifted):
             scores = (q[:, row, column][:, None] * k[:, at[0], at[1]]).sum(-1) / 2 + bias
             seen = (scores.softmax(1)[..., None] * v[:, at[0], at[1]]).sum(1)
             torch.testing.assert_close(out[:, row, column], attention.proj(seen.flatten(1)), rtol=1e-9, atol=1e-9)
+
+
+def build(name, **kwargs):
+    """Return a model with strong weights: the default ones let each block add next to nothing."""
+    torch.manual_seed(0)
+    model = models[name](**kwargs)
+    for key, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.1, 0.5)
+        elif key.endswith("bias_table"):
+            torch.nn.init.normal_(parameter)
+        elif ".residual_group." in key:
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("hycass_cr016_s0", (3, 5)),
+        ("hycass_cr016_s1", (16, 24)),
+        ("hycass_cr016_s2", (20, 44)),  # padded in both stages
+        ("hycass_cr404_s3", (48, 16)),  # small windows in the last stages
+    ],
+)
+def test_arithmetic_is_the_textbook_one(name, size):
+    model = build(name).eval()
+    reference = textbook(model, name)
+    x = torch.rand(2, 202, *size)
+    with torch.no_grad():
+        y = model.encode(x)
+        torch.testing.assert_close(y, reference.encode(x), rtol=1e-5, atol=1e-5)
+        x_hat = model.decode(y)
+        torch.testing.assert_close(x_hat, reference.decode(y), rtol=1e-5, atol=1e-5)
+    assert y.std() > 0.01 and x_hat.std() > 0.01  # two constants would agree too
+
+
+@pytest.mark.parametrize("stages", [0, 2])
+def test_gradients_are_the_textbook_ones(stages):
+    """In training, with the same blocks skipped, in float64."""
+    name = f"hycass_cr016_s{stages}"
+    model = build(name, src_channels=20).double().train()
+    reference = textbook(model, name).double()
+    x = torch.rand(2, 20, 20, 12).double()
+    gradients = []
+    for net in (model, reference):
+        torch.manual_seed(1)
+        out = net(x)
+        ((out if net is reference else out["x_hat"]) - x).square().mean().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in net.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-9 * gradients[1].norm()
 
 
 def test_positions_of_small_windows_are_part_of_the_large_ones():

@@ -56,6 +56,17 @@ def test_bytes_decode_to_what_forward_returns(name):
     assert abs(bits(coded["strings"]) - estimated) < 0.01 * estimated + ends
 
 
+def test_scales_beyond_float32_leave_the_gradient_finite():
+    """As a hyperprior may ask for them in its first steps; the gradient brings them back."""
+    model, x = build("ours_hyperprior_s0").train(), image()
+    bias = model.latent_codec.h_s[-1].bias
+    with torch.no_grad():
+        bias[len(bias) // 2 :] = 200.0
+    rate = sum(-likelihoods.log2().sum() for likelihoods in model(x)["likelihoods"].values())
+    rate.backward()
+    assert rate.isfinite() and bias.grad.isfinite().all() and (bias.grad[len(bias) // 2 :] > 0).all()
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_training_reaches_all_weights_except_the_quantiles(name):
     model = build(name).train()

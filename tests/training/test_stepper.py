@@ -98,10 +98,10 @@ def test_a_cpu_gives_its_results_at_once():
 def test_a_loss_that_is_not_finite_changes_nothing(value):
     stepper, state = make_stepper(torch.device("cpu"))
     stepper.step(torch.rand(1, 24, 4, 4), 1.0)
-    before = copy.deepcopy((state.model.state_dict(), state.optimizer.state_dict()["state"]))
+    before = copy.deepcopy((state.model.state_dict(), state.optimizers.optimizer.state_dict()["state"]))
     with pytest.raises(ProjectError, match="training loss"):
         stepper.step(torch.full((1, 24, 4, 4), value), 1.0)
-    after = (state.model.state_dict(), state.optimizer.state_dict()["state"])
+    after = (state.model.state_dict(), state.optimizers.optimizer.state_dict()["state"])
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
@@ -119,7 +119,7 @@ def test_a_graph_does_what_single_steps_do(name, changes):
         stepper._may_capture = captures
         found = []
         for index, x in enumerate(batches):
-            state.learning_rate = 1e-3 if index < 5 else 1e-4
+            state.optimizers.learning_rate = 1e-3 if index < 5 else 1e-4
             found += stepper.step(x[:1] if index == 4 else x, 1.0)
         found += stepper.finish()
         assert (stepper._graph is not None) == captures

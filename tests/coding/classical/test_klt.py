@@ -55,6 +55,19 @@ def test_klt_codecs_have_only_a_lossy_mode(name):
     assert factory.lossy and not factory.bounded and not factory.lossless
 
 
+@pytest.mark.parametrize("name", [*CODERS, "klt-cm"])
+def test_side_information_is_the_transform(name):
+    """A mean and at most 60 vectors, whatever the number of pixels."""
+    cube = image()
+    shares = []
+    for step in (32, 128):
+        codec = lossy(name, step)
+        data = encode(codec, cube)
+        assert 60 < codec.side_bytes(data) < 2 * 60 * 61
+        shares.append(codec.side_bytes(data) / len(data))
+    assert shares[0] < shares[1] < 0.9  # the coarser the steps, the larger the share of the transform
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("edge", EDGES)
 def test_edge_cases_keep_the_squared_error(name, edge):

@@ -50,6 +50,21 @@ def coded_scene(cube, network, max_error=None, tile_size=128, coder=None, nodata
     return data, roundtrip.decoded(data, open_with(reader.header, reader.shared, network))
 
 
+@pytest.mark.parametrize("name", ["ours_hyperprior_s0", "ours_factorized_s0"])
+def test_side_information_is_the_hyperprior(make_model, make_cube, name):
+    network, cube = Network(name, make_model(name)), make_cube((BANDS, 16, 16))
+    valid = np.ones(cube.shape, bool)
+    factory = factory_of(CubeSamples(cube, valid, 10000.0), network)
+    codec = factory.quantized()
+    data = codec.encode(cube, valid)
+    side_strings = network.compress(codec.latents(cube, valid))[1:]
+    assert codec.side_bytes(data) == sum(map(len, side_strings)) < len(data)
+    assert bool(side_strings) == ("hyperprior" in name)
+    assert factory.bounded(10).side_bytes(data) is None
+    by_context = factory_of(CubeSamples(cube, valid, 10000.0), network, "context").lossy(1.0)
+    assert by_context.side_bytes(by_context.encode(cube, valid)) == len(by_context.shared) == 32
+
+
 @pytest.mark.parametrize("name", ["ours_klt", "ours_hyperprior_s1", "ours_factorized_s0", "cae1d", "cae3d_1bpppc"])
 def test_scenes_decode_to_the_models_reconstruction(make_model, make_cube, name):
     """In tiles whose sizes are no multiples of what the model takes."""
