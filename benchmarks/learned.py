@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +48,14 @@ def tables(report: Report) -> str:
 
 
 def _learned_table(points: pd.DataFrame) -> str:
-    curves = {codec: curve_of(points, codec) for codec in CLASSICAL}
+    curves = [curve_of(points, codec) for codec in CLASSICAL]
     rows = []
-    for point in learned_points(points).itertuples():
-        others = [psnr_at(curve, point.bpppc) for curve in curves.values()]
-        cells = [DASH if math.isnan(psnr) else f"{psnr:.2f}" for psnr in others]
-        gain = DASH if math.isnan(others[0]) else f"{point.psnr - others[0]:+.2f}"
-        rows.append([point.model, f"{point.bpppc:.3f}", _share(point), f"{point.psnr:.2f}", *cells, gain])
+    for point in learned_points(points).to_dict("records"):
+        rate, psnr = float(point["bpppc"]), float(point["psnr"])
+        others = [psnr_at(curve, rate) for curve in curves]
+        gain = DASH if math.isnan(others[0]) else f"{psnr - others[0]:+.2f}"
+        cells = [DASH if math.isnan(other) else f"{other:.2f}" for other in others]
+        rows.append([str(point["model"]), f"{rate:.3f}", _share(point), f"{psnr:.2f}", *cells, gain])
     names = [f"{codec} there" for codec in CLASSICAL]
     return markdown_table(["model", "bpppc", "side information", "PSNR dB", *names, f"against {CLASSICAL[0]}"], rows)
 
@@ -64,16 +65,15 @@ def _classical_table(points: pd.DataFrame) -> str:
     targets = sorted(lossy["target"].unique())
     rows = []
     for codec in CLASSICAL:
-        found = {point.target: point for point in lossy[lossy["codec"] == codec].itertuples()}
-        cells = [f"{found[rate].psnr:.2f} ({_share(found[rate])})" if rate in found else DASH for rate in targets]
-        rows.append([codec, *cells])
+        records = lossy[lossy["codec"] == codec].to_dict("records")
+        cells = {point["target"]: f"{point['psnr']:.2f} ({_share(point)})" for point in records}
+        rows.append([codec, *(cells.get(rate, DASH) for rate in targets)])
     return markdown_table(["PSNR dB (side information)", *(f"{rate:g} bpppc" for rate in targets)], rows)
 
 
-def _share(point: tuple) -> str:
+def _share(point: Mapping) -> str:
     """Return the share of the bytes of a point that is side information."""
-    side_bytes, num_bytes = point.side_bytes, point.num_bytes  # type: ignore[attr-defined]
-    return f"{100 * side_bytes / num_bytes:.1f} %"
+    return f"{100 * point['side_bytes'] / point['num_bytes']:.1f} %"
 
 
 def learned_points(points: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import ablation
 from coding.kltcm import features
+from coding.prediction import regression
 
 
 @pytest.mark.parametrize("change", ablation.CHANGES, ids=lambda change: change.title)
@@ -24,6 +25,19 @@ def test_rows_are_percentages_of_the_unchanged_codec():
     np.testing.assert_allclose(found, [[1, 10]])
 
 
+@pytest.fixture
+def without_cached_regressors():
+    """Let nothing that was computed with other constants stay in memory, before the test and after it."""
+    cached = [function for function in vars(regression).values() if hasattr(function, "cache_clear")]
+    assert cached
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
+
+
+@pytest.mark.usefixtures("without_cached_regressors")
 @pytest.mark.parametrize(
     "change", [change for change in ablation.CHANGES if not change.is_lossy], ids=lambda change: change.title
 )

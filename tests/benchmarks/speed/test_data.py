@@ -34,7 +34,8 @@ def test_both_types_of_patches_hold_the_same_reflectances(tmp_path):
 def test_steady_rate_does_not_count_the_start(monkeypatch):
     clock = iter([50.0, 60.0, 60.5, 61.0, 61.5])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    assert speed.steady_rate(range(5), skipped=2) == 3 / 1.5
+    outcomes = [SimpleNamespace(error=None)] * 5
+    assert speed.steady_rate(outcomes, skipped=2) == 3 / 1.5
 
 
 def test_an_error_ends_the_measurement():
