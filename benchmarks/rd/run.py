@@ -80,16 +80,34 @@ def run(args: argparse.Namespace) -> int:
     entries = codec_entries(args)
     names = [entry.codec for entry in entries]
     anchors = check_anchors(args.anchor, list(dict.fromkeys([*names, *(entry.curve for entry in entries)])))
-    hashes, largest = read_images(paths, args)
-    job_bytes = LIBRARY_BYTES + MAX_PEAK_PER_BYTE * largest
-    if not args.num_workers and not args.scheduler:
-        args.num_workers = fitting_workers(num_cores(), job_bytes)
     settings = settings_of(args, paths, entries)
     folder = report_folder(args, settings["git_commit"])
-    settings = {"name": folder.name, **settings}
-    # By image, so that a run that is stopped has whole images, and the time that is left can be estimated. Learned
-    # codecs take longest: if they begin first, they leave no core idle at the end.
-    jobs = [
+    hashes, largest = read_images(paths, args)
+    job_bytes = LIBRARY_BYTES + MAX_PEAK_PER_BYTE * largest
+    num_workers = args.num_workers
+    if not num_workers and not args.scheduler:
+        num_workers = fitting_workers(num_cores(), job_bytes)
+    rows = run_jobs(jobs_of(args, paths, hashes, entries, folder), num_workers, args.scheduler, job_bytes)
+    devices = "; ".join(sorted({row["device"] for row in rows if "device" in row}))
+    settings = {
+        "name": folder.name,
+        **settings,
+        "processes": None if args.scheduler else num_workers,
+        "core_hours": round(sum(row.get("seconds", 0) for row in rows) / 3600, 3),
+        "device": devices or settings["device"],
+    }
+    return publish(write_report(folder, rows, settings, anchors, args.band_rate, names), folder, args)
+
+
+def jobs_of(
+    args: argparse.Namespace, paths: Sequence[Path], hashes: Sequence[str], entries: Sequence[Entry], folder: Path
+) -> list[Job]:
+    """Return the jobs of all codecs on all images, whose points are stored in the folder of the report.
+
+    They go image by image, so that a run that is stopped has whole images, and the time that is left can be estimated.
+    Learned codecs take longest: if they begin first, they leave no core idle at the end.
+    """
+    return [
         Job(
             codec=entry.codec,
             image=image_name(path),
@@ -101,10 +119,6 @@ def run(args: argparse.Namespace) -> int:
         for path, image in zip(paths, hashes, strict=True)
         for entry in sorted(entries, key=lambda entry: entry.codec in args.codecs)
     ]
-    rows = run_jobs(jobs, args.num_workers, args.scheduler, job_bytes)
-    settings["core_hours"] = round(sum(row.get("seconds", 0) for row in rows) / 3600, 3)
-    settings["device"] = "; ".join(sorted({row["device"] for row in rows if "device" in row})) or settings["device"]
-    return publish(write_report(folder, rows, settings, anchors, args.band_rate, names), folder, args)
 
 
 def settings_of(args: argparse.Namespace, paths: Sequence[Path], entries: Sequence[Entry]) -> dict:
@@ -121,7 +135,6 @@ def settings_of(args: argparse.Namespace, paths: Sequence[Path], entries: Sequen
         "rates": args.rates,
         "bounds": args.bounds,
         "curves": {entry.codec: entry.curve for entry in entries},
-        "processes": None if args.scheduler else args.num_workers,
         "command": command_line(args.argv),
         "learned_device": device_name(get_device(args.device, "--device")),
         **provenance(torch.device("cpu")),

@@ -116,7 +116,7 @@ def test_a_killed_rd_keeps_its_points(cubes, without_figures, without_workers, t
     flags = rd_flags(tmp_path, *cubes, "--codecs", "jpegls", "jpegxl", "--rates", 4, "--bounds")
     stored = tmp_path / "out" / "tiny" / ".points"
     process = start("benchmark.py", *flags, "--num-workers", "1")
-    wait_for(lambda: list(stored.rglob("[!.]*.jsonl")), process)
+    wait_for(lambda: list(stored.rglob("[!.]*.jsonl")), process, seconds=180)
     process.kill()
     process.wait()
     rows = [row for folder in stored.glob("*/*") for row in read_rows(folder) if "bpppc" in row]
@@ -155,7 +155,7 @@ def test_a_random_part_is_the_same_everywhere(tmp_path):
 
 
 @pytest.mark.slow
-def test_rd_of_a_learned_model(make_dataset, without_figures, without_workers, tmp_path):
+def test_rd_of_a_learned_model(make_dataset, without_figures, tmp_path):
     """Use the bundled weights with two coders of latents, on floats, which codecs of integers refuse."""
     root = make_dataset(test=1, bands=202, side=8)
     flags = ["--codecs", "jpegls", "--rates", "0.5", "--bounds", "--coder", "context,jpegxl", "--name", "tiny"]
