@@ -272,7 +272,7 @@ def test_each_code_is_the_best_at_the_threshold_to_the_next_one(code):
 
 
 def test_codes_are_those_of_the_standard():
-    """Some of the entries of its tables, as they stand there, and all of them by a checksum."""
+    """Some of the entries of its tables, as they stand there, and all of them and the limits by a checksum."""
     listing = []
     for text, limit in zip(TREES, SYMBOL_LIMITS, strict=True):
         for words in code_words(text, limit):
@@ -289,10 +289,11 @@ def test_codes_are_those_of_the_standard():
         (31, "", "8'h0"),
     ]
     assert all(listing[table].get(word) == code for table, word, code in entries)
-    lines = (f"{table} {word} {code}\n" for table, words in enumerate(listing) for word, code in words.items())
+    lines = [f"{table} {word} {code}\n" for table, words in enumerate(listing) for word, code in words.items()]
+    lines += [f"{limit} {threshold}\n" for limit, threshold in zip(SYMBOL_LIMITS, THRESHOLDS, strict=True)]
     assert (
         hashlib.sha256("".join(lines).encode()).hexdigest()
-        == "12d050b6435323194a22e6f50032c1d5459b4b3cd94d9b0fdf52b7c19503bce5"
+        == "8919bc6853c226dc6725cd9ed4e1fdfdb33b504bbd3e8b0edaf4ca3814ef38a3"
     )
 
 
