@@ -15,6 +15,10 @@ farther apart. They are predicted as integers, but the prediction error is the n
 prediction and the sample. An error size remains a difference of integers, and is divided by the distance of lattice
 places where it becomes a context.
 
+With a bound, a sample is more likely to be in the half of its bin that faces the prediction than in the other one. The
+decoded sample is the center of the bin, but other samples are predicted from its representative, which is nearer to the
+prediction (as in CCSDS 123.0-B-2).
+
 Samples that the decoder knows already, such as those at which a sensor saturates, take no bits, but predict others.
 Neither do gaps, whose samples have no meaning: they become what is predicted.
 """
@@ -99,8 +103,9 @@ class State(NamedTuple):
 
     Attributes:
         stride: W + 4.
-        planes: int32 or int64 (C, (H + 4) (W + 4)), samples minus the mean of their band, as the decoder has them; an
-            encoder fills in the band to code.
+        samples: int32 (C, H * W), as the decoder has them.
+        planes: int32 or int64 (C, (H + 4) (W + 4)), representatives of the samples minus the mean of their band; an
+            encoder fills the samples of the band to code into its plane.
         error_sizes: int64 (3, (H + 4) (W + 4)), magnitudes of the errors in the last three bands; row: band modulo 3.
         filter: of the errors; unused for int64.
         magnitudes: mixer of magnitudes.
@@ -110,6 +115,7 @@ class State(NamedTuple):
     """
 
     stride: int
+    samples: np.ndarray
     planes: np.ndarray
     error_sizes: np.ndarray
     filter: Filter
@@ -204,6 +210,7 @@ def new_state(shape: tuple[int, ...], largest_difference: int) -> State:
     is_narrow = largest_difference < NARROW
     return State(
         stride,
+        np.zeros((bands, height * width), np.int32),
         np.zeros((bands, size), np.int32 if is_narrow else np.int64),
         np.full((3, size), _INITIAL_ERROR_SIZE, np.int64),
         new_filter(height, width) if is_narrow else new_filter(0, 0),
@@ -241,7 +248,7 @@ def _surround_above(planes, band, stride):
 
 @compiled
 def code_band(coder, state, band):
-    """Encode a band from its plane, or decode it; afterwards the plane holds the samples as the decoder has them.
+    """Encode a band from its plane, or decode it: fill in its samples, and their representatives in the plane.
 
     Args:
         coder: a `Coder`.
@@ -306,6 +313,7 @@ def _code_row(coder, state, band, start, y):
     stride, plane, errors = state.stride, state.planes[band.number], state.error_sizes[band.number % 3]
     width, is_filtered, has_kinds = len(state.predictions), state.planes.itemsize == _NARROW_BYTES, len(band.kinds) > 0
     here, left, second_left = plane[start:], plane[start - 1 :], plane[start - 2 :]
+    samples = state.samples[band.number, y * width :]
     sizes, left_sizes, second_sizes = errors[start:], errors[start - 1 :], errors[start - 2 :]
     phases = band.phases[y * width :]
     kinds = band.kinds[y * width :] if has_kinds else band.kinds
@@ -318,7 +326,7 @@ def _code_row(coder, state, band, start, y):
         fitted = shift_right(fitted, POINT - FRACTION_BITS) + (band.mean << FRACTION_BITS)
         if kind:
             value = shift_right(_clip(fitted, band), FRACTION_BITS) if kind == GAP else band.known[kind - 1]
-            here[x] = value - band.mean
+            samples[x], here[x] = value, value - band.mean
             sizes[x] = causal_sum(errors, start + x, stride) >> 3
             if is_filtered:
                 missed_here[x], state.filter.sizes[x] = 0, UNCODED
@@ -328,7 +336,7 @@ def _code_row(coder, state, band, start, y):
         total = state.error_sums[x] + 2 * left_sizes[x] + second_sizes[x]
         activity = _activity(total, _lattice_shift(predicted, band.digits + FRACTION_BITS))
         value, size = _code_sample(coder, state, band, activity, predicted, phase, here[x])
-        here[x] = value - band.mean
+        samples[x], here[x] = value, _representative(value, predicted, band) - band.mean
         sizes[x] = min(size, _MAX_ERROR_SIZE)
         if is_filtered:
             missed_here[x] = clip_error((value << FRACTION_BITS) - fitted)
@@ -362,6 +370,13 @@ def _code_sample(coder, state, band, activity, predicted, phase, value):
         return place, magnitude
     value = _from_lattice(place, digits)
     return value, abs(value - _from_lattice(rounded, digits))
+
+
+@inlined
+def _representative(value, predicted, band):
+    """Return the representative of a sample: half of the bound nearer to its prediction."""
+    distance, most = value - shift_right(predicted, FRACTION_BITS), band.bound >> 1
+    return value - min(max(distance, -most), most)
 
 
 @inlined

@@ -216,5 +216,4 @@ class _BandCoder:
 
     def samples(self) -> np.ndarray:
         """Return the decoded samples (C, H, W), int32."""
-        samples = self.planes[:, PAD:-PAD, PAD:-PAD] + self._means[:, None, None].astype(self.planes.dtype)
-        return samples.astype(np.int32, copy=False)
+        return self.state.samples.reshape(-1, *self._shape)

@@ -831,12 +831,12 @@ def decode_numbers(data, shape, bound, digits=53, known=None):
             coefficients.append((lag, y, x, clamp(entry << 16 - exponent, -(2**22), 2**22)))
         planes.append(Plane(height, width, planes[-1] if planes else None))
         sizes.append(Plane(height, width, sizes[-1]))
+        numbers.append([])
         for y in range(height):
-            for x in range(width):
-                decode_number(stream, y, x, planes, sizes, coefficients, common, correction)
+            row = [decode_number(stream, y, x, planes, sizes, coefficients, common, correction) for x in range(width)]
+            numbers[b].append(row)
             if correction:
                 correction.learn(b, y, bound)
-        numbers.append([[planes[b].at(y, x) + means[b] for x in range(width)] for y in range(height)])
     stream.check_end()
     return numbers
 
@@ -910,7 +910,7 @@ class Correction:
 
 
 def decode_number(stream, y, x, planes, sizes, coefficients, common, correction):
-    """Decode the number at (y, x) of the last band: fill in its value in `planes` and its error size in `sizes`."""
+    """Return the number at (y, x) of the last band; fill in its representative in `planes`, error size in `sizes`."""
     bound, digits, b = common.bound, common.digits, len(planes) - 1
     mean = common.means[b]
     here, before, second = sizes[-1], sizes[-2], sizes[-3]
@@ -922,7 +922,7 @@ def decode_number(stream, y, x, planes, sizes, coefficients, common, correction)
         number = limited + 4 >> 3 if number is None else clamp(number, common.least, common.largest)
         planes[-1].values[y, x] = number - mean
         here.values[y, x] = causal_sum(here.around(y, x)) >> 3
-        return
+        return number
     c = correction.at(b, y, x) if correction else 0
     predicted = clamp(fitted + (27 * c >> 5), 8 * common.least, 8 * common.largest)
     shift = lattice_shift(predicted, digits + 3)
@@ -961,12 +961,13 @@ def decode_number(stream, y, x, planes, sizes, coefficients, common, correction)
         error = -error
     place = clamp(r + error, first, last)
     number = number_at(place, digits)
-    planes[-1].values[y, x] = number - mean
+    planes[-1].values[y, x] = number - clamp(number - r, -(bound // 2), bound // 2) - mean
     size = a if digits == 53 else abs(number - number_at(r, digits))
     here.values[y, x] = min(size, 2**33 - 1)
     if correction:
         correction.errors[b, y, x] = clamp(8 * number - fitted, -(2**20), 2**20)
         correction.row.append((x, c, activity - 1))
+    return number
 
 
 # -- Floats
