@@ -82,9 +82,9 @@ def learned_points(points: pd.DataFrame) -> pd.DataFrame:
     A column `model` names the model, and the coder unless that is the model's own. Names of codecs end in a hash if
     several weights of a model were compared.
     """
-    found = points[points["kind"] == "quantized"]
-    has_steps = found["codec"].isin(points.loc[points["kind"] == "lossy", "codec"])  # those of entropy models are fixed
-    models = found["codec"].str.partition("-")[0].where(~has_steps, lambda names: names + ", context coder")
+    found = points[points["kind"].isin(("quantized", "trained"))]
+    is_trained = found["kind"] == "trained"
+    models = found["codec"].str.partition("-")[0].where(is_trained, lambda names: names + ", context coder")
     return found.assign(model=models).sort_values(["model", "bpppc"], kind="stable")
 
 

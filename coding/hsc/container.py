@@ -31,7 +31,7 @@ from datasets.base import SceneInfo
 
 MAGIC = b"\x89HSC\r\n\x1a\n"
 """As in PNG, a transfer as text, or through 7 bits, alters it."""
-VERSION = 4
+VERSION = 5
 
 MAX_SHARED_BYTES = 2**30
 MAX_FILE_BYTES = 2**63

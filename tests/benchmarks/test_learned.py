@@ -8,6 +8,7 @@ from benchmarks import learned
 from benchmarks.rd.report import write_report
 
 SETTINGS = {"name": "tiny", "images": ["one"], "dataset": None, "is_reflectance": True, "peak": 10000}
+SETTINGS |= {"processes": 1, "curves": {}}
 
 
 def point(codec, kind, target, bpppc, psnr, side_bytes):
@@ -25,8 +26,8 @@ def report(tmp_path):
         for codec in learned.CLASSICAL
         for rate in (0.5, 1, 2)
     ]
-    rows += [point("net", "quantized", None, 1.5, 40 + 6 * math.log2(1.5) - 2, 1), point("cae", "lossy", 1, 1, 30, 5)]
-    rows += [point("net-0a1b2c3d", "quantized", None, 0.25, 30.0, 0), point("cae", "quantized", None, 1.1, 30.0, 5)]
+    rows += [point("net", "trained", None, 1.5, 40 + 6 * math.log2(1.5) - 2, 1), point("cae", "lossy", 1, 1, 30, 5)]
+    rows += [point("net-0a1b2c3d", "trained", None, 0.25, 30.0, 0), point("cae", "quantized", None, 1.1, 30.0, 5)]
     return write_report(
         tmp_path / "tiny", rows, SETTINGS, ["klt-cm"], 1, [*learned.CLASSICAL, "net", "net-0a1b2c3d", "cae"]
     )

@@ -123,7 +123,7 @@ def join(parts: Parts, old_start: int | None = None) -> bytes:
     start = 12 + 36 + len(parts.header) + len(parts.shared) + 20 * len(parts.entries)
     shift = 0 if old_start is None else start - old_start
     entries = [((offset + shift) % 2**64, length, crc) for offset, length, crc in parts.entries]
-    head = b"\x89HSC\r\n\x1a\n\4\0\0\0" + block(parts.header) + block(parts.shared)
+    head = b"\x89HSC\r\n\x1a\n\5\0\0\0" + block(parts.header) + block(parts.shared)
     return head + block(index_of(entries)) + parts.records
 
 
@@ -381,9 +381,9 @@ def test_invalid_headers_are_not_written(changes, expected):
         (b"II*\0" + bytes(100), "is no .hsc file"),
         (GOOD.replace(b"\r\n", b"\n"), "begins like a .hsc file that was altered, by a transfer as text for instance"),
         (bytes(byte & 127 for byte in GOOD), "begins like a .hsc file that was altered"),
-        (GOOD[:8] + b"\7" + GOOD[9:], "format version 7, this program reads version 4: update it"),
-        (GOOD[:8] + b"\3" + GOOD[9:], "format version 3, this program reads version 4: compress the scene again"),
-        (GOOD[:8] + b"\0" + GOOD[9:], "format version 0, this program reads version 4: there is no such version"),
+        (GOOD[:8] + b"\7" + GOOD[9:], "format version 7, this program reads version 5: update it"),
+        (GOOD[:8] + b"\3" + GOOD[9:], "format version 3, this program reads version 5: compress the scene again"),
+        (GOOD[:8] + b"\0" + GOOD[9:], "format version 0, this program reads version 5: there is no such version"),
         (GOOD + b"\0" * 3, f"3 bytes too many: cut the file to {len(GOOD)} bytes"),
     ],
 )
