@@ -7,8 +7,10 @@ import pytest
 from benchmarks import learned
 from benchmarks.rd.report import write_report
 
-SETTINGS = {"name": "tiny", "images": ["one"], "dataset": None, "is_reflectance": True, "peak": 10000}
-SETTINGS |= {"processes": 1, "curves": {}}
+SETTINGS: dict[str, object] = {
+    **{"name": "tiny", "images": ["one"], "dataset": None, "is_reflectance": True, "peak": 10000},
+    **{"processes": 1, "curves": {}},
+}
 
 
 def point(codec, kind, target, bpppc, psnr, side_bytes):
