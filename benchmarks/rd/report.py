@@ -303,7 +303,7 @@ def _table(frame: pd.DataFrame, *columns: str) -> str:
 
 
 def _with_interval(frame: pd.DataFrame, column: str, form: Callable[[float], str]) -> pd.Series:
-    """Return the texts of a column, with half the interval after means of several images that differ."""
+    """Return the texts of a column, with half the interval after means of three or more images that differ."""
     halves = frame.get(f"{column}_interval", pd.Series(math.nan, frame.index))
     texts = [
         f"{form(value)} ± {form(half)}" if float(form(half)) > 0 else form(value)  # not for NaN
@@ -338,7 +338,7 @@ def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
             single = f"{row['low']:+.1f} to {row['high']:+.1f} %"
             counts = f"{row['known']} of {row['total']}"
             rate = f"{row['rate']:+.1f} %"
-            if row["known"] > 1:
+            if math.isfinite(row["half"]):
                 rate = f"{row['rate']:+.1f} ± {row['half']:.1f} %"
             cells.append([codec, rate, single, f"{row['gain']:+.2f}", counts])
         else:

@@ -91,13 +91,15 @@ def mean_points(points: pd.DataFrame, num_images: int) -> pd.DataFrame:
 
 
 def half_interval(values: pd.Series) -> float:
-    """Return half the width of the 95 % confidence interval of the mean of values, by Student's t; NaN for one value.
+    """Return half the width of the 95 % confidence interval of the mean of values, by Student's t.
+
+    NaN for fewer than three values: of two, the interval would be thirteen times as wide as their standard error.
 
     The values are taken as a random sample of images: the interval says how far the mean over all such images may be
     from the mean of these.
     """
     values = values.dropna()
-    if len(values) < 2:
+    if len(values) < 3:
         return math.nan
     return float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2) * values.std() / math.sqrt(len(values)))
 

@@ -125,8 +125,8 @@ def test_latents_as_float32_are_a_codec_of_their_own(made):
     }
     assert read_json(codecs / "net-float32.json")["psnr"] == [51.0]
     float32, quantized = text.split("## Latents as float32")[1].split("## Latents quantized")
-    assert "| net float32 | 8.080 | 51.00 ± 12.71 |" in float32
-    assert "| net   | 0.700 | 50.90 ± 12.71 |" in quantized.split("##")[0]
+    assert "| net float32 | 8.080 |   51.00 |" in float32
+    assert "| net   | 0.700 |   50.90 |" in quantized.split("##")[0]
 
 
 def test_compressai_draws_the_exported_files(made, tmp_path):
@@ -322,6 +322,6 @@ def test_weights_of_a_model_make_a_curve(without_figures, tmp_path):
     assert set(report.deltas["codec"]) == {"plain", "ours_klt"}
     against = text.split("### Against plain")[1].split("##")[0]
     (line,) = [line for line in against.splitlines() if line.startswith("| ours_klt ")]
-    assert "-50.0 ± 0.0 %" in line and "2 of 2" in line
+    assert "| -50.0 % |" in line.replace("  ", " ") and "2 of 2" in line
     table = text.split("## Learned steps")[1].split("\n## ")[0]
     assert all(f"| {name} " in table for name in names) and "0.1 dB lower" not in text
