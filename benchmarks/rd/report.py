@@ -338,7 +338,7 @@ def _deltas_table(deltas: pd.DataFrame, codecs: Sequence[str]) -> str:
             single = f"{row['low']:+.1f} to {row['high']:+.1f} %"
             counts = f"{row['known']} of {row['total']}"
             rate = f"{row['rate']:+.1f} %"
-            if math.isfinite(row["half"]):
+            if pd.notna(row["half"]):
                 rate = f"{row['rate']:+.1f} ± {row['half']:.1f} %"
             cells.append([codec, rate, single, f"{row['gain']:+.2f}", counts])
         else:
