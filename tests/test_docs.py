@@ -62,12 +62,7 @@ def test_table_of_weights_is_the_published_one():
 
 
 def commands(text):
-    """Yield the commands in a page's shell blocks, but not those of reports, which belong to earlier commits.
-
-    Yields:
-        Script name and arguments.
-    """
-    text = re.sub(r"<!-- results: index -->.*?<!-- end -->", "", text, flags=re.DOTALL)
+    """Yield the commands in a page's shell blocks: script name and arguments."""
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             found = re.search(r"(?:python|torchrun) [^#]*?\b(train|test|compress|decompress|benchmark)\.py(.*)", line)
