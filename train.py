@@ -134,37 +134,23 @@ def add_method(add: Callable) -> None:
 
 def add_execution(add: Callable) -> None:
     """Add the arguments of precision, speed and loading."""
+    switch = argparse.BooleanOptionalAction
     add(
         "--precision",
         default="fp32",
         choices=PRECISIONS,
         help="autocast of the network; weights, loss and metrics stay float32; fp16 is for GPUs only",
     )
-    add(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="compile the network for training: the first steps are slow",
-    )
+    add("--compile", action=switch, default=False, help="compile the network for training: the first steps are slow")
     add(
         "--deterministic",
-        action=argparse.BooleanOptionalAction,
+        action=switch,
         default=False,
         help="bit-identical runs on the same GPU; slower, without TF32",
     )
     add("--prefetch", type=positive_int, default=2, help="batches that each thread loads ahead")
-    add(
-        "--pin-memory",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="load into pinned memory, which GPUs copy faster",
-    )
-    add(
-        "--allow-overlap",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="allow patches that are in two of train, val and test",
-    )
+    add("--pin-memory", action=switch, default=True, help="load into pinned memory, which GPUs copy faster")
+    add("--allow-overlap", action=switch, default=False, help="allow patches that are in two of train, val and test")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

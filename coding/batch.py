@@ -183,6 +183,11 @@ def sources_of(paths: Sequence[str], list_file: str | None) -> list[str]:
     return list(dict.fromkeys(sources))
 
 
+def largest_first(paths: Sequence[str]) -> list[str]:
+    """Return paths by falling size of their files; those that are no files come last."""
+    return sorted(paths, key=lambda path: os.path.getsize(path) if os.path.isfile(path) else 0, reverse=True)
+
+
 def tasks_of(sources: Sequence[str], folder: Path, suffix: str) -> list[Task]:
     """Return a task for each source, whose output has its name with another suffix.
 

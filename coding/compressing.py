@@ -19,7 +19,17 @@ import numpy as np
 
 from coding import codecs
 from coding.base import Codec, CodecFactory, CodingError
-from coding.batch import Figures, Task, collected_notes, file_sha256, memory_of, run_batch, sources_of, tasks_of
+from coding.batch import (
+    Figures,
+    Task,
+    collected_notes,
+    file_sha256,
+    largest_first,
+    memory_of,
+    run_batch,
+    sources_of,
+    tasks_of,
+)
 from coding.hsc.distortion import Distortion, largest_allowed, measure, psnr_text
 from coding.hsc.fills import count_fills, fill_hint
 from coding.hsc.header import MAX_TILE_SAMPLES, MAX_TILE_SIZE, MIN_TILE_SIZE, Header
@@ -407,7 +417,7 @@ def worker_bytes(args: argparse.Namespace, sources: Sequence[str], num_threads: 
         sources: the scenes.
         num_threads: tiles coded at a time.
     """
-    for source in sorted(sources, key=lambda path: os.path.getsize(path) if os.path.isfile(path) else 0, reverse=True):
+    for source in largest_first(sources):
         with contextlib.suppress(ProjectError), open_scene(source, args.nodata, args.axes) as scene:
             return memory_of(scene.info, args.tile_size, num_threads, args.codec, is_whole=args.raw)
     return memory_of(None, args.tile_size, num_threads, args.codec)

@@ -19,6 +19,7 @@ from coding.batch import (
     Task,
     collected_notes,
     file_sha256,
+    largest_first,
     memory_of,
     run_batch,
     sources_of,
@@ -184,7 +185,7 @@ def decompress_task(args: argparse.Namespace, task: Task, num_threads: int) -> F
 
 def memory_of_files(paths: Sequence[str], num_threads: int) -> int:
     """Return the memory that decoding the largest of `.hsc` files takes; the largest in bytes that can be read."""
-    for path in sorted(paths, key=lambda path: os.path.getsize(path) if os.path.isfile(path) else 0, reverse=True):
+    for path in largest_first(paths):
         try:
             with open_file(path) as reader:
                 header = reader.header

@@ -96,7 +96,7 @@ def test_a_job_that_fails_does_not_stop_the_others(request, jobs, is_local):
 def test_unfit_clusters_are_refused(address, jobs, monkeypatch, capsys):
     with pytest.raises(ProjectError, match=r"may take 2\.0 GB of memory, but needs up to 3\.0 GB"):
         list(run(jobs.divide, [1], num_workers=0, scheduler=address, job_bytes=3 * 10**9))
-    monkeypatch.setattr(workers, "_CODE", ("coding", "utils"))
+    monkeypatch.setattr(workers, "_ROOT", workers._ROOT / "coding")
     workers.code_versions.cache_clear()
     with pytest.raises(ProjectError, match=r"^the scheduler at .* runs code \w+, here it is \w+: update that machine"):
         list(run(jobs.divide, [1], num_workers=0, scheduler=address))

@@ -18,7 +18,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that name many files, see `coding.batch`."""
+    """Add the flags that name many files."""
     add = parser.add_argument
     add(
         "--output-dir",

@@ -42,7 +42,6 @@ CONNECT_SECONDS = 10
 JOBS_IN_FLIGHT = 1000
 """Most jobs that a scheduler holds at a time: enough for as many threads, and little for its memory."""
 _ROOT = Path(__file__).resolve().parent.parent
-_CODE = ("benchmarks", "coding", "datasets", "models", "training", "utils")
 _LIBRARIES = ("numpy", "numba", "rasterio", "imagecodecs", "torch", "compressai")
 """Libraries whose version may change results."""
 
@@ -177,7 +176,7 @@ def fitting_workers(wanted: int, worker_bytes: int) -> int:
 def code_versions() -> Mapping[str, str]:
     """Return what results depend on: a hash of the project's code, and the versions of Python and of libraries."""
     digest = hashlib.sha256()
-    for path in sorted(path for package in _CODE for path in (_ROOT / package).rglob("*.py")):
+    for path in sorted(path for package in _ROOT.glob("*/__init__.py") for path in package.parent.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(_ROOT).as_posix()} {len(content)}\n".encode() + content)
     libraries = {name: metadata.version(name) for name in _LIBRARIES}
