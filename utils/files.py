@@ -147,7 +147,8 @@ def locked(path: Path, busy: str) -> Iterator[bool]:
 
 def _open_to_lock(path: Path) -> int | None:
     """Return the descriptor of the file; None if its folder is deleted in this moment."""
-    path.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # exist_ok=True still raises it if the folder is deleted meanwhile
+        path.parent.mkdir()
     with contextlib.suppress(FileNotFoundError):
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS only locks files that are open for writing
     return None

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,30 @@ def test_of_many_simultaneous_writers_exactly_one_is_at_work(tmp_path):
         thread.join()
     assert len(done) + len(refused) == 160 and done
     assert list(tmp_path.iterdir()) == [path] and len(set(path.read_bytes())) == 1
+
+
+def test_a_folder_that_another_writer_deletes_in_this_moment_is_made_again(tmp_path, monkeypatch):
+    path, claim, mkdir, deleted = tmp_path / "a", tmp_path / ".a.tmp", os.mkdir, []
+    claim.mkdir()
+
+    def mkdir_beside_a_writer_that_ends(folder, *arguments, **options):
+        try:
+            mkdir(folder, *arguments, **options)
+        except FileExistsError:
+            if Path(folder) == claim:
+                claim.rmdir()
+                deleted.append(folder)
+            raise
+
+    monkeypatch.setattr(os, "mkdir", mkdir_beside_a_writer_that_ends)
+    write(path)
+    assert len(deleted) == 1 and path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_below_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError), files.locked(tmp_path / "file" / "lock", "busy"):
+        pass
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
