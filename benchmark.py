@@ -27,8 +27,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from coding import COMPARED, MODEL_CODER, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
-from utils.errors import UsageError, run_script
+from utils.errors import UsageError
 from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_float, positive_int
+from utils.scripts import lasting_imports, run_script
 from utils.workers import add_scheduler_option
 
 SPEED = """Time and memory compared with the models' textbook form and with the machine's limits.
@@ -252,12 +253,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv`, by default the command line, names; return the exit status."""
     args = parse_args(argv)
     # Imported late, as they import torch and --help must be quick.
-    if args.command == "speed":
-        from benchmarks.speed.run import run
-    elif args.command == "rd":
-        from benchmarks.rd.run import run
-    else:
-        from benchmarks.curves import run
+    with lasting_imports():
+        if args.command == "speed":
+            from benchmarks.speed.run import run
+        elif args.command == "rd":
+            from benchmarks.rd.run import run
+        else:
+            from benchmarks.curves import run
     return run(args)
 
 

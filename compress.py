@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from coding import MODEL_CODER, PLANE_CODERS, codecs
 from models import aliases, models, names_for_help
-from utils.errors import UsageError, run_script
+from utils.errors import UsageError
 from utils.options import (
     HelpFormatter,
     add_batch_options,
@@ -39,6 +39,7 @@ from utils.options import (
     positive_float,
     positive_int,
 )
+from utils.scripts import lasting_imports, run_script
 from utils.workers import add_scheduler_option
 
 MAX_ERROR_LIMIT = 2.0**24
@@ -213,7 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return print_info(args.info)
 
-    from coding.compressing import compress
+    with lasting_imports():
+        from coding.compressing import compress
 
     return compress(args)
 

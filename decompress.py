@@ -22,8 +22,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UsageError, run_script
+from utils.errors import UsageError
 from utils.options import HelpFormatter, add_batch_options, natural_number, positive_int
+from utils.scripts import lasting_imports, run_script
 from utils.workers import add_scheduler_option
 
 VERIFY_HELP = (
@@ -117,11 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_info(args.info)
 
     if args.verify:
-        from coding.verifying import verify
+        with lasting_imports():
+            from coding.verifying import verify
 
         return verify(args)
 
-    from coding.decompressing import decompress
+    with lasting_imports():
+        from coding.decompressing import decompress
 
     return decompress(args)
 

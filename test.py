@@ -17,8 +17,9 @@ from pathlib import Path
 
 from models import aliases, models, names_for_help
 from models.published import Published, read_published
-from utils.errors import CheckpointError, UsageError, run_script
+from utils.errors import CheckpointError, UsageError
 from utils.options import PRECISIONS, HelpFormatter, natural_number, positive_int, seed_number
+from utils.scripts import lasting_imports, run_script
 
 DOWNLOAD_HINT = (
     "give a file of train.py, or published weights: `python -m models.zoo` lists them, "
@@ -82,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     row = next((row for row in read_published() if row.model == args.model), None)
     check_flags(args, row)
     # Imported late, as it imports torch and --help must be quick.
-    from benchmarks.testing import average, format_table, set_up
+    with lasting_imports():
+        from benchmarks.testing import average, format_table, set_up
 
     test = set_up(args)
     count = len(test.dataset)

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 from datasets.transforms import TRANSFORMS
 from models import aliases, models, names_for_help
 from training.progress import Totals
-from utils.errors import run_script
 from utils.options import (
     LOSSES,
     PRECISIONS,
@@ -41,6 +40,7 @@ from utils.options import (
     positive_int,
     seed_number,
 )
+from utils.scripts import lasting_imports, run_script
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     args.model = aliases.get(args.model, args.model)
     # Imported late, as it imports torch and --help must be quick.
-    from training.run import launch_processes, open_run, read_start
+    with lasting_imports():
+        from training.run import launch_processes, open_run, read_start
 
     args, start = read_start(args, given(build_parser(), argv))
     status = launch_processes(args, __file__, argv)

@@ -33,10 +33,11 @@ from coding.hsc.distortion import measure as distortion_of
 from coding.kltcm.codec import KltCm
 from coding.numbers import Numbers
 from utils.environment import provenance
-from utils.errors import ProjectError, run_script
+from utils.errors import ProjectError
 from utils.files import atomic_write
 from utils.processes import num_cores
 from utils.results import write_json
+from utils.scripts import run_script
 
 STEPS = (8, 16, 32, 64, 128)
 BOUNDS = (0, 10)

@@ -21,7 +21,7 @@ from benchmarks.rd.bjontegaard import rising
 from benchmarks.rd.figures import MARKERS
 from benchmarks.rd.report import Report
 from benchmarks.report import DASH, NAMED_REPORTS, markdown_table, read_report, save_png
-from utils.errors import run_script
+from utils.scripts import run_script
 
 CLASSICAL = ("klt-cm", "klt-jpeg2000", "klt-jpegxl")
 FIGURE_INCHES = (10, 4.6)

@@ -19,8 +19,9 @@ from benchmarks.learned import tables as learned_tables
 from benchmarks.rd.report import Report
 from benchmarks.rd.results import FLOAT32_SUFFIX
 from benchmarks.report import DASH, NAMED_REPORTS, markdown_table, read_report, short
-from utils.errors import ProjectError, run_script
+from utils.errors import ProjectError
 from utils.files import atomic_write
+from utils.scripts import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/benchmarks.md", "docs/results.md", "docs/klt-cm.md")

@@ -24,8 +24,8 @@ from datasets.gdal import BLOCK
 from datasets.preprocess import row_windows
 from datasets.products import Options, Product, open_product
 from datasets.scenes import FORMATS, create_scene, losses_of_writing, settle_losses
-from utils.errors import run_script
 from utils.files import check_output
+from utils.scripts import run_script
 
 ORDERS = ["".join(letters) for letters in itertools.permutations("rcb")]
 

@@ -40,10 +40,11 @@ from datasets.enmap import (
     to_reflectance,
 )
 from datasets.scenes import create_scene, open_scene
-from utils.errors import BusyError, DatasetError, UsageError, run_script
+from utils.errors import BusyError, DatasetError, UsageError
 from utils.files import remove_leftovers
 from utils.options import positive_int
 from utils.processes import num_cores
+from utils.scripts import run_script
 from utils.workers import Outcome, add_scheduler_option, interrupted, print_errors, run_with_bar
 
 WINDOW_BYTES = 128 * 2**20

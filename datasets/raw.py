@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -75,11 +77,21 @@ class RawWriter(SceneWriter):
         starts = {"b": 0, "r": row, "c": column}
         stored = self._layout.view(cube)
         shape = self._layout.shape(self.info)
-        origin = [starts[axis] for axis in self._layout.axes]
         # The axes before `split` are walked, those after it are contiguous in the file.
         split = next((axis for axis in (0, 1) if stored.shape[axis + 1 :] == shape[axis + 1 :]), 2)
-        for index in np.ndindex(stored.shape[:split]):
-            place = [start + step for start, step in zip(origin, (*index, *[0] * (3 - split)), strict=True)]
-            samples_before = int(np.ravel_multi_index(place, shape))
-            self._file.seek(self._layout.offset + samples_before * self._layout.dtype.itemsize)
-            self._file.write(np.ascontiguousarray(stored[index]).data)
+        first = [starts[axis] for axis in self._layout.axes]
+        count = math.prod(stored.shape[:split])
+        indices = np.indices(stored.shape[:split]).reshape(split, count)
+        places = [index + start for index, start in zip([*indices, *[0] * (3 - split)], first, strict=True)]
+        offsets = self._layout.offset + np.ravel_multi_index(places, shape) * self._layout.dtype.itemsize
+        runs = np.ascontiguousarray(stored).reshape(count, -1).view(np.uint8)
+        self._file.flush()
+        for offset, run in zip(np.atleast_1d(offsets).tolist(), runs, strict=True):
+            _write_at(self._file.fileno(), run.data, offset)
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of `data`; the error of a full disk comes with the first byte that has no room."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(descriptor, data[written:], offset + written)

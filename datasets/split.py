@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datasets.enmap import NPY_SUFFIX, find_files, find_tifs, npy_path_of
-from utils.errors import DatasetError, UsageError, run_script
+from utils.errors import DatasetError, UsageError
 from utils.files import atomic_write
 from utils.options import seed_number
+from utils.scripts import run_script
 
 SPLITS = ("train", "val", "test")
 DEFAULT_SEED = 10587

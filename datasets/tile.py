@@ -27,10 +27,11 @@ from datasets.base import SceneReader, valid_samples, without_statistics
 from datasets.enmap import KEPT_INDICES, NODATA, NUM_BANDS, TIF_ENDING, TIF_SUFFIX, find_tifs, product_of
 from datasets.preprocess import row_windows
 from datasets.scenes import create_scene, open_scene
-from utils.errors import DatasetError, UsageError, run_script
+from utils.errors import DatasetError, UsageError
 from utils.files import atomic_write, locked
 from utils.options import positive_int
 from utils.processes import num_cores
+from utils.scripts import run_script
 from utils.workers import Outcome, interrupted, print_errors, run_with_bar
 
 TILES_CSV = "tiles.csv"

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.published import Published, read_published
-from utils.errors import UsageError, run_script
+from utils.errors import UsageError
+from utils.scripts import run_script
 
 
 def select(names: Sequence[str]) -> list[Published]:

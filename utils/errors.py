@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
 import re
-import sys
-from collections.abc import Callable, Sequence
 
 
 class ProjectError(Exception):
@@ -50,39 +46,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(
         re.search(r"can't allocate memory|bad_alloc|out of memory|can't start new thread", str(error))
     )
-
-
-def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run `main(None)` of a script and exit with its status, None counting as 0.
-
-    Errors exit with 2 for wrong usage, 1 for a failed run, 130 after Ctrl-C and 141 for a closed pipe. Exceptions that
-    only a bug can cause keep their traceback. Where stdout cannot show a character of a file's name, it is escaped.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        status = main(None)
-    except ProjectError as error:
-        status = _fail(one_line(error), error.exit_code)
-    except BrokenPipeError:  # `... | head` closed the pipe
-        sys.stderr.close()
-        status = 141
-    except (OSError, RuntimeError, MemoryError) as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        status = _fail(message)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status or 0)
-
-
-def _fail(message: str, status: int = 1) -> int:
-    rank = os.environ.get("RANK", "0")
-    print(f"error{'' if rank == '0' else f' in process {rank}'}: {message}", file=sys.stderr)
-    return status
 
 
 def user_message(error: BaseException) -> str | None:

@@ -1,5 +1,6 @@
-"""What failing scripts print and return: one line and a status."""
+"""What scripts import for good, print and return: one line and a status."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from utils.errors import DatasetError, ProjectError, UsageError, run_script
+from utils.errors import DatasetError, ProjectError, UsageError
+from utils.scripts import lasting_imports, run_script
 
 
 def outcome(error, capsys):
@@ -71,6 +73,14 @@ def test_bugs_keep_their_traceback():
         run_script(main)
 
 
+def test_garbage_is_collected_after_imports_that_fail_too():
+    frozen = gc.get_freeze_count()
+    with pytest.raises(ImportError), lasting_imports():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled() and gc.get_freeze_count() > frozen
+
+
 def test_status_of_a_script():
     for value, status in ((None, 0), (0, 0), (143, 143)):
         with pytest.raises(SystemExit) as caught:
@@ -81,7 +91,7 @@ def test_status_of_a_script():
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 def test_names_that_stdout_cannot_show_are_escaped(encoding):
     code = (
-        "import sys; from utils.errors import run_script, ProjectError\n"
+        "import sys; from utils.errors import ProjectError; from utils.scripts import run_script\n"
         "def main(_):\n    print(sys.argv[1])\n    raise ProjectError(sys.argv[1])\n"
         "run_script(main)"
     )
