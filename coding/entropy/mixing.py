@@ -17,7 +17,7 @@ import numpy as np
 from coding.entropy.compiled import inlined
 from coding.entropy.counters import adapt, goal_of, mix, new_counters
 from coding.entropy.range_coder import CERTAIN, CERTAIN_BITS, code_bit, code_bits
-from coding.entropy.vectors import LANES, add_products
+from coding.entropy.vectors import LANES, add_products, aligned_zeros
 
 LOG_ODDS_UNIT = 256
 """Integer that represents log odds of 1."""
@@ -27,6 +27,7 @@ MAX_LOG_ODDS = 12 * LOG_ODDS_UNIT
 _STRETCH_BITS = 12  # of a probability, to look up its log odds
 
 _WEIGHT_BITS = 16  # binary places of a weight
+_SET_SIZE = 2 * LANES  # numbers in a cache line
 _INITIAL_WEIGHT_SUM = (1 << _WEIGHT_BITS) * 5 // 4
 _FIRST_RATE_SHIFT, _LAST_RATE_SHIFT = 14, 17  # the learning rate of a set of weights halves every 256 decisions
 _RATE_SHIFT_USES_BITS = 8
@@ -73,7 +74,8 @@ class Mixer(NamedTuple):
 
     Attributes:
         counters: int32 (N,), counters of all contexts.
-        weights: int32 (9 S,), S sets of `LANES` weights, of which unused ones are 0, and the number of uses of the set.
+        weights: int32 (S `_SET_SIZE`,), S sets: `LANES` weights, of which unused ones are 0, the number of uses of the
+            set, and nothing.
         scratch: int32 (2 `LANES`,), the inputs, and their counters.
     """
 
@@ -91,9 +93,9 @@ def new_mixer(counters: int, sets: int, inputs: int, uses: int = 0) -> Mixer:
         inputs: number of contexts of a decision, at most `LANES`.
         uses: number of decisions that the initial weights count as; the more, the slower they change.
     """
-    weights = np.zeros((sets, LANES + 1), np.int32)
-    weights[:, :inputs], weights[:, -1] = _INITIAL_WEIGHT_SUM // inputs, uses
-    return Mixer(new_counters(counters), weights.ravel(), np.zeros(2 * LANES, np.int32))
+    weights = aligned_zeros((sets, _SET_SIZE), np.int32)
+    weights[:, :inputs], weights[:, LANES] = _INITIAL_WEIGHT_SUM // inputs, uses
+    return Mixer(new_counters(counters), weights.reshape(-1), aligned_zeros((2 * LANES,), np.int32))
 
 
 @inlined
@@ -112,7 +114,7 @@ def code_mixed(coder, mixer, contexts, weight_set, node, bit):
         The decision.
     """
     counters, weights, scratch = mixer.counters, mixer.weights, mixer.scratch
-    first, offset = (LANES + 1) * (weight_set + node), np.int64(node)
+    first, offset = _SET_SIZE * (weight_set + node), np.int64(node)
     total = mix(counters, contexts, offset, _STRETCH, _STRETCH_BITS, weights, first, scratch) >> _WEIGHT_BITS
     probability = np.int64(_SQUASH[min(max(total, -MAX_LOG_ODDS), MAX_LOG_ODDS) + MAX_LOG_ODDS])
     bit = code_bit(coder, probability, bit)

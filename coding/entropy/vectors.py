@@ -9,17 +9,30 @@ The places of vectors are tuples, so that the loops over them are unrolled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import DTypeLike
 
 LANES = 8
+CACHE_LINE = 64
+"""Bytes of a line of most caches: vectors that lie in two of them take twice as long to load."""
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 NARROW, WIDE = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return an array of zeros that begins where a cache line does; numpy's arrays begin anywhere in a line."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 @intrinsic

@@ -15,7 +15,7 @@ import numpy as np
 
 from coding.entropy.compiled import inlined
 from coding.entropy.neighbors import at
-from coding.entropy.vectors import LANES, add_products_of_words, sums_of_words, word_at
+from coding.entropy.vectors import LANES, add_products_of_words, aligned_zeros, sums_of_words, word_at
 
 UNIT_BITS = 16
 """An expected value is in half steps / 2^`UNIT_BITS`."""
@@ -55,8 +55,8 @@ class Expectation(NamedTuple):
 def new_expectation(size: int, orientations: int) -> Expectation:
     """Return the filter before the first component, for buffers of `size` numbers."""
     return Expectation(
-        np.zeros(orientations * _NEAR_WEIGHTS, np.int32),
-        np.zeros(orientations * _OTHERS, np.int32),
+        aligned_zeros((orientations * _NEAR_WEIGHTS,), np.int32),
+        aligned_zeros((orientations * _OTHERS,), np.int32),
         np.zeros(size + LANES, np.int8),
         np.zeros(size * _OTHERS, np.int8),
         np.zeros(size, np.int32),

@@ -15,6 +15,7 @@ import numpy as np
 
 from coding.entropy.compiled import compiled
 from coding.entropy.neighbors import PAD
+from coding.entropy.vectors import aligned_zeros
 
 _LAGS = 32  # preceding bands that predict
 _CORNER_LAGS = 8  # of these, bands whose neighbors to the left and above predict, too; may be 0
@@ -98,9 +99,9 @@ class Regression:
             weights *= is_coded[:, rows].mean(axis=0)
         self._scale = np.sqrt(weights / weights.mean())
         num_rows, num_pixels = _vector_row(0, 0, 0, 0) + 1, self._scale.size
-        # Zeros make the number of rows even, and fill the last block of pixels.
-        shape = num_rows + num_rows % 2, math.ceil(num_pixels / _BLOCK_PIXELS) * _BLOCK_PIXELS
-        self._vectors = np.zeros(shape, np.float32)
+        # Zeros make the number of rows a multiple of four, and fill the last block of pixels.
+        shape = num_rows + -num_rows % 4, math.ceil(num_pixels / _BLOCK_PIXELS) * _BLOCK_PIXELS
+        self._vectors = aligned_zeros(shape, np.float32)
         self._gram = np.zeros((len(self._vectors), len(self._vectors)))
         self._variance = 1.0
 
@@ -112,14 +113,17 @@ class Regression:
                 as the decoder has them, and this band before quantization.
             band: number of the band. All bands must be fitted, in order.
         """
-        rows, places = _filled_rows(band)
+        all_rows, places = _filled_rows(band, len(self._vectors))
+        rows = all_rows[: len(places)]
         _fill(self._vectors, rows, places, planes[max(band - 1, 0) : band + 1], (self._scale, self._row_step))
-        _update(self._gram, self._vectors, rows)
+        _update(self._gram, self._vectors, all_rows, len(rows))
         used, kinds = _used_rows(band, self._pixels), regressors(band, self._pixels)[1]
         factor, smallest = self._factor(used, kinds)
         if smallest < _SMALLEST_FLOAT32_PIVOT and self._vectors.dtype == np.float32:
-            self._vectors = self._vectors.astype(np.float64)
-            _update(self._gram, self._vectors, np.arange(len(self._vectors)))
+            vectors = self._vectors
+            self._vectors = aligned_zeros(vectors.shape, np.float64)
+            self._vectors[:] = vectors
+            _update(self._gram, self._vectors, all_rows, len(all_rows))
             factor, _ = self._factor(used, kinds)
         self._variance = factor[-1, -1] ** 2 / self._scale.size + 1 / 12
         deviation = math.sqrt((self._variance + self._noise) * self._scale.size / self._pixels)
@@ -154,13 +158,14 @@ def _vector_row(band: int, lag: int, dy: int, dx: int) -> int:
 
 
 @lru_cache(maxsize=_CACHED_BANDS)
-def _filled_rows(band: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the vectors to fill for a band, int64 (F,), and the places (F, 3) of their samples."""
+def _filled_rows(band: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `count` rows of vectors, int64, first those to fill for a band, and the places (F, 3) of their samples."""
     places = [(0, *place) for place in (*_OWN_PLACES, (0, 0))]
     if band:
         sides = _CROSS if _CROSS_LAGS else _CROSS[:2] if _CORNER_LAGS else ()
         places += [(1, *place) for place in ((0, 0), *sides)]
-    return np.array([_vector_row(band, *place) for place in places]), np.array(places)
+    rows = [_vector_row(band, *place) for place in places]
+    return np.array([*rows, *sorted({*range(count)} - {*rows})]), np.array(places)
 
 
 @lru_cache(maxsize=_CACHED_BANDS)
@@ -194,22 +199,31 @@ def _fill(vectors, rows, places, planes, training):
 
 
 @partial(compiled, reorders_sums=True)
-def _update(gram, vectors, rows):
-    """Compute the products of all vectors, an even number, with those in `rows`.
+def _update(gram, vectors, rows, count):
+    """Compute the products of all vectors with the new ones.
 
     Sums over a block of pixels have the type of the vectors; they are added up in float64.
+
+    Args:
+        gram: (V, V), symmetric; products of vectors that are not new stay.
+        vectors: float (V, N), of which V is a multiple of four and N one of `_BLOCK_PIXELS`.
+        rows: int64 (V,), all rows, the new ones first.
+        count: number of new rows.
     """
-    last = len(rows) - 1
     zero = vectors[0, 0] - vectors[0, 0]  # of the type of the vectors
-    products = np.zeros((len(rows) + 3, len(vectors)))
+    products = np.zeros((count + 3, len(rows)))
     for start in range(0, vectors.shape[1], _BLOCK_PIXELS):
         pixels = slice(start, start + _BLOCK_PIXELS)
-        for j in range(0, len(rows), 4):  # the last one again where four do not fit
-            a, b = vectors[rows[j], pixels], vectors[rows[min(j + 1, last)], pixels]
-            c, d = vectors[rows[min(j + 2, last)], pixels], vectors[rows[min(j + 3, last)], pixels]
-            for i in range(0, len(vectors), 2):
+        for j in range(0, count, 4):
+            a, b, c, d = (
+                vectors[rows[j], pixels],
+                vectors[rows[j + 1], pixels],
+                vectors[rows[j + 2], pixels],
+                vectors[rows[j + 3], pixels],
+            )
+            for i in range(j, len(rows), 2):
                 # Eight sums at a time, since these and the numbers multiplied fit into registers.
-                p, q = vectors[i, pixels], vectors[i + 1, pixels]
+                p, q = vectors[rows[i], pixels], vectors[rows[i + 1], pixels]
                 pa = pb = pc = pd = qa = qb = qc = qd = zero
                 for x in range(_BLOCK_PIXELS):
                     pa += p[x] * a[x]
@@ -223,9 +237,9 @@ def _update(gram, vectors, rows):
                 for k, (upper, lower) in enumerate(((pa, qa), (pb, qb), (pc, qc), (pd, qd))):
                     products[j + k, i] += upper
                     products[j + k, i + 1] += lower
-    for j in range(len(rows)):
-        gram[rows[j]] = products[j]
-        gram[:, rows[j]] = products[j]
+    for j in range(count):
+        for i in range(j - j % 4, len(rows)):
+            gram[rows[j], rows[i]] = gram[rows[i], rows[j]] = products[j, i]
 
 
 @compiled
