@@ -33,6 +33,7 @@ _HEADER = struct.Struct("<fI")  # step of the coefficients, number of components
 _SQUARED_STEPS_PER_BIT = 2 * math.log(2) / 12  # how much one bit more lowers the squared error of a coefficient
 _LARGEST = 1e100
 _MAX_NUMBER_BITS = 30  # in the basis and the mean
+_STEP_HALVINGS = 60
 _COARSEST_ENTRY_STEP = 0.5  # of a unit vector, relative to the entries of one whose entries are all equal
 
 
@@ -144,8 +145,15 @@ def _klt_of(numbers: np.ndarray, step: float, pixels: int) -> Klt:
 # -- the step -------------------------------------------------------------------------------------
 
 
-def water_fill(variances: np.ndarray, pixels: int, error: float) -> tuple[float, int]:
-    """Return a step and a number of components for a pixel's squared error, summed over the bands, of about `error`."""
+def water_fill(variances: np.ndarray, pixels: int, error: float, halvings: int = _STEP_HALVINGS) -> tuple[float, int]:
+    """Return a step and a number of components for a pixel's squared error, summed over the bands, of about `error`.
+
+    Args:
+        variances: (C,), of the components, in falling order, in squared units of the samples.
+        pixels: number of pixels.
+        error: the squared error, in the same units.
+        halvings: how often the range of the step, ten octaves, is halved.
+    """
     bands = len(variances)
     counts = np.arange(bands + 1)
     # A coefficient's squared error is step^2 / 12. Quantizing the mean and each vector adds bands / pixels of that.
@@ -153,7 +161,7 @@ def water_fill(variances: np.ndarray, pixels: int, error: float) -> tuple[float,
     left = np.append(variances[::-1].cumsum()[::-1], 0)
     high = math.sqrt(error / coded[0])
     low = math.sqrt(error / coded[-1]) / 1000
-    for _ in range(60):
+    for _ in range(halvings):
         step = math.sqrt(low * high)
         count = _paying(variances / step**2, pixels)
         low, high = (low, step) if coded[count] * step**2 + left[count] > error else (step, high)

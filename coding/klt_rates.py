@@ -16,6 +16,7 @@ from coding.klt import gaussian_bits, water_fill
 _SMALLEST_PEAK = 1e-30  # of samples minus their mean
 _BLOCK = 4  # rows and columns: two levels of the wavelet
 _SPACING = 4  # of the blocks in a row; those of the next row are shifted by one
+_STEP_HALVINGS = 14  # of ten octaves: to a thousandth
 _SAVED_RATE = 0.05  # bits per sample of the entropy; at rates so low, contexts save half of it
 _SMALLEST_VARIANCE = 1e-6  # in squared steps: of a coefficient that is never coded
 _LARGEST_VARIANCE = 1e9
@@ -29,7 +30,7 @@ def klt_rates(cube: np.ndarray) -> Callable[[float], float]:
     variances = np.sum([share * eigenvalues for share, eigenvalues in subbands], axis=0)
 
     def rate(step: float) -> float:
-        own_step, count = water_fill(variances, pixels, bands * step**2 / 12)
+        own_step, count = water_fill(variances, pixels, bands * step**2 / 12, _STEP_HALVINGS)
         bits = sum(share * _laplacian_bits(eigenvalues[:count] / own_step**2).sum() for share, eigenvalues in subbands)
         entries = np.arange(bands, bands - count, -1) / pixels  # of each vector of the basis, per pixel
         bits += (entries * gaussian_bits(variances[:count] / own_step**2 * pixels / bands)).sum()

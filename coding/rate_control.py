@@ -2,7 +2,7 @@
 
 The search codes one or two tiles at a time; where the codec has estimates of its rates, these say where it begins. It
 goes on with ever more tiles, from the step found so far, as long as they are few. The tiles that were coded with the
-final step are not coded again for the file, so that tiles without surprises cost nothing.
+final step are neither read nor coded again for the file, so that tiles without surprises cost nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ FINEST_SHARE = 2.0**-20
 """Finest step of a search for floats, as a fraction of the largest sample, if that is smaller than the codec's."""
 
 _FEWEST_TILES = {"psnr": 1, "bpppc": 2}  # in a sample; rates differ more between tiles
-_GROWTH = ((0, 0.8), (1 / 6, 0.5), (1 / 3, 0.6))
+_GROWTH = ((0, 0.8), (1 / 6, 0.8), (1 / 3, 0.7))
 """Sizes of the sample, as shares of the scene, each with the share of the tolerance within which it meets a target."""
+_SURVEYED_GROWTH = ((2, 1.0), (6, 0.6), (18, 0.6))
+"""The same with a survey, in tiles: these sizes are those of strata, whose rates are those of the scene within 1 %."""
+_LARGEST_SURVEYED_SHARE = 0.4  # of the scene in a sample
 
 _FEW_TRIALS = 3  # besides the first step, with a sample of each size
 _MANY_TRIALS = 12  # instead, if the largest sample has at most `_FEW_TILES`
@@ -151,13 +154,18 @@ class RateController:
             search = self._search(functools.partial(self._figure_of_tiles, kind), first, slope)
             found = search.find(target.figure, SAMPLED_SHARE * tolerance)
             return found, search.slope(target.figure)
-        survey, fewest = None, _FEWEST_TILES[kind]
+        survey = None
         if kind == "bpppc" and factory.rates is not None:
-            survey, fewest = Survey(self._samples, factory.rates), 1
+            survey = Survey(self._samples, factory.rates)
             search = self._search(lambda step: math.log2(survey.rate(step)), first, slope)
             first, slope = search.find(target.figure, SAMPLED_SHARE * tolerance).step, search.slope(target.figure)
         sample = TileSample(self._samples, survey, first)
-        shares = {max(fewest, math.ceil(size * len(sample))): share for size, share in _GROWTH}
+        fewest = _FEWEST_TILES[kind]
+        if survey is None:
+            shares = {max(fewest, math.ceil(size * len(sample))): share for size, share in _GROWTH}
+        else:
+            largest = max(fewest, _LARGEST_SURVEYED_SHARE * len(sample))
+            shares = {size: share for size, share in _SURVEYED_GROWTH if size <= largest}
         for count, share in shares.items():
             search = self._search(functools.partial(self._figure, kind, sample, count), first, slope)
             is_thorough = count == max(shares) <= _FEW_TILES

@@ -66,17 +66,19 @@ class TileSample:
 
     Args:
         samples: samples of the scene.
-        survey: survey of the scene, if there is one. The sample is then spread over the rates at `step`, and its rate
-            is corrected for the difference between sample and scene in the survey.
+        survey: survey of the scene, if there is one. Samples of 2, 6 and 18 tiles then stand for as many strata of
+            tiles with similar rates at `step`, and the rate of a sample is corrected for the difference between sample
+            and scene in the survey.
         step: a step near the one to find; only with a survey.
     """
 
     def __init__(self, samples: Samples, survey: Survey | None = None, step: float = 1.0) -> None:
         self._samples, self._survey = samples, survey
         numbers = _spread_tiles(samples)
-        if survey is not None:
-            numbers = [numbers[place] for place in np.argsort(survey.rates(step), kind="stable")]
-        self._order = _in_spread_order(numbers)
+        if survey is None:
+            self._order = _in_spread_order(numbers)
+        else:
+            self._order = _in_strata([numbers[place] for place in np.argsort(survey.rates(step), kind="stable")])
         with_data = (place for place, number in enumerate(self._order) if samples.parts(number).valid.any())
         self._order.insert(0, self._order.pop(next(with_data, 0)))
 
@@ -137,4 +139,14 @@ def _in_spread_order(numbers: Sequence[int]) -> list[int]:
             fraction, digit, rest = fraction + digit * (rest & 1), digit / 2, rest >> 1
         places[int(fraction * len(numbers))] = None
         index += 1
+    return [numbers[place] for place in places]
+
+
+def _in_strata(numbers: Sequence[int]) -> list[int]:
+    """Return the numbers in an order whose first 2, 6, 18 ... ones are the middles of as many equal parts."""
+    places: dict[int, None] = {}
+    count = 2
+    while len(places) < len(numbers):
+        places |= dict.fromkeys((2 * index + 1) * len(numbers) // (2 * count) for index in range(count))
+        count *= 3
     return [numbers[place] for place in places]

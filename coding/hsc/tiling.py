@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from types import MappingProxyType
 from typing import IO, Protocol, TypeVar
 
@@ -71,14 +73,17 @@ def in_threads(
 # -- to a file ------------------------------------------------------------------------------------
 
 
-def tiles_of(scene: Scene, header: Header) -> Iterator[tuple[int, Parts]]:
-    """Yield the number and the parts of each tile; reads several tiles of a row at once."""
+def tiles_of(scene: Scene, header: Header, left_out: Container[int] = ()) -> Iterator[tuple[int, Parts]]:
+    """Yield the number and the parts of each tile but those left out; reads several tiles of a row at once."""
     info = header.scene
     tile_bytes = info.bands * header.tile_size * min(header.tile_size, info.height) * np.dtype(info.dtype).itemsize
     at_once = max(STRIP_BYTES // tile_bytes, 1)
     for first in range(0, header.tile_count, header.tile_columns):
         for start in range(first, first + header.tile_columns, at_once):
-            numbers = range(start, min(start + at_once, first + header.tile_columns))
+            in_strip = range(start, min(start + at_once, first + header.tile_columns))
+            numbers = [number for number in in_strip if number not in left_out]
+            if not numbers:
+                continue
             top, left, height, _ = header.window(numbers[0])
             _, last, _, last_width = header.window(numbers[-1])
             window = top, left, height, last + last_width - left
@@ -179,13 +184,12 @@ def compress_scene(
 
     def code(job: tuple[int, Parts]) -> tuple[int, CodedTile]:
         number, parts = job
-        if number in coded:
-            return number, coded[number]
         with groups.tile(number):
             return number, CodedTile.of(codec, parts, header.scale)
 
     total, total_lost, all_fills = Distortion(), 0, Counter[float]()
-    for number, tile in in_threads(code, tiles_of(scene, header), max(num_workers, at_once), groups.stop):
+    others = in_threads(code, tiles_of(scene, header, coded), max(num_workers, at_once), groups.stop)
+    for number, tile in heapq.merge(sorted(coded.items()), others, key=itemgetter(0)):
         writer.add(number, tile.record)
         total += tile.distortion
         total_lost += tile.lost
