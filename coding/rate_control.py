@@ -20,7 +20,7 @@ from coding.hsc.distortion import Distortion, measure, psnr_text
 from coding.hsc.records import Tile
 from coding.hsc.tiling import Written
 from coding.samples import Samples
-from coding.sampling import Survey, TileSample
+from coding.sampling import Survey, TileSample, largest_magnitude
 from coding.step_search import SLOPES, Found, StepSearch
 
 PSNR_TOLERANCE_DB = 0.1
@@ -101,6 +101,7 @@ class RateController:
         self._factory, self._samples, self._name = factory, samples, name
         # Always the same codec for a step, since `samples` keeps the tiles that it has coded.
         self._lossy = functools.cache(factory.lossy)
+        self._survey: Survey | None = None
 
     def write(self, write: Callable[[Codec], Written], target: Target) -> tuple[Written, str | None]:
         """Encode the scene, again with another step if it misses the target, at most `MAX_ATTEMPTS` times.
@@ -156,7 +157,7 @@ class RateController:
             return found, search.slope(target.figure)
         survey = None
         if kind == "bpppc" and factory.rates is not None:
-            survey = Survey(self._samples, factory.rates)
+            survey = self._survey = Survey(self._samples, factory.rates)
             search = self._search(lambda step: math.log2(survey.rate(step)), first, slope)
             first, slope = search.find(target.figure, SAMPLED_SHARE * tolerance).step, search.slope(target.figure)
         sample = TileSample(self._samples, survey, first)
@@ -204,11 +205,15 @@ class RateController:
     @functools.cached_property
     def _step_range(self) -> tuple[float, float]:
         """Return the finest and the coarsest step of a search: the scale may say nothing of the samples' size."""
-        factory, tiles = self._factory, self._samples.tiles(self._factory.num_tiles)
-        largest = max((float(np.abs(tile.cube, dtype=np.float64).max()) for tile in tiles), default=0.0)
+        factory = self._factory
+        if self._survey is None:
+            tiles = self._samples.tiles(factory.num_tiles)
+            largest = max((largest_magnitude(tile.cube) for tile in tiles), default=0.0)
+        else:
+            largest = self._survey.largest
         if factory.model is not None or largest == 0:  # the steps of a model are in units of its own
             return factory.finest, factory.coarsest
-        is_float = tiles[0].cube.dtype.kind == "f"
+        is_float = np.dtype(self._samples.dtype).kind == "f"
         finest = min(factory.finest, max(largest * FINEST_SHARE, MIN_STEP)) if is_float else factory.finest
         return finest, min(max(factory.coarsest, 2 * largest), MAX_STEP)
 

@@ -45,6 +45,10 @@ class Samples:
         """Return the parts of a tile."""
         raise NotImplementedError
 
+    def parts_of(self, numbers: Sequence[int]) -> Iterator[Parts]:
+        """Yield the parts of some tiles, whose numbers rise."""
+        return map(self.parts, numbers)
+
     def code(self, codec: Codec, numbers: Sequence[int]) -> list[CodedTile]:
         """Return some tiles, coded by a codec; none is coded twice.
 
@@ -134,3 +138,8 @@ class SceneSamples(Samples):
         """Return the parts of a tile."""
         window = self._header.window(number)
         return Parts.of(self._scene.read(*window), self._scene.read_masks(*window), self._header)
+
+    def parts_of(self, numbers: Sequence[int]) -> Iterator[Parts]:
+        """Yield the parts of some tiles, whose numbers rise; reads several tiles of a row at once."""
+        others = set(range(self.tile_count)) - set(numbers)
+        return (parts for _, parts in tiles_of(self._scene, self._header, others))

@@ -20,6 +20,11 @@ _MIN_SPREAD = 0.05  # of tiles' rates, in units of their mean, for a line throug
 _LEAST_RATE = 1e-4  # bits per sample of a tile in a survey, such as one without data
 
 
+def largest_magnitude(cube: np.ndarray) -> float:
+    """Return the largest magnitude of a sample."""
+    return max(abs(float(cube.min(initial=0))), abs(float(cube.max(initial=0))))
+
+
 class Survey:
     """Estimated rates of tiles spread over a scene, at any step.
 
@@ -29,18 +34,20 @@ class Survey:
 
     Attributes:
         numbers: numbers of the tiles.
+        largest: largest magnitude of a sample in them.
     """
 
     def __init__(self, samples: Samples, rates: Callable[[np.ndarray], Callable[[float], float]]) -> None:
         self.numbers = _spread_tiles(samples)
         self._samples = samples
         self._sizes = np.zeros(len(self.numbers))
-        self._rates = samples.in_threads(lambda tile: rates(tile.cube), self._tiles())
+        surveyed = samples.in_threads(lambda tile: (rates(tile.cube), largest_magnitude(tile.cube)), self._tiles())
+        self._rates = [rate for rate, _ in surveyed]
+        self.largest = max(largest for _, largest in surveyed)
         self._grid: dict[int, np.ndarray] = {}  # log2 of the tiles' rates
 
     def _tiles(self) -> Iterator[Tile]:
-        for place, number in enumerate(self.numbers):
-            parts = self._samples.parts(number)
+        for place, parts in enumerate(self._samples.parts_of(self.numbers)):
             self._sizes[place] = parts.cube.size
             yield Tile.of(parts.cube, parts.valid)
 
