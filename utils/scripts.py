@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import io
@@ -16,7 +17,7 @@ from utils.errors import ProjectError, one_line, user_message
 def lasting_imports() -> Iterator[None]:
     """Import heavy modules in the block: a sixth of the time would go to looking for garbage among their objects.
 
-    The garbage collector never looks at them later either.
+    The garbage collector does not look at them while the script runs either, nor at its end.
     """
     gc.disable()
     try:
@@ -24,6 +25,16 @@ def lasting_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.unregister(_end_quickly)
+        atexit.register(_end_quickly)
+
+
+def _end_quickly() -> None:
+    """Leave all objects uncollected, except with triton, whose bindings print what is left of theirs."""
+    if "triton" in sys.modules:
+        gc.unfreeze()
+    else:
+        gc.freeze()
 
 
 def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
@@ -50,7 +61,6 @@ def run_script(main: Callable[[Sequence[str] | None], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
-    gc.freeze()  # nothing is looked through at the end: with torch, that would take a second
     sys.exit(status or 0)
 
 

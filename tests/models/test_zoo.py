@@ -309,7 +309,7 @@ def test_an_interrupt_leaves_no_half_file(site, tmp_path, good_file):
         "from pathlib import Path\n"
         "import models.base  # prints no warning of CompressAI's\n"
         "from models import published, zoo\n"
-        "from utils.errors import run_script\n"
+        "from utils.scripts import run_script\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
         f"published.TABLE = Path({str(site.table)!r})\n"
         "run_script(zoo.main)"

@@ -102,3 +102,15 @@ def test_names_that_stdout_cannot_show_are_escaped(encoding):
     first = b"\xe5\x8c\x97" if encoding == "utf-8" else b"\\u5317"
     assert (done.returncode, done.stdout) == (1, first + b"\\udce8.hsc\n")
     assert done.stderr == b"error: " + done.stdout
+
+
+@pytest.mark.parametrize("module", ["numba", "triton"])
+def test_the_end_of_a_script_prints_nothing(module):
+    pytest.importorskip(module)
+    code = (
+        "from utils.scripts import lasting_imports, run_script\n"
+        f"def main(_):\n    with lasting_imports():\n        import {module}\n"
+        "run_script(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
