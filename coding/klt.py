@@ -33,7 +33,7 @@ _HEADER = struct.Struct("<fI")  # step of the coefficients, number of components
 _SQUARED_STEPS_PER_BIT = 2 * math.log(2) / 12  # how much one bit more lowers the squared error of a coefficient
 _LARGEST = 1e100
 _MAX_NUMBER_BITS = 30  # in the basis and the mean
-_STEP_HALVINGS = 60
+_STEP_HALVINGS = 60  # of some 17 octaves: as exact as float64
 _COARSEST_ENTRY_STEP = 0.5  # of a unit vector, relative to the entries of one whose entries are all equal
 
 
@@ -152,7 +152,7 @@ def water_fill(variances: np.ndarray, pixels: int, error: float, halvings: int =
         variances: (C,), of the components, in falling order, in squared units of the samples.
         pixels: number of pixels.
         error: the squared error, in the same units.
-        halvings: how often the range of the step, ten octaves, is halved.
+        halvings: how often the interval of possible steps is halved, on a logarithmic scale.
     """
     bands = len(variances)
     counts = np.arange(bands + 1)

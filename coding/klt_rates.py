@@ -16,7 +16,7 @@ from coding.klt import gaussian_bits, water_fill
 _SMALLEST_PEAK = 1e-30  # of samples minus their mean
 _BLOCK = 4  # rows and columns: two levels of the wavelet
 _SPACING = 4  # of the blocks in a row; those of the next row are shifted by one
-_STEP_HALVINGS = 14  # of ten octaves: to a thousandth
+_STEP_HALVINGS = 14  # of some 17 octaves: to about a thousandth of one
 _SAVED_RATE = 0.05  # bits per sample of the entropy; at rates so low, contexts save half of it
 _SMALLEST_VARIANCE = 1e-6  # in squared steps: of a coefficient that is never coded
 _LARGEST_VARIANCE = 1e9

@@ -36,7 +36,7 @@ _FEWEST_TILES = {"psnr": 1, "bpppc": 2}  # in a sample; rates differ more betwee
 _GROWTH = ((0, 0.8), (1 / 6, 0.8), (1 / 3, 0.7))
 """Sizes of the sample, as shares of the scene, each with the share of the tolerance within which it meets a target."""
 _SURVEYED_GROWTH = ((2, 1.0), (6, 0.6), (18, 0.6))
-"""The same with a survey, in tiles: these sizes are those of strata, whose rates are those of the scene within 1 %."""
+"""The same with a survey, in tiles: the numbers of strata in `TileSample`."""
 _LARGEST_SURVEYED_SHARE = 0.4  # of the scene in a sample
 
 _FEW_TRIALS = 3  # besides the first step, with a sample of each size
@@ -155,18 +155,13 @@ class RateController:
             search = self._search(functools.partial(self._figure_of_tiles, kind), first, slope)
             found = search.find(target.figure, SAMPLED_SHARE * tolerance)
             return found, search.slope(target.figure)
-        survey = None
-        if kind == "bpppc" and factory.rates is not None:
-            survey = self._survey = Survey(self._samples, factory.rates)
+        rates = factory.rates if kind == "bpppc" else None
+        survey = self._survey = Survey(self._samples, rates) if rates is not None else None
+        if survey is not None:
             search = self._search(lambda step: math.log2(survey.rate(step)), first, slope)
             first, slope = search.find(target.figure, SAMPLED_SHARE * tolerance).step, search.slope(target.figure)
-        sample = TileSample(self._samples, survey, first)
-        fewest = _FEWEST_TILES[kind]
-        if survey is None:
-            shares = {max(fewest, math.ceil(size * len(sample))): share for size, share in _GROWTH}
-        else:
-            largest = max(fewest, _LARGEST_SURVEYED_SHARE * len(sample))
-            shares = {size: share for size, share in _SURVEYED_GROWTH if size <= largest}
+        sample = TileSample(self._samples, self._survey, first)
+        shares = self._growth(len(sample), kind)
         for count, share in shares.items():
             search = self._search(functools.partial(self._figure, kind, sample, count), first, slope)
             is_thorough = count == max(shares) <= _FEW_TILES
@@ -178,6 +173,14 @@ class RateController:
                 break
             first, slope = found.step, search.slope(target.figure)
         return found, slope
+
+    def _growth(self, num_tiles: int, kind: str) -> dict[int, float]:
+        """Return the sizes of the sample of at most `num_tiles`, each with its share of the tolerance."""
+        fewest = _FEWEST_TILES[kind]
+        if self._survey is None:
+            return {max(fewest, math.ceil(size * num_tiles)): share for size, share in _GROWTH}
+        largest = max(fewest, _LARGEST_SURVEYED_SHARE * num_tiles)
+        return {size: share for size, share in _SURVEYED_GROWTH if size <= largest}
 
     def _first(self, target: Target) -> float:
         """Return a step to begin with."""

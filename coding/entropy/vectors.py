@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike
 
 LANES = 8
 CACHE_LINE = 64
-"""Bytes of a line of most caches: vectors that lie in two of them take twice as long to load."""
+"""Bytes of a line of most caches: vectors that lie in two of them take longer to load."""
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 NARROW, WIDE = ir.VectorType(INT32, LANES), ir.VectorType(INT64, LANES)
