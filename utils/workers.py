@@ -241,7 +241,6 @@ def _run_in_processes(
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to workers too; the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -254,6 +253,8 @@ def _exit_with_parent() -> None:
 
 def _attempt_or_exit(function: Callable[[Job], Value], job: Job) -> tuple[Value | None, str | None, str]:
     try:
+        # Not before the first job: the executor would print a SystemExit in its initializer.
+        signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
         return _attempt(function, job)
     except SystemExit:
         os._exit(1)  # the executor would hand SystemExit to the parent and start the next job

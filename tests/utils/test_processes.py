@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,3 +95,14 @@ def test_torch_computes_with_no_more_threads_than_cores(monkeypatch):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_worker_that_is_stopped_while_it_starts_prints_nothing():
+    code = (
+        "import os, signal; from utils import workers\n"
+        "workers._exit_with_parent = lambda: None\n"
+        "workers._start_worker()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
